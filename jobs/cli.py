@@ -1,0 +1,31 @@
+"""The `bertmill` command: every job as a subcommand."""
+
+from __future__ import annotations
+
+import typer
+
+from jobs.demo.job import demo
+from jobs.evaluate import evaluate
+from jobs.finetune import finetune
+from jobs.plan import plan
+from jobs.schema import schema
+from jobs.score import score
+from jobs.table import table
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Fine-tune BERT-family encoders and score whole Parquet corpora, every row exactly once.",
+)
+for _job in (finetune, evaluate, score, plan, table, schema, demo):
+    app.command()(_job)
+
+
+def main() -> None:
+    """Run the command line."""
+    app()
+
+
+if __name__ == "__main__":
+    main()

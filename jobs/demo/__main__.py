@@ -1,0 +1,7 @@
+"""`python -m jobs.demo`."""
+
+import typer
+
+from jobs.demo.job import demo
+
+typer.run(demo)

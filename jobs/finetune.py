@@ -1,0 +1,32 @@
+"""`bertmill finetune SPEC`: labelled Parquet and an encoder -> a bundle."""
+
+from __future__ import annotations
+
+import typer
+
+from jobs.session import Address, Debug, Overrides, SpecPath, guarded, ray_session
+from pipeline.config import load_spec
+from pipeline.finetune.spec import FinetuneSpec
+
+
+def finetune(spec: SpecPath, set_: Overrides = None, address: Address = None, debug: Debug = False) -> None:
+    """Fine-tune an encoder on labelled Parquet and write a bundle."""
+    with guarded(debug):
+        from pipeline.finetune.run import prepare_training, run_training
+
+        parsed = load_spec(spec, FinetuneSpec, set_ or ())
+        run = prepare_training(parsed, spec)
+        finished = run.finished_bundle()
+        if finished is None:
+            print(f"training on {run.train.num_rows:,} rows, {len(run.train.labels)} labels ({run.run_name})")
+            with ray_session(parsed.compute, address) as pool:
+                finished = run_training(run, pool)
+        else:
+            print(f"already trained: {parsed.output} comes from this very recipe, data and encoder ({run.run_name})")
+        figures = ", ".join(f"{name} {value:.4f}" for name, value in finished.metrics.items())
+        print(f"bundle {parsed.output}  model_version {finished.model_version}")
+        print(f"validation: {figures or 'none given'}")
+
+
+if __name__ == "__main__":
+    typer.run(finetune)

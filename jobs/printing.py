@@ -1,0 +1,42 @@
+"""What jobs print about plans, runs and tables."""
+
+from __future__ import annotations
+
+from rich.console import Console
+from rich.table import Table
+
+from pipeline.inference.run import RunReport
+from pipeline.output.history import NightSummary
+
+
+def print_run(report: RunReport) -> None:
+    """One paragraph on a finished scoring run."""
+    did = "published" if report.published else "already published"
+    print(f"{did}: night {report.run_date} of {report.table_uri}, version {report.table_version}")
+    print(
+        f"  rows {report.num_rows:,} = {report.num_scored_rows:,} scored + {report.num_quarantined_rows:,} "
+        f"quarantined; {report.num_truncated_rows:,} truncated; {report.num_files:,} files"
+    )
+    print(
+        f"  shards {report.num_shards:,}, of which {report.num_shards_done_before:,} were already done; "
+        f"model_version {report.model_version}; run {report.run_id}"
+    )
+    rows_per_s = report.num_rows_this_run / max(report.elapsed_s, 1e-9)
+    tokens_per_s = report.num_tokens_this_run / max(report.elapsed_s, 1e-9)
+    print(f"  {report.elapsed_s:.1f} s from command to commit: {rows_per_s:,.0f} rows/s, {tokens_per_s:,.0f} tokens/s")
+
+
+def print_nights(nights: list[NightSummary]) -> None:
+    """The nights of a table."""
+    table = Table("night", "rows", "files", "MB", "quarantined", "version", "models")
+    for night in nights:
+        table.add_row(
+            night.run_date,
+            f"{night.num_rows:,}",
+            f"{night.num_files:,}",
+            f"{night.size_bytes / 2**20:,.1f}",
+            f"{night.num_quarantined_rows:,}",
+            "" if night.version is None else str(night.version),
+            ", ".join(night.model_versions),
+        )
+    Console().print(table)

@@ -1,0 +1,38 @@
+"""`bertmill schema [JOB]`: the JSON schema of a job's spec."""
+
+from __future__ import annotations
+
+import json
+from enum import StrEnum
+from typing import Annotated
+
+import typer
+
+from pipeline.config import SpecModel
+from pipeline.finetune.spec import FinetuneSpec
+from pipeline.inference.spec import EvaluateSpec, ScoreSpec
+
+
+class SpecName(StrEnum):
+    """Jobs that take a spec."""
+
+    finetune = "finetune"
+    evaluate = "evaluate"
+    score = "score"
+
+
+SPECS: dict[SpecName, type[SpecModel]] = {
+    SpecName.finetune: FinetuneSpec,
+    SpecName.evaluate: EvaluateSpec,
+    SpecName.score: ScoreSpec,
+}
+
+
+def schema(job: Annotated[SpecName | None, typer.Argument(help="one job; default: all")] = None) -> None:
+    """Print the JSON schema of the specs."""
+    schemas = {name.value: model.model_json_schema() for name, model in SPECS.items()}
+    print(json.dumps(schemas[job.value] if job else schemas, indent=2))
+
+
+if __name__ == "__main__":
+    typer.run(schema)

@@ -1,0 +1,54 @@
+"""`bertmill score SPEC [--date D]`: corpus and bundle -> one published night of a table."""
+
+from __future__ import annotations
+
+import time
+from datetime import UTC, date, datetime
+
+import typer
+
+from jobs.session import Address, Debug, Overrides, SpecPath, Today, guarded, ray_session
+from pipeline.config import load_spec
+from pipeline.errors import Problem, SpecError
+from pipeline.inference.spec import ScoreSpec
+
+
+def score(
+    spec: SpecPath,
+    date_: Today = None,
+    set_: Overrides = None,
+    address: Address = None,
+    debug: Debug = False,
+) -> None:
+    """Score a corpus with a bundle and publish it as one night of a Delta table."""
+    with guarded(debug):
+        from jobs.printing import print_run
+        from pipeline.inference.run import prepare_run, publish_run, run_id_for, score_pending
+
+        started_s = time.monotonic()
+        parsed = load_spec(spec, ScoreSpec, set_ or ())
+        run = prepare_run(parsed, parse_date(date_))
+        if run.is_published:
+            rows, night = run.plan.num_rows, run.ledger.run_date
+            print(f"already done: night {night} of {run.ledger.table_uri} holds all {rows:,} rows of this corpus")
+            return
+        run_id = run_id_for(run.ledger.run_date)
+        fresh = []
+        if run.plan.pending:
+            with ray_session(parsed.compute, address) as pool:
+                fresh = score_pending(run, pool, run_id)
+        print_run(publish_run(run, fresh, run_id, started_s))
+
+
+def parse_date(text: str | None) -> str:
+    """The night as YYYY-MM-DD; today in UTC if not given."""
+    if text is None:
+        return datetime.now(UTC).date().isoformat()
+    try:
+        return date.fromisoformat(text).isoformat()
+    except ValueError:
+        raise SpecError("command line", (Problem("--date", repr(text), "a date like 2026-11-23"),)) from None
+
+
+if __name__ == "__main__":
+    typer.run(score)

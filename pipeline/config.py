@@ -1,0 +1,162 @@
+"""Specs: YAML read into frozen pydantic models that forbid unknown fields.
+
+A spec model lives beside its owner (`finetune/spec.py`, `inference/spec.py`); here are the blocks they
+share and the one way to read a file: `load_spec(path, model, overrides)`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+import yaml
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from pipeline.errors import Problem, SpecError
+from pipeline.uris import canonical_uri
+
+SpecT = TypeVar("SpecT", bound="SpecModel")
+
+
+class SpecModel(BaseModel):
+    """Base of every spec block: immutable, unknown fields are errors, defaults are checked too."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, protected_namespaces=())
+
+
+def _as_tuple(value: object) -> object:
+    return (value,) if isinstance(value, str) else value
+
+
+Uri = Annotated[str, Field(min_length=1), AfterValidator(canonical_uri)]
+"""A place, in its one spelling: relative paths are taken from the directory the job is started in."""
+Uris = Annotated[tuple[Uri, ...], BeforeValidator(_as_tuple), Field(min_length=1)]
+"""One URI or a list of them."""
+
+
+class StorageConfig(SpecModel):
+    """Where an S3-compatible store is and which environment variables hold its credentials.
+
+    Secrets never stand in a spec. Left out, the standard AWS variables, files and roles apply.
+    """
+
+    endpoint_url: str | None = Field(None, description="S3 endpoint; default: $AWS_ENDPOINT_URL, else AWS")
+    region: str | None = Field(None, description="default: $AWS_REGION, $AWS_DEFAULT_REGION, else us-east-1")
+    access_key_env: str | None = Field(None, description="NAME of the variable holding the access key id")
+    secret_key_env: str | None = Field(None, description="NAME of the variable holding the secret key")
+    session_token_env: str | None = Field(None, description="NAME of the variable holding a session token")
+    anonymous: bool = Field(False, description="read public buckets without credentials")
+
+
+class CorpusConfig(SpecModel):
+    """Which Parquet files are read, and which of their columns."""
+
+    uri: Uris = Field(description="file, directory or prefix (local, s3://, any fsspec URL), or a list")
+    inputs: dict[str, str] = Field(
+        default_factory=dict, description="task input -> corpus column, where the names differ"
+    )
+    keep: tuple[str, ...] = Field((), description="corpus columns (or hive partition keys) copied to the output")
+    empty_text: Literal["quarantine", "score"] = Field("quarantine", description="rows whose text is blank")
+    max_bad_fraction: float = Field(0.05, ge=0, le=1, description="quarantined share above which nothing is published")
+    shard_rows: int = Field(65_536, ge=1, description="aim for rows in one shard, the unit of work and retry")
+    shard_bytes: int = Field(64 * 2**20, ge=1, description="aim for bytes of input text in one shard")
+
+
+class ComputeConfig(SpecModel):
+    """What runs the model, and how many of it."""
+
+    workers: int | Literal["auto"] = Field("auto", description="processes; auto: one per GPU, or one on CPU")
+    device: Literal["auto", "cpu", "gpu"] = "auto"
+    precision: Literal["auto", "bf16", "fp32"] = Field(
+        "auto", description="auto: bf16 where the hardware multiplies it natively, else fp32"
+    )
+    cpus_per_worker: int | Literal["auto"] = Field("auto", description="threads of one worker on CPU")
+    batch_tokens: int | Literal["auto"] = Field("auto", description="padded tokens of one forward pass")
+
+
+def load_spec(path: str | Path, model: type[SpecT], overrides: Sequence[str] = ()) -> SpecT:
+    """Read a YAML spec, apply `a.b=c` overrides, and validate it.
+
+    Args:
+        path: The YAML file.
+        model: The pydantic model it must fit.
+        overrides: `field.sub=value` pairs; values are parsed as YAML.
+
+    Raises:
+        SpecError: with every problem found, if the file cannot be read or does not fit the model.
+    """
+    source = str(path)
+    raw = _read_yaml(source)
+    for override in overrides:
+        _apply_override(raw, override, source)
+    return parse_spec(raw, model, source)
+
+
+def parse_spec(raw: dict[str, Any], model: type[SpecT], source: str) -> SpecT:
+    """Validate an already read mapping; `source` names it in errors.
+
+    Raises:
+        SpecError: with every problem found.
+    """
+    try:
+        return model.model_validate(raw)
+    except ValidationError as error:
+        fields = _field_names(model)
+        problems = tuple(_to_problem(dict(detail), fields) for detail in error.errors())
+        raise SpecError(source, problems) from None
+
+
+def _read_yaml(source: str) -> dict[str, Any]:
+    try:
+        raw = yaml.safe_load(Path(source).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        problem = Problem("(file)", "does not exist", "a YAML spec", f"looked in {os.getcwd()}")
+        raise SpecError(source, (problem,)) from None
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise SpecError(source, (Problem("(file)", f"cannot be read: {error}", "a YAML spec"),)) from None
+    if not isinstance(raw, dict):
+        raise SpecError(source, (Problem("(file)", f"holds {type(raw).__name__}", "a mapping of fields"),))
+    return raw
+
+
+def _apply_override(raw: dict[str, Any], override: str, source: str) -> None:
+    path, separator, value = override.partition("=")
+    if not separator or not path:
+        problem = Problem(f"--set {override}", "has no '='", "field.sub=value")
+        raise SpecError(source, (problem,))
+    *parents, leaf = path.split(".")
+    node: dict[str, Any] = raw
+    for name in parents:
+        child = node.setdefault(name, {})
+        if not isinstance(child, dict):
+            raise SpecError(source, (Problem(f"--set {path}", f"{name} is not a block", "a block of fields"),))
+        node = child
+    try:
+        node[leaf] = yaml.safe_load(value)
+    except yaml.YAMLError:
+        raise SpecError(source, (Problem(f"--set {path}", f"{value!r} is not YAML", "a YAML value"),)) from None
+
+
+def _field_names(model: type[BaseModel]) -> dict[str, tuple[str, ...]]:
+    """Dotted block -> its field names, for suggesting what an unknown field might have meant."""
+    names: dict[str, tuple[str, ...]] = {"": tuple(model.model_fields)}
+    for name, info in model.model_fields.items():
+        annotation = info.annotation
+        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+            names[name] = tuple(annotation.model_fields)
+    return names
+
+
+def _to_problem(detail: dict[str, Any], fields: dict[str, tuple[str, ...]]) -> Problem:
+    location = ".".join(str(part) for part in detail["loc"]) or "(spec)"
+    match detail["type"]:
+        case "missing":
+            return Problem(location, "is missing", "a value", f"add `{location}: ...` or pass --set {location}=...")
+        case "extra_forbidden":
+            block = ".".join(str(part) for part in detail["loc"][:-1])
+            known = ", ".join(sorted(fields.get(block, ())))
+            return Problem(location, "is not a known field", f"one of: {known}" if known else "no such field")
+        case _:
+            return Problem(location, f"holds {detail.get('input')!r}", str(detail["msg"]))

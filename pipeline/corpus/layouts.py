@@ -1,0 +1,92 @@
+"""A memory of footers, kept beside the output: a file whose etag is known is not opened again."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline.corpus.listing import CorpusFile
+from pipeline.corpus.reader import Columns, FileFooter, read_footers
+from pipeline.corpus.shards import FileLayout, RowGroup
+from pipeline.storage import Storage
+from pipeline.uris import join_uri
+
+_SCHEMA = pa.schema(
+    [
+        ("uri", pa.string()),
+        ("etag", pa.string()),
+        ("group_rows", pa.list_(pa.int64())),
+        ("group_bytes", pa.list_(pa.int64())),
+        ("arrow_schema", pa.dictionary(pa.int32(), pa.binary())),
+    ]
+)
+
+
+@dataclass(frozen=True)
+class LayoutCache:
+    """Footers of one corpus as seen through one set of columns.
+
+    Args:
+        root: The table's folder for such caches.
+        columns: Columns the footers were checked for; another set is another cache.
+        storage: The store.
+    """
+
+    root: str
+    columns: Columns
+    storage: Storage
+
+    def read_through(self, files: Sequence[CorpusFile]) -> list[FileFooter]:
+        """Footers of all files, in their order, opening only those not remembered.
+
+        Raises:
+            CorpusError: a file that had to be opened is corrupt or lacks a column.
+        """
+        known = self._load()
+        unknown = [file for file in files if (file.uri, file.etag) not in known]
+        fresh = {footer.layout.file.uri: footer for footer in read_footers(unknown, self.columns, self.storage)}
+        return [fresh.get(file.uri) or _footer(file, *known[file.uri, file.etag]) for file in files]
+
+    def save(self, footers: Iterable[FileFooter]) -> None:
+        """Remember exactly these footers."""
+        rows = [
+            {
+                "uri": footer.layout.file.uri,
+                "etag": footer.layout.file.etag,
+                "group_rows": [group.num_rows for group in footer.layout.row_groups],
+                "group_bytes": [group.text_bytes for group in footer.layout.row_groups],
+                "arrow_schema": footer.schema.serialize().to_pybytes(),
+            }
+            for footer in footers
+        ]
+        sink = io.BytesIO()
+        pq.write_table(pa.Table.from_pylist(rows, schema=_SCHEMA), sink, compression="zstd")
+        self.storage.write_bytes(self._uri, sink.getvalue())
+
+    @property
+    def _uri(self) -> str:
+        key = hashlib.sha256(repr((self.columns.inputs, self.columns.kept)).encode()).hexdigest()
+        return join_uri(self.root, f"{key[:32]}.parquet")
+
+    def _load(self) -> dict[tuple[str, str], tuple[tuple[RowGroup, ...], pa.Schema]]:
+        content = self.storage.read_bytes(self._uri)
+        if content is None:
+            return {}
+        schemas: dict[bytes, pa.Schema] = {}
+        known = {}
+        for row in pq.read_table(io.BytesIO(content)).to_pylist():
+            packed = row["arrow_schema"]
+            if packed not in schemas:
+                schemas[packed] = pa.ipc.read_schema(pa.py_buffer(packed))
+            groups = tuple(map(RowGroup, row["group_rows"], row["group_bytes"]))
+            known[row["uri"], row["etag"]] = (groups, schemas[packed])
+        return known
+
+
+def _footer(file: CorpusFile, groups: tuple[RowGroup, ...], schema: pa.Schema) -> FileFooter:
+    return FileFooter(FileLayout(file, groups), schema)

@@ -1,0 +1,227 @@
+"""Parquet footers -> layouts, and a shard's pieces -> one Arrow table. The only place that opens a corpus file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TypeVar
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from pipeline.corpus.listing import CorpusFile
+from pipeline.corpus.shards import FileLayout, Piece, RowGroup, Shard
+from pipeline.corpus.text import clean_text
+from pipeline.errors import BertmillError, CorpusError
+from pipeline.schema import SOURCE_FILE, SOURCE_ROW, kept_field
+from pipeline.storage import Storage, retrying
+
+_FOOTER_THREADS = 16
+_MAX_LISTED = 10
+REASON = "quarantine:reason"
+ResultT = TypeVar("ResultT")
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Which corpus columns a job touches: `inputs` feed the task, `kept` are copied through."""
+
+    inputs: tuple[str, ...]
+    kept: tuple[str, ...] = ()
+
+    @property
+    def needed(self) -> tuple[str, ...]:
+        """Every column once, inputs first."""
+        return tuple(dict.fromkeys((*self.inputs, *self.kept)))
+
+
+@dataclass(frozen=True)
+class ReadOptions:
+    """How rows come out: the kept columns' types, and whether blank text is a bad row."""
+
+    kept_schema: pa.Schema
+    quarantine_blank: bool
+
+
+@dataclass(frozen=True)
+class FileFooter:
+    """What one footer tells: row groups, and the types of the columns a job touches."""
+
+    layout: FileLayout
+    schema: pa.Schema
+
+
+def read_footers(files: Sequence[CorpusFile], columns: Columns, storage: Storage) -> list[FileFooter]:
+    """Read footers in parallel and check that every file has every column.
+
+    Raises:
+        CorpusError: naming every file (up to ten) that is corrupt or lacks a column.
+    """
+    with ThreadPoolExecutor(_FOOTER_THREADS) as pool:
+        results = list(pool.map(lambda file: _footer_or_problem(file, columns, storage), files))
+    problems = [result for result in results if isinstance(result, CorpusError)]
+    if problems:
+        _raise_together(problems, len(files))
+    return [result for result in results if isinstance(result, FileFooter)]
+
+
+def kept_schema(footers: Iterable[FileFooter], kept: Sequence[str]) -> pa.Schema:
+    """The one schema under which the kept columns of every file are written.
+
+    Raises:
+        CorpusError: two files hold one column with types that no common type joins.
+    """
+    merged = pa.schema([])
+    seen: set[pa.Schema] = set()
+    for footer in footers:
+        schema = pa.schema([kept_field(footer.schema.field(name)) for name in kept])
+        if schema in seen:
+            continue
+        seen.add(schema)
+        try:
+            merged = pa.unify_schemas([merged, schema], promote_options="permissive")
+        except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+            raise CorpusError(
+                f"{footer.layout.file.uri}: a kept column's type does not fit the files before it: {error}",
+                "drop the column from `corpus.keep`, or write it with one type in every file",
+            ) from None
+    return merged
+
+
+def read_shard(shard: Shard, columns: Columns, options: ReadOptions, storage: Storage) -> pa.Table:
+    """Read a shard's rows, in piece order.
+
+    Returns:
+        A table of `source_file`, `source_row`, the kept columns, one column `input:NAME` of clean text for
+        each input (large_string, null where unusable) and `REASON` (string, set where any input is unusable).
+
+    Raises:
+        CorpusError: a file is corrupt, vanished, or is not the one that was planned.
+    """
+    return pa.concat_tables([_read_piece(piece, columns, options, storage) for piece in shard.pieces])
+
+
+def _read_piece(piece: Piece, columns: Columns, options: ReadOptions, storage: Storage) -> pa.Table:
+    table = _guard(piece.file, lambda: _read_rows(piece, columns, storage))
+    _check_unchanged(piece.file, storage)
+    if table.num_rows != piece.num_rows:
+        raise _changed(piece.file)
+    for key, value in piece.file.partition:
+        if key in columns.needed and key not in table.column_names:
+            table = table.append_column(key, pa.repeat(pa.scalar(value), table.num_rows))
+    arrays: dict[str, pa.Array | pa.ChunkedArray] = {
+        SOURCE_FILE: pa.repeat(pa.scalar(piece.file.uri, pa.string()), piece.num_rows),
+        SOURCE_ROW: pa.array(range(piece.start_row, piece.stop_row), pa.int64()),
+    }
+    arrays.update({field.name: table[field.name].cast(field.type) for field in options.kept_schema})
+    reason: pa.Array = pa.nulls(piece.num_rows, pa.string())
+    for name in columns.inputs:
+        values, reasons = _clean_column(table[name], options.quarantine_blank)
+        arrays[input_column(name)] = values
+        reason = pc.coalesce(reason, reasons)
+    arrays[REASON] = reason
+    return pa.table(arrays)
+
+
+def _clean_column(column: pa.ChunkedArray, quarantine_blank: bool) -> tuple[pa.ChunkedArray, pa.ChunkedArray]:
+    cleaned = [clean_text(chunk, quarantine_blank) for chunk in column.chunks]
+    values = pa.chunked_array([item.values for item in cleaned], pa.large_string())
+    return values, pa.chunked_array([item.reasons for item in cleaned], pa.string())
+
+
+def input_column(name: str) -> str:
+    """The name under which `read_shard` returns an input, apart from a kept column of the same name."""
+    return f"input:{name}"
+
+
+def _read_rows(piece: Piece, columns: Columns, storage: Storage) -> pa.Table:
+    filesystem, path = storage.open_arrow(piece.file.uri)
+    with pq.ParquetFile(path, filesystem=filesystem, pre_buffer=True) as parquet:
+        groups, first_row = _overlapping_groups(parquet.metadata, piece)
+        present = [name for name in columns.needed if name in parquet.schema_arrow.names]
+        table = parquet.read_row_groups(groups, columns=present)
+    return table.slice(piece.start_row - first_row, piece.num_rows)
+
+
+def _overlapping_groups(metadata: pq.FileMetaData, piece: Piece) -> tuple[list[int], int]:
+    """Row groups that hold the piece's rows, and the file row at which the first of them begins."""
+    groups: list[int] = []
+    first_row = position = 0
+    for index in range(metadata.num_row_groups):
+        end = position + metadata.row_group(index).num_rows
+        if position < piece.stop_row and end > piece.start_row:
+            if not groups:
+                first_row = position
+            groups.append(index)
+        position = end
+    return groups, first_row
+
+
+def _footer_or_problem(file: CorpusFile, columns: Columns, storage: Storage) -> FileFooter | CorpusError:
+    try:
+        return _guard(file, lambda: _read_footer(file, columns, storage))
+    except CorpusError as problem:
+        return problem
+
+
+def _read_footer(file: CorpusFile, columns: Columns, storage: Storage) -> FileFooter:
+    filesystem, path = storage.open_arrow(file.uri)
+    with pq.ParquetFile(path, filesystem=filesystem) as parquet:
+        metadata, schema = parquet.metadata, parquet.schema_arrow
+    for key, _ in file.partition:
+        if key not in schema.names:
+            schema = schema.append(pa.field(key, pa.string()))
+    missing = [name for name in columns.needed if name not in schema.names]
+    if missing:
+        raise CorpusError(
+            f"{file.uri}: no column {', '.join(repr(name) for name in missing)}",
+            f"the file's columns are: {', '.join(schema.names)}",
+        )
+    groups = tuple(_row_group(metadata.row_group(index), columns) for index in range(metadata.num_row_groups))
+    return FileFooter(FileLayout(file, groups), pa.schema([schema.field(name) for name in columns.needed]))
+
+
+def _row_group(group: pq.RowGroupMetaData, columns: Columns) -> RowGroup:
+    chunks = (group.column(index) for index in range(group.num_columns))
+    text_bytes = sum(
+        chunk.total_uncompressed_size for chunk in chunks if chunk.path_in_schema.split(".")[0] in columns.inputs
+    )
+    return RowGroup(group.num_rows, text_bytes)
+
+
+def _guard(file: CorpusFile, read: Callable[[], ResultT]) -> ResultT:
+    """Run a read of one file; storage errors keep their kind, anything else means the file is no good."""
+    try:
+        return retrying(read, f"read {file.uri}")
+    except BertmillError:
+        raise
+    except FileNotFoundError:
+        raise _changed(file) from None
+    except (pa.ArrowException, OSError, ValueError) as error:
+        first_line = str(error).splitlines()[0][:300]
+        raise CorpusError(
+            f"{file.uri}: not a readable Parquet file: {first_line}",
+            "restore or remove the file, then run again",
+        ) from None
+
+
+def _check_unchanged(file: CorpusFile, storage: Storage) -> None:
+    found = storage.list_objects(file.uri)
+    if [item.etag for item in found] != [file.etag]:
+        raise _changed(file)
+
+
+def _changed(file: CorpusFile) -> CorpusError:
+    return CorpusError(
+        f"{file.uri}: changed or vanished while the job ran (planned etag {file.etag})",
+        "run the same command again: it plans anew and keeps every finished shard",
+    )
+
+
+def _raise_together(problems: list[CorpusError], num_files: int) -> None:
+    if len(problems) == 1:
+        raise problems[0]
+    shown = "\n".join(f"- {problem.message}" for problem in problems[:_MAX_LISTED])
+    raise CorpusError(f"{len(problems)} of {num_files} files cannot be used:\n{shown}", problems[0].remedy)

@@ -1,0 +1,87 @@
+"""A corpus column -> text the tokenizer can take, and a reason for every row that is not."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+NULL_TEXT = "text is null"
+BLANK_TEXT = "text is blank"
+NOT_UTF8 = "text is not valid UTF-8"
+
+
+@dataclass(frozen=True)
+class CleanText:
+    """Text of some rows, and why a row has none.
+
+    Attributes:
+        values: large_string array [rows]; null exactly where `reasons` is set.
+        reasons: string array [rows]; null for usable rows.
+    """
+
+    values: pa.Array
+    reasons: pa.Array
+
+
+def clean_text(column: pa.Array, quarantine_blank: bool) -> CleanText:
+    """Turn a column of any type into text, never raising for a row.
+
+    Strings of every Arrow kind and dictionaries of them are text as they are; binary is decoded as UTF-8;
+    any other type makes every row of it a bad row, with the type in the reason.
+
+    Args:
+        column: The corpus column, one chunk.
+        quarantine_blank: Whether empty and whitespace-only text is a bad row.
+    """
+    if pa.types.is_dictionary(column.type):
+        column = column.dictionary_decode()
+    if not (_is_string(column.type) or _is_binary(column.type)):
+        reason = f"text is {column.type}, not a string"
+        nulls = pc.is_null(column)
+        return CleanText(pa.nulls(len(column), pa.large_string()), pc.if_else(nulls, NULL_TEXT, reason))
+    values, broken = _decode(column)
+    reasons = pc.if_else(pc.is_null(column), pa.scalar(NULL_TEXT), pa.scalar(None, pa.string()))
+    reasons = pc.if_else(broken, pa.scalar(NOT_UTF8), reasons)
+    if quarantine_blank:
+        blank = pc.fill_null(pc.equal(pc.utf8_length(pc.utf8_trim_whitespace(values)), 0), False)
+        reasons = pc.if_else(blank, pa.scalar(BLANK_TEXT), reasons)
+        values = pc.if_else(blank, pa.scalar(None, values.type), values)
+    return CleanText(values, reasons)
+
+
+def _is_string(kind: pa.DataType) -> bool:
+    return pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
+
+
+def _is_binary(kind: pa.DataType) -> bool:
+    return any(
+        bool(check(kind))
+        for check in (
+            pa.types.is_binary,
+            pa.types.is_large_binary,
+            pa.types.is_binary_view,
+            pa.types.is_fixed_size_binary,
+        )
+    )
+
+
+def _decode(column: pa.Array) -> tuple[pa.Array, pa.Array]:
+    """(large_string values with null where broken, boolean broken); whole-column check first, it is the rule."""
+    raw = column.cast(pa.large_binary())
+    try:
+        return raw.cast(pa.large_string()), pa.repeat(pa.scalar(False), len(column))
+    except pa.ArrowInvalid:
+        decoded = [_decode_one(value) for value in raw.to_pylist()]
+        values = pa.array([None if text is None else text for text, _ in decoded], pa.large_string())
+        return values, pa.array([bad for _, bad in decoded], pa.bool_())
+
+
+def _decode_one(value: bytes | None) -> tuple[str | None, bool]:
+    if value is None:
+        return None, False
+    try:
+        return value.decode("utf-8"), False
+    except UnicodeDecodeError:
+        return None, True

@@ -1,0 +1,39 @@
+"""Which rows share a forward pass: pure functions over lengths."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+IntArray = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class BatchBudget:
+    """What one forward pass may hold: padded tokens (rows x longest), and rows."""
+
+    tokens: int
+    rows: int
+
+
+def plan_batches(lengths: Sequence[int] | IntArray, budget: BatchBudget) -> Iterator[IntArray]:
+    """Group rows of similar length, longest first, so that little is padded and memory peaks at once.
+
+    Args:
+        lengths: Tokens of each row.
+        budget: Limits of one batch; a row longer than the token budget forms a batch of its own.
+
+    Yields:
+        Row indices of each batch. Together they are a permutation of all rows, the same for the same lengths.
+    """
+    sizes = np.asarray(lengths, dtype=np.int64)
+    order = np.argsort(-sizes, kind="stable")
+    start = 0
+    while start < len(order):
+        longest = max(1, int(sizes[order[start]]))
+        stop = start + max(1, min(budget.rows, budget.tokens // longest))
+        yield order[start:stop]
+        start = stop

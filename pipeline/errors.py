@@ -1,0 +1,138 @@
+"""Every error bertmill raises on purpose.
+
+The tree below is the whole public surface. Each error says what happened and what to do about it, crosses
+process boundaries by pickle unchanged, and carries the exit status a job ends with.
+
+    BertmillError
+    ├── InputError                 the user can mend it; exit 2
+    │   ├── SpecError              a spec field is wrong (carries every problem found)
+    │   ├── CorpusError            an input path, column or Parquet file
+    │   ├── ModelError             a model directory or bundle
+    │   ├── StorageDeniedError     credentials or permissions
+    │   ├── ComputeError           hardware or cluster that is not there
+    │   └── OutputTakenError       the output already holds something else
+    ├── TransientStorageError      the network or the store; retried, then exit 75 (run again to resume)
+    ├── CommitConflictError        another publisher committed first; the table is re-read
+    ├── TooManyBadRowsError        quarantine above `max_bad_fraction`; nothing was published; exit 3
+    ├── AccountingError            rows_in != scored + quarantined; nothing was published; exit 4
+    └── TrainingError              training stopped on its own numbers or lost its workers; exit 5
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+EXIT_INPUT = 2
+EXIT_RESUMABLE = 75  # EX_TEMPFAIL of sysexits.h: the same command, run again, goes on where it stopped
+
+
+class BertmillError(Exception):
+    """Base of the tree.
+
+    Args:
+        message: What happened, with the value that was found and what was expected.
+        remedy: What the reader can do about it; may be empty.
+    """
+
+    exit_code: ClassVar[int] = 1
+
+    def __init__(self, message: str, remedy: str = "") -> None:
+        super().__init__(message, remedy)
+        self.message = message
+        self.remedy = remedy
+
+    def __reduce__(self) -> tuple[type[BertmillError], tuple[object, ...]]:
+        return type(self), self.args
+
+    def __str__(self) -> str:
+        return f"{self.message}\n  -> {self.remedy}" if self.remedy else self.message
+
+
+class InputError(BertmillError):
+    """Something the user gave is wrong; running again unchanged would fail again."""
+
+    exit_code = EXIT_INPUT
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing wrong with a spec: the field, what it holds, what was expected, what to do."""
+
+    field: str
+    found: str
+    expected: str
+    remedy: str = ""
+
+    def __str__(self) -> str:
+        line = f"{self.field}: {self.found}; expected {self.expected}"
+        return f"{line}\n  -> {self.remedy}" if self.remedy else line
+
+
+class SpecError(InputError):
+    """A spec cannot be run; every problem that could be found is listed at once.
+
+    Args:
+        source: The spec's path.
+        problems: Every problem found, in field order.
+    """
+
+    def __init__(self, source: str, problems: tuple[Problem, ...]) -> None:
+        noun = "problem" if len(problems) == 1 else "problems"
+        super().__init__(f"{source}: {len(problems)} {noun}")
+        self.source = source
+        self.problems = problems
+        self.args = (source, problems)
+
+    def __str__(self) -> str:
+        return "\n".join([self.message, *(f"- {problem}" for problem in self.problems)])
+
+
+class CorpusError(InputError):
+    """An input path, column or Parquet file cannot be used."""
+
+
+class ModelError(InputError):
+    """A model directory or bundle cannot be used."""
+
+
+class StorageDeniedError(InputError):
+    """The store answered, and refused: wrong credentials, no permission, no such bucket."""
+
+
+class ComputeError(InputError):
+    """The hardware or the cluster asked for is not there."""
+
+
+class OutputTakenError(InputError):
+    """The output location already holds something that bertmill did not write."""
+
+
+class TransientStorageError(BertmillError):
+    """The store or the network failed in a way that may pass."""
+
+    exit_code = EXIT_RESUMABLE
+
+
+class CommitConflictError(BertmillError):
+    """Another publisher committed first; re-read the table before deciding anything."""
+
+    exit_code = EXIT_RESUMABLE
+
+
+class TooManyBadRowsError(BertmillError):
+    """More rows were quarantined than the spec's `max_bad_fraction` allows."""
+
+    exit_code = 3
+
+
+class AccountingError(BertmillError):
+    """Rows in are not rows scored plus rows quarantined: a bug or a corpus that moved underneath."""
+
+    exit_code = 4
+
+
+class TrainingError(BertmillError):
+    """Training stopped: a non-finite loss, or workers lost more often than the spec allows."""
+
+    exit_code = 5

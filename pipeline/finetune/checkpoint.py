@@ -1,0 +1,86 @@
+"""Training state on disk: safetensors and JSON only (nothing is ever unpickled), `COMPLETE` written last."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from pipeline.errors import TrainingError
+
+_COMPLETE = "COMPLETE"
+_STATE = "state.json"
+_WEIGHTS = "weights.safetensors"
+_OPTIMIZER = "optimizer.safetensors"
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a run stands: the next step, and the run it belongs to."""
+
+    next_step: int
+    fingerprint: str
+
+
+def save_checkpoint(
+    directory: Path, network: torch.nn.Module, optimizer: torch.optim.Optimizer, progress: Progress
+) -> None:
+    """Write weights, optimizer moments and progress, then `COMPLETE` with every file's size."""
+    directory.mkdir(parents=True, exist_ok=True)
+    weights = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in network.state_dict().items()}
+    save_file(weights, directory / _WEIGHTS)
+    save_file(_flatten_optimizer(optimizer), directory / _OPTIMIZER)
+    (directory / _STATE).write_text(json.dumps(asdict(progress)))
+    sizes = {path.name: path.stat().st_size for path in directory.iterdir() if path.name != _COMPLETE}
+    (directory / _COMPLETE).write_text(json.dumps(sizes))
+
+
+def load_checkpoint(
+    directory: Path, network: torch.nn.Module, optimizer: torch.optim.Optimizer, fingerprint: str
+) -> Progress:
+    """Restore a run's state in place.
+
+    Raises:
+        TrainingError: the checkpoint is incomplete, or of a run with another spec or other data.
+    """
+    progress = _read_progress(directory)
+    if progress.fingerprint != fingerprint:
+        raise TrainingError(
+            f"{directory}: a checkpoint of another run ({progress.fingerprint[:12]}, this is {fingerprint[:12]})",
+            "use another `work`, or remove the old run",
+        )
+    network.load_state_dict(load_file(directory / _WEIGHTS))
+    _restore_optimizer(optimizer, load_file(directory / _OPTIMIZER))
+    return progress
+
+
+def _read_progress(directory: Path) -> Progress:
+    try:
+        sizes = json.loads((directory / _COMPLETE).read_text())
+        actual = {name: (directory / name).stat().st_size for name in sizes}
+    except (OSError, ValueError):
+        sizes, actual = {_COMPLETE: 0}, {}
+    if sizes != actual:
+        raise TrainingError(f"{directory}: an incomplete checkpoint", "remove it; the run goes on from the one before")
+    return Progress(**json.loads((directory / _STATE).read_text()))
+
+
+def _flatten_optimizer(optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
+    state: dict[int, dict[str, Any]] = optimizer.state_dict()["state"]
+    return {
+        f"{index}.{name}": torch.as_tensor(value).detach().cpu().contiguous().clone()
+        for index, values in state.items()
+        for name, value in values.items()
+    }
+
+
+def _restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, torch.Tensor]) -> None:
+    state: dict[int, dict[str, torch.Tensor]] = {}
+    for key, tensor in tensors.items():
+        index, name = key.split(".", 1)
+        state.setdefault(int(index), {})[name] = tensor
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})

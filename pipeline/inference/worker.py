@@ -1,0 +1,211 @@
+"""One worker's work: a shard in, a Parquet file and a done-record out. Knows nothing of Ray."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipeline.config import ComputeConfig
+from pipeline.corpus.reader import REASON, Columns, ReadOptions, input_column, read_shard
+from pipeline.corpus.shards import Shard
+from pipeline.encoder.attention import choose_runtime, set_threads
+from pipeline.encoder.bundle import Bundle, fetch_bundle
+from pipeline.encoder.model import EmbeddingOptions, EncoderModel, ModelOutputs, load_network, load_tokenizer
+from pipeline.encoder.tokenize import TextTokenizer, TokenRows
+from pipeline.output.ledger import DoneRecord, Ledger
+from pipeline.output.writer import write_parquet
+from pipeline.schema import (
+    EMBEDDING_TYPE,
+    QUARANTINE_SCHEMA,
+    RUN_DATE,
+    SOURCE_FILE,
+    SOURCE_ROW,
+    file_schema,
+)
+from pipeline.storage import Storage
+from pipeline.tasks import find_task
+from pipeline.uris import join_uri
+
+NON_FINITE = "model output is not finite, in fp32 too"
+
+
+@dataclass(frozen=True)
+class ModelSource:
+    """Which bundle a worker loads, and what runs it."""
+
+    bundle_uri: str
+    compute: ComputeConfig
+    num_threads: int
+    storage: Storage
+
+
+@dataclass(frozen=True)
+class InputSource:
+    """Which columns a worker reads, and how."""
+
+    columns: Columns
+    options: ReadOptions
+
+
+@dataclass(frozen=True)
+class ScoreJob:
+    """Everything a worker of one run is told; picklable, holds no secret."""
+
+    model: ModelSource
+    source: InputSource
+    ledger: Ledger
+    table_schema: pa.Schema
+    run_id: str
+
+    def build(self) -> ShardScorer:
+        """Load the model in the worker's own process."""
+        return ShardScorer(self, load_predictor(self.model))
+
+
+class Predictor:
+    """A bundle's tokenizer and model, on this machine's device."""
+
+    def __init__(self, bundle: Bundle, model: EncoderModel, tokenizer: TextTokenizer) -> None:
+        self.bundle = bundle
+        self.task = find_task(bundle.info.task, str(bundle.path))
+        self._model = model
+        self._tokenizer = tokenizer
+
+    def predict(self, texts: pa.ChunkedArray) -> tuple[TokenRows, ModelOutputs]:
+        """Tokenise and run texts without nulls [rows]."""
+        rows = self._tokenizer.encode(texts)
+        return rows, self._model.run(rows)
+
+
+def load_predictor(source: ModelSource) -> Predictor:
+    """Fetch and load a bundle.
+
+    Raises:
+        ModelError, ComputeError: it cannot be loaded or run here.
+    """
+    set_threads(source.num_threads)
+    bundle = fetch_bundle(source.bundle_uri, source.storage)
+    info = bundle.info
+    runtime = choose_runtime(source.compute)
+    tokenizer = TextTokenizer(load_tokenizer(bundle.path), info.max_length)
+    network = load_network(bundle.path, find_task(info.task, source.bundle_uri).auto_class)
+    embedding = EmbeddingOptions(info.pooling, info.normalize)
+    return Predictor(bundle, EncoderModel(network, runtime, embedding, tokenizer.pad_id), tokenizer)
+
+
+class ShardScorer:
+    """Scores shards of one run, one at a time; doing one twice leaves one result."""
+
+    def __init__(self, job: ScoreJob, predictor: Predictor) -> None:
+        self._job = job
+        self._predictor = predictor
+        self._version = predictor.bundle.info.model_version
+
+    def process(self, shard: Shard) -> pa.Table:
+        """Score a shard, write its file, claim its done-record.
+
+        Returns:
+            The record that stands, as one row of text: a receipt under 1 KB.
+        """
+        started_s = time.monotonic()
+        job = self._job
+        rows = read_shard(shard, job.source.columns, job.source.options, job.model.storage)
+        scored, bad, accounts = self._score(rows)
+        attempt = f"{shard.name}-{uuid.uuid4().hex[:8]}.parquet"
+        path, size_bytes = self._write(scored, job.ledger.table_uri, attempt)
+        bad_path, bad_bytes = self._write(bad, join_uri(job.ledger.table_uri, "_quarantine"), attempt)
+        record = DoneRecord(
+            shard=shard.name,
+            path=path,
+            size_bytes=size_bytes,
+            num_scored_rows=scored.num_rows,
+            quarantine_path=bad_path,
+            quarantine_size_bytes=bad_bytes,
+            num_quarantined_rows=bad.num_rows,
+            num_tokens=accounts.num_tokens,
+            num_padded_tokens=accounts.num_padded_tokens,
+            num_truncated_rows=accounts.num_truncated_rows,
+            run_id=job.run_id,
+            elapsed_s=round(time.monotonic() - started_s, 3),
+        )
+        standing = job.ledger.claim(record)
+        if standing != record:
+            self._discard(record)
+        return standing.to_table()
+
+    def _score(self, rows: pa.Table) -> tuple[pa.Table, pa.Table, _Accounts]:
+        """Split rows into scored and quarantined; every row goes to exactly one of the two."""
+        usable = pc.is_null(rows[REASON])
+        good = rows.filter(usable)
+        (name,) = self._job.source.columns.inputs
+        tokens, outputs = self._predictor.predict(good[input_column(name)])
+        finite = pa.array(outputs.finite)
+        failed = good.filter(pc.invert(finite))
+        reasons = pa.repeat(pa.scalar(NON_FINITE), failed.num_rows)
+        bad = pa.concat_tables(
+            [
+                self._quarantined(rows.filter(pc.invert(usable)), rows[REASON].filter(pc.invert(usable))),
+                self._quarantined(failed, reasons),
+            ]
+        )
+        accounts = _Accounts(int(tokens.lengths.sum()), outputs.num_padded_tokens, int(tokens.truncated.sum()))
+        return self._assemble(good, tokens, outputs).filter(finite), bad, accounts
+
+    def _assemble(self, good: pa.Table, tokens: TokenRows, outputs: ModelOutputs) -> pa.Table:
+        predictor, schema = self._predictor, file_schema(self._job.table_schema)
+        arrays = {field.name: good[field.name] for field in schema if field.name in good.column_names}
+        decoded = predictor.task.decode(outputs.logits, predictor.bundle.info.labels)
+        arrays.update(zip((field.name for field in predictor.task.output_fields()), decoded, strict=True))
+        arrays["embedding"] = _embedding_array(outputs)
+        arrays["num_tokens"] = pa.array(tokens.lengths, pa.int32())
+        arrays["truncated"] = pa.array(tokens.truncated)
+        arrays["num_windows"] = pa.array(np.ones(len(tokens), np.int32))
+        arrays["model_version"] = pa.repeat(pa.scalar(self._version), len(tokens))
+        arrays["run_id"] = pa.repeat(pa.scalar(self._job.run_id), len(tokens))
+        return pa.table([arrays[field.name] for field in schema], schema=schema)
+
+    def _quarantined(self, rows: pa.Table, reasons: pa.Array | pa.ChunkedArray) -> pa.Table:
+        version = pa.repeat(pa.scalar(self._version), rows.num_rows)
+        run_id = pa.repeat(pa.scalar(self._job.run_id), rows.num_rows)
+        arrays = [rows[SOURCE_FILE], rows[SOURCE_ROW], reasons, version, run_id]
+        return pa.table(arrays, schema=file_schema(QUARANTINE_SCHEMA))
+
+    def _write(self, rows: pa.Table, table_uri: str, name: str) -> tuple[str | None, int]:
+        if rows.num_rows == 0:
+            return None, 0
+        job, info = self._job, self._predictor.bundle.info
+        path = f"{RUN_DATE}={job.ledger.run_date}/{name}"
+        footer = {
+            "bertmill.model": info.base_model,
+            "bertmill.model_version": self._version,
+            "bertmill.fingerprint": job.ledger.fingerprint,
+            "bertmill.run_id": job.run_id,
+        }
+        written = write_parquet(rows, join_uri(table_uri, path), footer, job.model.storage)
+        return path, written.size_bytes
+
+    def _discard(self, record: DoneRecord) -> None:
+        """Remove the files of an attempt that another one forestalled."""
+        root, storage = self._job.ledger.table_uri, self._job.model.storage
+        if record.path is not None:
+            storage.delete(join_uri(root, record.path))
+        if record.quarantine_path is not None:
+            storage.delete(join_uri(root, "_quarantine", record.quarantine_path))
+
+
+@dataclass(frozen=True)
+class _Accounts:
+    num_tokens: int
+    num_padded_tokens: int
+    num_truncated_rows: int
+
+
+def _embedding_array(outputs: ModelOutputs) -> pa.Array:
+    num_rows, width = outputs.embeddings.shape
+    offsets = pa.array(np.arange(num_rows + 1, dtype=np.int32) * width)
+    return pa.ListArray.from_arrays(offsets, pa.array(outputs.embeddings.reshape(-1))).cast(EMBEDDING_TYPE)

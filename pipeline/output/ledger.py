@@ -1,0 +1,125 @@
+"""One done-record per shard, created with `If-None-Match: *`: the first finished attempt is the only one.
+
+A record names the file that holds the shard's rows. A retry, a second run or a racing driver that finishes
+later finds the record, throws its own file away and takes the first one's. So every publisher of a night
+commits the same files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, fields
+from json import JSONDecodeError, dumps, loads
+
+import pyarrow as pa
+
+from pipeline.errors import AccountingError
+from pipeline.storage import Storage
+from pipeline.uris import join_uri
+
+_THREADS = 16
+
+
+@dataclass(frozen=True)
+class DoneRecord:
+    """What became of one shard.
+
+    Paths are relative to the table (or its quarantine table); None where there were no such rows.
+    """
+
+    shard: str
+    path: str | None
+    size_bytes: int
+    num_scored_rows: int
+    quarantine_path: str | None
+    quarantine_size_bytes: int
+    num_quarantined_rows: int
+    num_tokens: int
+    num_padded_tokens: int
+    num_truncated_rows: int
+    run_id: str
+    elapsed_s: float
+
+    @property
+    def num_rows(self) -> int:
+        """Rows the shard accounts for."""
+        return self.num_scored_rows + self.num_quarantined_rows
+
+    def to_table(self) -> pa.Table:
+        """The record as a receipt of one row."""
+        return pa.table({"record": [dumps(asdict(self))]})
+
+
+def records_from(receipt: pa.Table) -> list[DoneRecord]:
+    """The records in a receipt."""
+    return [parse_record(text, "receipt") for text in receipt["record"].to_pylist()]
+
+
+def parse_record(text: str | bytes, source: str) -> DoneRecord:
+    """Read a record's JSON.
+
+    Raises:
+        AccountingError: it is not one; `source` says where it stands.
+    """
+    try:
+        values = loads(text)
+        return DoneRecord(**{field.name: values[field.name] for field in fields(DoneRecord)})
+    except (JSONDecodeError, KeyError, TypeError) as error:
+        raise AccountingError(
+            f"{source}: not a done-record: {error}", "remove it; the shard is then scored again"
+        ) from None
+
+
+@dataclass(frozen=True)
+class Ledger:
+    """The done-records of one night under one fingerprint."""
+
+    table_uri: str
+    run_date: str
+    fingerprint: str
+    storage: Storage
+
+    @property
+    def root(self) -> str:
+        """Where the records stand."""
+        return join_uri(self.table_uri, "_bertmill", "ledger", f"run_date={self.run_date}", self.fingerprint[:32])
+
+    def claim(self, record: DoneRecord) -> DoneRecord:
+        """Create the record unless one exists.
+
+        Returns:
+            The one that stands: `record` itself, or an earlier attempt's.
+        """
+        uri = self._uri(record.shard)
+        if self.storage.create_bytes(uri, dumps(asdict(record)).encode()):
+            return record
+        standing = self.storage.read_bytes(uri)
+        if standing is None:
+            raise AccountingError(f"{uri}: vanished while it was being claimed", "run the same command again")
+        return parse_record(standing, uri)
+
+    def names(self) -> set[str]:
+        """Names of all shards that have a record: one listing."""
+        found = self.storage.list_objects(self.root)
+        names = (item.uri.rsplit("/", 1)[-1] for item in found)
+        return {name.removesuffix(".json") for name in names if name.endswith(".json") and name[0] != "."}
+
+    def read(self, names: Iterable[str]) -> dict[str, DoneRecord]:
+        """The records of some shards, read in parallel; names without one are left out."""
+        wanted = list(names)
+        with ThreadPoolExecutor(_THREADS) as pool:
+            contents = list(pool.map(lambda name: self.storage.read_bytes(self._uri(name)), wanted))
+        return {
+            name: parse_record(content, self._uri(name))
+            for name, content in zip(wanted, contents, strict=True)
+            if content is not None
+        }
+
+    def drop(self, names: Iterable[str]) -> None:
+        """Forget records, so that their shards are scored again."""
+        for name in names:
+            self.storage.delete(self._uri(name))
+
+    def _uri(self, name: str) -> str:
+        return join_uri(self.root, f"{name}.json")

@@ -1,0 +1,197 @@
+"""The one commit: a night's files appear in the Delta table together, or not at all.
+
+A publisher reads which files are live in its night, compares them with the files the ledger names, and commits
+the difference: adds for new files, removes (by name) for files of changed or vanished shards, and an app
+transaction that makes racing publishers of one night conflict. Whoever loses re-reads and finds nothing left to
+do. A commit whose answer was lost is settled the same way.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import pyarrow as pa
+from deltalake import CommitProperties, DeltaTable, Transaction
+from deltalake.exceptions import DeltaError, TableNotFoundError
+from deltalake.transaction import AddAction, RemoveAction
+
+from pipeline.errors import CommitConflictError, OutputTakenError
+from pipeline.schema import RUN_DATE
+from pipeline.storage import Storage, classify_error
+
+_NUM_ATTEMPTS = 6
+_OWN_NAMES = ("_delta_log", "_bertmill", "_manifests", "_quarantine", f"{RUN_DATE}=")
+
+
+@dataclass(frozen=True)
+class DataFile:
+    """A Parquet file that is to be live: path relative to the table."""
+
+    path: str
+    size_bytes: int
+    num_rows: int
+
+
+@dataclass(frozen=True)
+class Night:
+    """What one night's partition shall hold."""
+
+    run_date: str
+    files: tuple[DataFile, ...]
+    schema: pa.Schema
+    facts: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Published:
+    """The table after publishing: its version, and whether this call changed anything."""
+
+    version: int
+    num_added_files: int
+    num_removed_files: int
+
+    @property
+    def changed(self) -> bool:
+        """Whether a commit was made."""
+        return self.num_added_files + self.num_removed_files > 0
+
+
+def open_table(uri: str, storage: Storage) -> DeltaTable | None:
+    """The Delta table at a URI, or None."""
+    try:
+        return DeltaTable(uri, storage_options=storage.delta_options(uri))
+    except TableNotFoundError:
+        return None
+    except (DeltaError, OSError) as error:
+        raise classify_error(error, f"open the table {uri}") or error from None
+
+
+def live_files(table: DeltaTable, run_date: str | None = None) -> dict[str, DataFile]:
+    """Path -> file for every live file, or for those of one night."""
+    actions = pa.table(table.get_add_actions(flatten=True))
+    files = {}
+    for row in actions.to_pylist():
+        if run_date is None or str(row[f"partition.{RUN_DATE}"]) == run_date:
+            files[row["path"]] = DataFile(row["path"], row["size_bytes"], row["num_records"] or 0)
+    return files
+
+
+def check_table_target(uri: str, schema: pa.Schema, storage: Storage) -> None:
+    """Make sure a night can be published at a URI.
+
+    Raises:
+        OutputTakenError: something else is there, or a table with other columns.
+    """
+    table = open_table(uri, storage)
+    if table is not None:
+        _check_schema(table, uri, schema)
+        return
+    strange = [
+        item.uri
+        for item in storage.list_objects(uri)
+        if not item.uri.removeprefix(uri).strip("/").startswith(_OWN_NAMES)
+    ]
+    if strange:
+        raise OutputTakenError(
+            f"{uri}: already holds something that is not a bertmill table (first: {strange[0]})",
+            "choose another `output.uri`, or empty this one",
+        )
+
+
+def publish_night(uri: str, night: Night, storage: Storage) -> Published:
+    """Make a night's partition hold exactly the given files, in one commit.
+
+    Raises:
+        CommitConflictError: other publishers kept winning with other content.
+        OutputTakenError: the table has other columns.
+    """
+    failure: Exception | None = None
+    for attempt in range(_NUM_ATTEMPTS):
+        if attempt:
+            time.sleep(0.1 * 2**attempt)
+        try:
+            table = open_table(uri, storage) or _create(uri, night, storage)
+            _check_schema(table, uri, night.schema)
+            published, actions = _difference(table, night)
+            if not published.changed:
+                return published
+            _commit(table, actions, night)
+            return Published(table.version(), published.num_added_files, published.num_removed_files)
+        except DeltaError as error:
+            failure = error  # lost a race, or lost the answer: the table itself tells, so read it again
+    raise CommitConflictError(
+        f"{uri}: night {night.run_date} could not be committed in {_NUM_ATTEMPTS} attempts: {failure}",
+        "another publisher of this night is active; run the same command again when it has ended",
+    )
+
+
+def _create(uri: str, night: Night, storage: Storage) -> DeltaTable:
+    return DeltaTable.create(
+        uri,
+        schema=night.schema,
+        mode="error",
+        partition_by=[RUN_DATE],
+        storage_options=storage.delta_options(uri),
+    )
+
+
+def _difference(table: DeltaTable, night: Night) -> tuple[Published, list[AddAction | RemoveAction]]:
+    live = live_files(table, night.run_date)
+    wanted = {file.path: file for file in night.files}
+    partition = {RUN_DATE: night.run_date}
+    now_ms = int(time.time() * 1000)
+    adds = [
+        AddAction(path, file.size_bytes, partition, now_ms, True, json.dumps({"numRecords": file.num_rows}))
+        for path, file in wanted.items()
+        if path not in live
+    ]
+    removes = [
+        RemoveAction(path, True, now_ms, size=file.size_bytes, partition_values=partition)
+        for path, file in live.items()
+        if path not in wanted
+    ]
+    return Published(table.version(), len(adds), len(removes)), [*removes, *adds]
+
+
+def _commit(table: DeltaTable, actions: Sequence[AddAction | RemoveAction], night: Night) -> None:
+    app_id = f"bertmill:{night.run_date}"
+    transaction = Transaction(app_id=app_id, version=(table.transaction_version(app_id) or 0) + 1)
+    table.create_write_transaction(
+        list(actions),
+        mode="append",
+        schema=night.schema,
+        partition_by=[RUN_DATE],
+        commit_properties=CommitProperties(
+            custom_metadata={f"bertmill.{key}": value for key, value in night.facts.items()},
+            app_transactions=[transaction],
+        ),
+    )
+    table.update_incremental()
+
+
+def _check_schema(table: DeltaTable, uri: str, schema: pa.Schema) -> None:
+    found = {field.name: field.type for field in pa.schema(table.schema().to_arrow())}
+    wanted = {field.name: field.type for field in schema}
+    changed = [name for name in found.keys() & wanted.keys() if not _same_type(found[name], wanted[name])]
+    parts = [
+        f"missing there: {', '.join(sorted(wanted.keys() - found.keys()))}" if wanted.keys() - found.keys() else "",
+        f"only there: {', '.join(sorted(found.keys() - wanted.keys()))}" if found.keys() - wanted.keys() else "",
+        *(f"{name} is {found[name]} there and {wanted[name]} here" for name in sorted(changed)),
+    ]
+    different = "; ".join(part for part in parts if part)
+    if different:
+        raise OutputTakenError(
+            f"{uri}: the table there has other columns than this run would write ({different})",
+            "write to another `output.uri`, or give the spec the same task, `keep` and `embedding` as before",
+        )
+
+
+def _same_type(left: pa.DataType, right: pa.DataType) -> bool:
+    if pa.types.is_list(left) or pa.types.is_large_list(left):
+        return (pa.types.is_list(right) or pa.types.is_large_list(right)) and _same_type(
+            left.value_type, right.value_type
+        )
+    return str(left).replace("large_", "").replace("_view", "") == str(right).replace("large_", "").replace("_view", "")

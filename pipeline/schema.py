@@ -1,0 +1,85 @@
+"""The columns bertmill adds to a scored table: names and Arrow types, in the order they are written.
+
+`run_date` is the table's partition column: Delta keeps it beside the file, not in it.
+"""
+
+from __future__ import annotations
+
+import pyarrow as pa
+
+SOURCE_FILE = "source_file"
+SOURCE_ROW = "source_row"
+RUN_DATE = "run_date"
+EMBEDDING = "embedding"
+
+SOURCE_FIELDS = (
+    pa.field(SOURCE_FILE, pa.string(), nullable=False),
+    pa.field(SOURCE_ROW, pa.int64(), nullable=False),
+)
+# Plain list<float32>: fixed-size lists break Polars on Delta, float16 breaks Spark and Trino. The child is
+# named "element" because that is what the Parquet and Delta specifications call it.
+EMBEDDING_TYPE = pa.list_(pa.field("element", pa.float32()))
+SCORES_TYPE = pa.list_(pa.field("element", pa.float32()))
+EMBEDDING_FIELD = pa.field(EMBEDDING, EMBEDDING_TYPE)
+ACCOUNT_FIELDS = (
+    pa.field("num_tokens", pa.int32(), nullable=False),
+    pa.field("truncated", pa.bool_(), nullable=False),
+    pa.field("num_windows", pa.int32(), nullable=False),
+)
+RUN_FIELDS = (
+    pa.field("model_version", pa.string(), nullable=False),
+    pa.field("run_id", pa.string(), nullable=False),
+)
+RUN_DATE_FIELD = pa.field(RUN_DATE, pa.date32(), nullable=False)
+
+QUARANTINE_SCHEMA = pa.schema(
+    [*SOURCE_FIELDS, pa.field("reason", pa.string(), nullable=False), *RUN_FIELDS, RUN_DATE_FIELD]
+)
+
+RESERVED_COLUMNS = frozenset(
+    [field.name for field in (*SOURCE_FIELDS, EMBEDDING_FIELD, *ACCOUNT_FIELDS, *RUN_FIELDS, RUN_DATE_FIELD)]
+)
+
+
+def scored_schema(kept: pa.Schema, task_fields: list[pa.Field], with_embedding: bool) -> pa.Schema:
+    """The schema of a scored table.
+
+    Args:
+        kept: The corpus columns that are copied through.
+        task_fields: What the task adds.
+        with_embedding: Whether the embedding column is written.
+    """
+    embedding = [EMBEDDING_FIELD] if with_embedding else []
+    return pa.schema([*SOURCE_FIELDS, *kept, *task_fields, *embedding, *ACCOUNT_FIELDS, *RUN_FIELDS, RUN_DATE_FIELD])
+
+
+def file_schema(table_schema: pa.Schema) -> pa.Schema:
+    """What stands in a Parquet file of the table: everything but the partition column."""
+    return pa.schema([field for field in table_schema if field.name != RUN_DATE])
+
+
+def kept_field(field: pa.Field) -> pa.Field:
+    """How a corpus column is stored: types every reader knows, always nullable.
+
+    Dictionaries are decoded, large and view types narrowed, so that files of one corpus that differ only in
+    encoding give one table schema.
+    """
+    return pa.field(field.name, _plain_type(field.type), nullable=True)
+
+
+def _plain_type(kind: pa.DataType) -> pa.DataType:
+    if pa.types.is_dictionary(kind):
+        return _plain_type(kind.value_type)
+    if pa.types.is_large_string(kind) or pa.types.is_string_view(kind):
+        return pa.string()
+    if pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind):
+        return pa.binary()
+    if pa.types.is_float16(kind):
+        return pa.float32()
+    if pa.types.is_timestamp(kind):
+        return pa.timestamp("us", tz="UTC" if kind.tz else None)
+    if pa.types.is_unsigned_integer(kind):
+        return pa.int64()
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
+        return pa.list_(pa.field("element", _plain_type(kind.value_type)))
+    return kind

@@ -1,0 +1,322 @@
+"""One door to every store: local paths, `s3://`, and any other fsspec URL.
+
+Bulk Parquet goes through pyarrow's own filesystems (its S3 client is C++ and streams); small objects,
+listings with etags and conditional creation go through fsspec (s3fs). Errors come out as two kinds only,
+decided here and nowhere else: `StorageDeniedError` (the store refused: permanent) and
+`TransientStorageError` (may pass: retried with backoff by `retrying`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import re
+import shutil
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, TypeVar
+
+import fsspec
+import pyarrow.fs as arrow_fs
+
+from pipeline.config import StorageConfig
+from pipeline.errors import BertmillError, StorageDeniedError, TransientStorageError
+from pipeline.uris import split_uri
+
+ResultT = TypeVar("ResultT")
+
+NUM_ATTEMPTS = 4
+CONNECT_TIMEOUT_S = 3
+READ_TIMEOUT_S = 60
+
+_DENIED = re.compile(
+    r"ACCESS_DENIED|Access ?Denied|INVALID_ACCESS_KEY|InvalidAccessKey|SIGNATURE_DOES_NOT_MATCH|"
+    r"SignatureDoesNotMatch|request signature|access key ID you provided|Forbidden|EXPIRED_TOKEN|ExpiredToken|"
+    r"NO_SUCH_BUCKET|NoSuchBucket|bucket does not exist|Permission denied|NoCredentials|Unable to locate credentials",
+    re.IGNORECASE,
+)
+_TRANSIENT = re.compile(
+    r"NETWORK_CONNECTION|EndpointConnection|Could not connect|connect timeout|timed? ?out|SlowDown|SLOW_DOWN|"
+    r"INTERNAL_FAILURE|InternalError|SERVICE_UNAVAILABLE|ServiceUnavailable|503|\b500\b|reset by peer|"
+    r"Connection was closed|IncompleteRead|curlCode|reduce your request rate|RequestTimeout",
+    re.IGNORECASE,
+)
+
+
+@dataclass(frozen=True)
+class StoredObject:
+    """One object in a store.
+
+    `etag` changes whenever the content does: the store's own where it has one, else size and mtime.
+    """
+
+    uri: str
+    size_bytes: int
+    etag: str
+
+
+@dataclass(frozen=True)
+class Storage:
+    """The stores of one spec. Holds names of variables only, never a secret, so it pickles safely."""
+
+    config: StorageConfig = StorageConfig()
+
+    def open_arrow(self, uri: str) -> tuple[Any, str]:
+        """The pyarrow filesystem for a URI, and the path inside it."""
+        scheme, path = split_uri(uri)
+        if scheme == "file":
+            return arrow_fs.LocalFileSystem(), path
+        if scheme == "s3":
+            return _s3_arrow(self.config), path
+        filesystem = _fsspec(scheme, self.config)
+        return arrow_fs.PyFileSystem(arrow_fs.FSSpecHandler(filesystem)), path
+
+    def list_objects(self, uri: str) -> list[StoredObject]:
+        """Every object under a URI (or the object itself), sorted by URI; empty if there is nothing."""
+        scheme, path = split_uri(uri)
+        filesystem = _fsspec(scheme, self.config)
+
+        def find() -> list[StoredObject]:
+            filesystem.invalidate_cache()
+            found: dict[str, Any] = filesystem.find(path, detail=True)
+            return [_stored_object(scheme, info) for info in found.values()]
+
+        return sorted(retrying(find, f"list {uri}"), key=lambda item: item.uri)
+
+    def read_bytes(self, uri: str) -> bytes | None:
+        """A small object's content, or None if it does not exist."""
+        scheme, path = split_uri(uri)
+        filesystem = _fsspec(scheme, self.config)
+
+        def read() -> bytes | None:
+            try:
+                return bytes(filesystem.cat_file(path))
+            except FileNotFoundError:
+                return None
+
+        return retrying(read, f"read {uri}")
+
+    def write_bytes(self, uri: str, content: bytes) -> None:
+        """Write a small object so that a reader sees the old content or all of the new."""
+        scheme, path = split_uri(uri)
+        if scheme == "file":
+            with _local_write(path) as temporary:
+                _write_synced(temporary, content)
+                os.replace(temporary, path)
+            return
+        retrying(lambda: _fsspec(scheme, self.config).pipe_file(path, content), f"write {uri}")
+
+    def create_bytes(self, uri: str, content: bytes) -> bool:
+        """Write a small object only if none is there: exactly one of many racing writers gets True.
+
+        On S3 this is a PUT with `If-None-Match: *`; locally a synced temporary file and `link(2)`.
+        """
+        scheme, path = split_uri(uri)
+        if scheme == "file":
+            with _local_write(path) as temporary:
+                _write_synced(temporary, content)
+                try:
+                    os.link(temporary, path)
+                except FileExistsError:
+                    return False
+                return True
+        return retrying(lambda: _create_remote(_fsspec(scheme, self.config), path, content), f"create {uri}")
+
+    def upload(self, source: Path, uri: str) -> None:
+        """Copy a local file to a URI; a reader sees all of it or nothing."""
+        scheme, path = split_uri(uri)
+        if scheme == "file":
+            with _local_write(path) as temporary:
+                shutil.copyfile(source, temporary)
+                os.replace(temporary, path)
+            return
+        retrying(lambda: _fsspec(scheme, self.config).put_file(str(source), path), f"write {uri}")
+
+    def download(self, uri: str, target: Path) -> None:
+        """Copy an object to a local file."""
+        scheme, path = split_uri(uri)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        retrying(lambda: _fsspec(scheme, self.config).get_file(path, str(target)), f"read {uri}")
+
+    def delete(self, uri: str) -> None:
+        """Remove one object; removing what is not there is no error."""
+        scheme, path = split_uri(uri)
+
+        def remove() -> None:
+            with contextlib.suppress(FileNotFoundError):
+                _fsspec(scheme, self.config).rm_file(path)
+
+        retrying(remove, f"delete {uri}")
+
+    def delta_options(self, uri: str) -> dict[str, str]:
+        """`storage_options` for deltalake, read from the environment at the moment of use."""
+        if split_uri(uri)[0] != "s3":
+            return {}
+        resolved = _resolve_s3(self.config)
+        options = {
+            "AWS_REGION": resolved.region,
+            "AWS_ENDPOINT_URL": resolved.endpoint_url or "",
+            "AWS_ALLOW_HTTP": "true" if (resolved.endpoint_url or "").startswith("http://") else "",
+            "AWS_ACCESS_KEY_ID": resolved.access_key or "",
+            "AWS_SECRET_ACCESS_KEY": resolved.secret_key or "",
+            "AWS_SESSION_TOKEN": resolved.session_token or "",
+            "AWS_SKIP_SIGNATURE": "true" if self.config.anonymous else "",
+            "timeout": f"{READ_TIMEOUT_S}s",
+            "connect_timeout": f"{CONNECT_TIMEOUT_S}s",
+        }
+        return {key: value for key, value in options.items() if value}
+
+
+def retrying(call: Callable[[], ResultT], what: str) -> ResultT:
+    """Run one storage call; transient failures are tried again with jittered backoff.
+
+    Raises:
+        StorageDeniedError: the store refused; never retried.
+        TransientStorageError: still failing after the last attempt.
+    """
+    for attempt in range(NUM_ATTEMPTS):
+        try:
+            return call()
+        except BertmillError:
+            raise
+        except Exception as error:
+            failure = classify_error(error, what)
+            if failure is None:
+                raise
+            if not isinstance(failure, TransientStorageError) or attempt == NUM_ATTEMPTS - 1:
+                raise failure from None
+        time.sleep(0.2 * 2**attempt * (0.5 + random.random()))
+    raise AssertionError("unreachable: the last attempt returns or raises")
+
+
+def classify_error(error: Exception, what: str) -> BertmillError | None:
+    """What a library's error means to us; None if it is not about the store at all."""
+    text = f"{type(error).__name__}: {error}"
+    first_line = text.splitlines()[0][:400]
+    if isinstance(error, PermissionError) or _DENIED.search(text):
+        return StorageDeniedError(
+            f"cannot {what}: {first_line}",
+            "check the credentials (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY or the spec's storage block), "
+            "the bucket's name and its permissions",
+        )
+    if isinstance(error, (ConnectionError, TimeoutError)) or _TRANSIENT.search(text):
+        return TransientStorageError(
+            f"cannot {what}: {first_line}",
+            "the store could not be reached or kept failing: check the endpoint (AWS_ENDPOINT_URL or "
+            "storage.endpoint_url) and the network, then run the same command again",
+        )
+    return None
+
+
+@dataclass(frozen=True)
+class _S3Settings:
+    endpoint_url: str | None
+    region: str
+    access_key: str | None
+    secret_key: str | None
+    session_token: str | None
+
+    def __repr__(self) -> str:
+        return f"_S3Settings(endpoint_url={self.endpoint_url!r}, region={self.region!r})"
+
+
+def _resolve_s3(config: StorageConfig) -> _S3Settings:
+    environment = os.environ
+    return _S3Settings(
+        config.endpoint_url or environment.get("AWS_ENDPOINT_URL_S3") or environment.get("AWS_ENDPOINT_URL"),
+        config.region or environment.get("AWS_REGION") or environment.get("AWS_DEFAULT_REGION") or "us-east-1",
+        environment.get(config.access_key_env or "AWS_ACCESS_KEY_ID"),
+        environment.get(config.secret_key_env or "AWS_SECRET_ACCESS_KEY"),
+        environment.get(config.session_token_env or "AWS_SESSION_TOKEN"),
+    )
+
+
+def _s3_arrow(config: StorageConfig) -> Any:
+    return _s3_arrow_for(_resolve_s3(config), config.anonymous)
+
+
+@lru_cache(maxsize=8)
+def _s3_arrow_for(settings: _S3Settings, anonymous: bool) -> Any:
+    explicit = settings.access_key and settings.secret_key and not anonymous
+    return arrow_fs.S3FileSystem(
+        access_key=settings.access_key if explicit else None,
+        secret_key=settings.secret_key if explicit else None,
+        session_token=settings.session_token if explicit else None,
+        anonymous=anonymous,
+        region=settings.region,
+        endpoint_override=settings.endpoint_url,
+        connect_timeout=CONNECT_TIMEOUT_S,
+        request_timeout=READ_TIMEOUT_S,
+    )
+
+
+def _fsspec(scheme: str, config: StorageConfig) -> Any:
+    if scheme == "s3":
+        return _s3_fsspec_for(_resolve_s3(config), config.anonymous, os.getpid())
+    return fsspec.filesystem(scheme)
+
+
+@lru_cache(maxsize=8)
+def _s3_fsspec_for(settings: _S3Settings, anonymous: bool, process_id: int) -> Any:
+    # keyed by process: s3fs keeps an event loop, which does not survive a fork
+    return fsspec.filesystem(
+        "s3",
+        key=settings.access_key,
+        secret=settings.secret_key,
+        token=settings.session_token,
+        anon=anonymous,
+        endpoint_url=settings.endpoint_url,
+        client_kwargs={"region_name": settings.region},
+        config_kwargs={
+            "connect_timeout": CONNECT_TIMEOUT_S,
+            "read_timeout": READ_TIMEOUT_S,
+            "retries": {"max_attempts": 1, "mode": "standard"},
+        },
+        use_listings_cache=False,
+    )
+
+
+def _stored_object(scheme: str, info: dict[str, Any]) -> StoredObject:
+    name = str(info["name"])
+    uri = name if scheme == "file" else f"{scheme}://{name.removeprefix(f'{scheme}://')}"
+    etag = info.get("ETag") or info.get("etag") or info.get("md5Hash")
+    if etag is None:
+        modified = info.get("mtime") or info.get("LastModified") or info.get("created")
+        etag = f"{info['size']}-{modified}"
+    return StoredObject(uri, int(info["size"]), str(etag).strip('"'))
+
+
+def _create_remote(filesystem: Any, path: str, content: bytes) -> bool:
+    try:
+        filesystem.pipe_file(path, content, mode="create")
+    except FileExistsError:
+        return False
+    except OSError as error:
+        if "pre-condition" in str(error) or "PreconditionFailed" in str(error):
+            return False
+        raise
+    return True
+
+
+@contextlib.contextmanager
+def _local_write(path: str) -> Iterator[str]:
+    """A temporary name beside `path`, removed whatever happens."""
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    temporary = os.path.join(os.path.dirname(path), f".{uuid.uuid4().hex}.tmp")
+    try:
+        yield temporary
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(temporary)
+
+
+def _write_synced(path: str, content: bytes) -> None:
+    with open(path, "wb") as stream:
+        stream.write(content)
+        stream.flush()
+        os.fsync(stream.fileno())

@@ -1,0 +1,87 @@
+"""Progress that people can read: a live bar on a terminal, a plain line every few seconds elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from dataclasses import dataclass, field
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+PLAIN_INTERVAL_S = 5.0
+
+
+@dataclass
+class Meter:
+    """Counts what went through and since when."""
+
+    started_s: float = field(default_factory=time.monotonic)
+    num_rows: int = 0
+    num_tokens: int = 0
+
+    @property
+    def elapsed_s(self) -> float:
+        """Seconds since the meter was made."""
+        return max(time.monotonic() - self.started_s, 1e-9)
+
+    def rates(self) -> str:
+        """`123 rows/s, 4,567 tokens/s` since the start."""
+        return f"{self.num_rows / self.elapsed_s:,.0f} rows/s, {self.num_tokens / self.elapsed_s:,.0f} tokens/s"
+
+
+class ProgressDisplay:
+    """One named piece of work with a known total; used as a context manager.
+
+    On a terminal a bar that stays in place; otherwise a line at most every `PLAIN_INTERVAL_S` seconds, so
+    that a log file stays readable.
+
+    Args:
+        title: What is being done.
+        total: How many units there are.
+        unit: What a unit is called, in the plural.
+    """
+
+    def __init__(self, title: str, total: int, unit: str) -> None:
+        self._title, self._total, self._unit = title, total, unit
+        self._done = 0
+        self._started_s = time.monotonic()
+        self._last_line_s = self._started_s
+        self._bar: Progress | None = None
+        self._bar_task: TaskID | None = None
+        if sys.stderr.isatty():
+            self._bar = Progress(
+                TextColumn("{task.description}"),
+                BarColumn(),
+                TextColumn("{task.completed:,.0f}/{task.total:,.0f} " + unit + " {task.fields[note]}"),
+                TimeRemainingColumn(),
+                console=Console(stderr=True),
+            )
+
+    def __enter__(self) -> ProgressDisplay:
+        if self._bar is not None:
+            self._bar.start()
+            self._bar_task = self._bar.add_task(self._title, total=self._total, note="")
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def update(self, done: int, note: str = "") -> None:
+        """Say how many units are done in all, with a short note (rates, loss, ...)."""
+        is_news = done != self._done
+        self._done = done
+        if self._bar is not None and self._bar_task is not None:
+            self._bar.update(self._bar_task, completed=done, note=note)
+            return
+        now_s = time.monotonic()
+        if is_news and (now_s - self._last_line_s >= PLAIN_INTERVAL_S or done >= self._total):
+            self._last_line_s = now_s
+            print(self._plain_line(now_s, note), file=sys.stderr, flush=True)
+
+    def _plain_line(self, now_s: float, note: str) -> str:
+        left_s = (now_s - self._started_s) * (self._total - self._done) / max(self._done, 1)
+        share = 100 * self._done / max(self._total, 1)
+        left = f", {left_s:,.0f} s left" if self._done < self._total else ""
+        return f"{self._title}: {self._done:,}/{self._total:,} {self._unit} ({share:.0f}%){left}; {note}".rstrip("; ")

@@ -1,0 +1,28 @@
+"""Spelling of places: local paths, `file://`, `s3://` and other fsspec URLs. Pure functions."""
+
+from __future__ import annotations
+
+import os
+from urllib.parse import urlsplit
+
+
+def split_uri(uri: str) -> tuple[str, str]:
+    """(scheme, path); a local path, relative or `file://`, comes out absolute under `file`."""
+    parts = urlsplit(uri)
+    if len(parts.scheme) <= 1 or "://" not in uri:
+        return "file", os.path.abspath(os.path.expanduser(uri))
+    if parts.scheme == "file":
+        return "file", os.path.abspath(uri.removeprefix("file://"))
+    scheme = "s3" if parts.scheme in ("s3", "s3a") else parts.scheme
+    return scheme, uri.split("://", 1)[1].rstrip("/")
+
+
+def canonical_uri(uri: str) -> str:
+    """One spelling per place: absolute local path, or `scheme://path` without a trailing slash."""
+    scheme, path = split_uri(uri)
+    return path if scheme == "file" else f"{scheme}://{path}"
+
+
+def join_uri(base: str, *parts: str) -> str:
+    """Append path parts to a URI."""
+    return "/".join([base.rstrip("/"), *parts])
