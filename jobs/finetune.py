@@ -12,7 +12,8 @@ from pipeline.finetune.spec import FinetuneSpec
 def finetune(spec: SpecPath, set_: Overrides = None, address: Address = None, debug: Debug = False) -> None:
     """Fine-tune an encoder on labelled Parquet and write a bundle."""
     with guarded(debug):
-        from pipeline.finetune.run import prepare_training, run_training
+        from pipeline.finetune.prepare import prepare_training
+        from pipeline.finetune.run import run_training
 
         parsed = load_spec(spec, FinetuneSpec, set_ or ())
         run = prepare_training(parsed, spec)

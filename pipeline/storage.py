@@ -16,7 +16,7 @@ import shutil
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
@@ -64,7 +64,7 @@ class StoredObject:
 class Storage:
     """The stores of one spec. Holds names of variables only, never a secret, so it pickles safely."""
 
-    config: StorageConfig = StorageConfig()
+    config: StorageConfig = field(default_factory=StorageConfig)
 
     def open_arrow(self, uri: str) -> tuple[Any, str]:
         """The pyarrow filesystem for a URI, and the path inside it."""

@@ -19,7 +19,8 @@ _COUNTS = """
 """
 _NEIGHBOURS = """
     WITH query AS (SELECT embedding FROM night WHERE id = ?)
-    SELECT round(list_cosine_similarity(night.embedding, query.embedding), 3) AS cosine, night.label, night.domain, corpus.text
+    SELECT round(list_cosine_similarity(night.embedding, query.embedding), 3) AS cosine,
+           night.label, night.domain, corpus.text
     FROM night, query JOIN corpus ON corpus.id = night.id
     ORDER BY cosine DESC LIMIT 6
 """

@@ -52,19 +52,11 @@ def clean_text(column: pa.Array, quarantine_blank: bool) -> CleanText:
 
 
 def _is_string(kind: pa.DataType) -> bool:
-    return pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
+    return kind in (pa.string(), pa.large_string(), pa.string_view())
 
 
 def _is_binary(kind: pa.DataType) -> bool:
-    return any(
-        bool(check(kind))
-        for check in (
-            pa.types.is_binary,
-            pa.types.is_large_binary,
-            pa.types.is_binary_view,
-            pa.types.is_fixed_size_binary,
-        )
-    )
+    return kind in (pa.binary(), pa.large_binary(), pa.binary_view()) or bool(pa.types.is_fixed_size_binary(kind))
 
 
 def _decode(column: pa.Array) -> tuple[pa.Array, pa.Array]:

@@ -50,7 +50,7 @@ def explain_plan(run: PreparedRun) -> list[str]:
     lines = [
         f"night {night} of {run.ledger.table_uri}",
         f"corpus: {len(run.footers):,} files, {plan.num_rows:,} rows, {len(plan.shards):,} shards",
-        f"model: {run.spec.bundle} (model_version {run.bundle.model_version}), fingerprint {run.ledger.fingerprint[:16]}",
+        f"model: {run.spec.bundle} (model_version {run.bundle.model_version})",
     ]
     if run.is_published:
         return [*lines, "nothing to do: this night is published and holds exactly these rows"]
