@@ -60,7 +60,7 @@ def run_training(run: PreparedTraining, pool: PoolOptions) -> BundleInfo:
             checkpoint_config=RayCheckpointConfig(num_to_keep=config.keep),
         ),
     )
-    with _Watch(board, run.spec.training.epochs):
+    with _Watch(board):
         _fit(trainer)
     failure = ray.get(board.failure.remote())
     if failure is not None:
@@ -122,11 +122,11 @@ class _Board:
         return self._failure
 
 
-class _watched:
+class _Watch:
     """Shows the board's status on the driver for as long as the block runs."""
 
-    def __init__(self, board: Any, epochs: int) -> None:
-        self._board, self._epochs = board, epochs
+    def __init__(self, board: Any) -> None:
+        self._board = board
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._show, daemon=True)
 
