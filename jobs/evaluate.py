@@ -8,7 +8,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from jobs.session import Address, Debug, Overrides, SpecPath, guarded, ray_session
+from jobs.session import Address, Debug, Overrides, SpecPath, guarded, preparing, ray_session
 from pipeline.config import load_spec
 from pipeline.inference.spec import EvaluateSpec
 from pipeline.storage import Storage
@@ -21,7 +21,8 @@ def evaluate(spec: SpecPath, set_: Overrides = None, address: Address = None, de
         from pipeline.inference.evaluate import prepare_evaluation, run_evaluation
 
         parsed = load_spec(spec, EvaluateSpec, set_ or ())
-        run = prepare_evaluation(parsed)
+        with preparing():
+            run = prepare_evaluation(parsed)
         with ray_session(parsed.compute, address) as pool:
             result = run_evaluation(run, pool)
         figures = ", ".join(f"{name} {value:.4f}" for name, value in result.metrics.items())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from jobs.session import Address, Debug, Overrides, SpecPath, guarded, ray_session
+from jobs.session import Address, Debug, Overrides, SpecPath, guarded, preparing, ray_session
 from pipeline.config import load_spec
 from pipeline.finetune.spec import FinetuneSpec
 
@@ -16,8 +16,9 @@ def finetune(spec: SpecPath, set_: Overrides = None, address: Address = None, de
         from pipeline.finetune.run import run_training
 
         parsed = load_spec(spec, FinetuneSpec, set_ or ())
-        run = prepare_training(parsed, spec)
-        finished = run.finished_bundle()
+        with preparing():
+            run = prepare_training(parsed, spec)
+            finished = run.finished_bundle()
         if finished is None:
             print(f"training on {run.train.num_rows:,} rows, {len(run.train.labels)} labels ({run.run_name})")
             with ray_session(parsed.compute, address) as pool:

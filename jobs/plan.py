@@ -5,7 +5,7 @@ from __future__ import annotations
 import typer
 
 from jobs.score import parse_date
-from jobs.session import Debug, Overrides, SpecPath, Today, guarded
+from jobs.session import Debug, Overrides, SpecPath, Today, guarded, preparing
 from pipeline.config import load_spec
 from pipeline.inference.spec import ScoreSpec
 
@@ -16,11 +16,12 @@ def plan(spec: SpecPath, date_: Today = None, set_: Overrides = None, debug: Deb
         from pipeline.inference.estimate import estimate_work, explain_plan
         from pipeline.inference.run import prepare_run
 
-        run = prepare_run(load_spec(spec, ScoreSpec, set_ or ()), parse_date(date_))
-        for line in explain_plan(run):
-            print(line)
-        if run.plan.pending:
-            print(estimate_work(run).describe())
+        with preparing():
+            run = prepare_run(load_spec(spec, ScoreSpec, set_ or ()), parse_date(date_))
+            for line in explain_plan(run):
+                print(line)
+            if run.plan.pending:
+                print(estimate_work(run).describe())
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from datetime import UTC, date, datetime
 
 import typer
 
-from jobs.session import Address, Debug, Overrides, SpecPath, Today, guarded, ray_session
+from jobs.session import Address, Debug, Overrides, SpecPath, Today, guarded, preparing, ray_session
 from pipeline.config import load_spec
 from pipeline.errors import Problem, SpecError
 from pipeline.inference.spec import ScoreSpec
@@ -27,8 +27,10 @@ def score(
 
         started_s = time.monotonic()
         parsed = load_spec(spec, ScoreSpec, set_ or ())
-        run = prepare_run(parsed, parse_date(date_))
-        if run.is_published:
+        with preparing():
+            run = prepare_run(parsed, parse_date(date_))
+            is_published = run.is_published
+        if is_published:
             rows, night = run.plan.num_rows, run.ledger.run_date
             print(f"already done: night {night} of {run.ledger.table_uri} holds all {rows:,} rows of this corpus")
             return

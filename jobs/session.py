@@ -14,7 +14,7 @@ import typer
 
 from pipeline.config import ComputeConfig
 from pipeline.corpus.stream import PoolOptions
-from pipeline.errors import BertmillError, ComputeError
+from pipeline.errors import BertmillError, ComputeError, StorageUnreachableError, TransientStorageError
 
 SpecPath = Annotated[str, typer.Argument(help="the YAML spec", metavar="SPEC", show_default=False)]
 Overrides = Annotated[list[str] | None, typer.Option("--set", help="override a field: --set a.b=c", metavar="A.B=C")]
@@ -50,6 +50,15 @@ def guarded(debug: bool) -> Iterator[None]:
             file=sys.stderr,
         )
         raise SystemExit(130) from None
+
+
+@contextlib.contextmanager
+def preparing() -> Iterator[None]:
+    """Around what is checked before anything starts: there, a store that cannot be reached is bad input."""
+    try:
+        yield
+    except TransientStorageError as error:
+        raise StorageUnreachableError(error.message, error.remedy) from None
 
 
 @contextlib.contextmanager

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from jobs.session import Debug, guarded
+from jobs.session import Debug, guarded, preparing
 from pipeline.config import StorageConfig
 from pipeline.storage import Storage
 from pipeline.uris import canonical_uri
@@ -23,7 +23,8 @@ def table(
         from pipeline.output.history import read_nights, table_columns
 
         storage = Storage(StorageConfig(endpoint_url=endpoint_url))
-        nights = read_nights(uri, storage)
+        with preparing():
+            nights = read_nights(uri, storage)
         print(canonical_uri(uri))
         print_nights(nights)
         print("columns: " + ", ".join(f"{field.name} {field.type}" for field in table_columns(uri, storage)))

@@ -9,6 +9,7 @@ process boundaries by pickle unchanged, and carries the exit status a job ends w
     │   ├── CorpusError            an input path, column or Parquet file
     │   ├── ModelError             a model directory or bundle
     │   ├── StorageDeniedError     credentials or permissions
+    │   ├── StorageUnreachableError  the store could not be reached before anything was started
     │   ├── ComputeError           hardware or cluster that is not there
     │   └── OutputTakenError       the output already holds something else
     ├── TransientStorageError      the network or the store; retried, then exit 75 (run again to resume)
@@ -98,6 +99,10 @@ class ModelError(InputError):
 
 class StorageDeniedError(InputError):
     """The store answered, and refused: wrong credentials, no permission, no such bucket."""
+
+
+class StorageUnreachableError(InputError):
+    """The store could not be reached before anything was started; later on that is transient."""
 
 
 class ComputeError(InputError):

@@ -42,15 +42,20 @@ class DemoData:
     was_there: bool
 
 
-def prepare_data(root: Path) -> DemoData:
+def prepare_data(root: Path, fraction: float = 1.0) -> DemoData:
     """Download the ratings once; write `corpus/domain=*/part-*.parquet` and `labelled/{train,validation,test}`.
 
     A text goes to one split only, chosen by its hash (80 / 10 / 10 %), so duplicates never leak.
+
+    Args:
+        root: The demo's directory.
+        fraction: Share of the texts to take, chosen by another byte of the hash.
     """
     corpus, labelled, marker = root / "corpus", root / "labelled", root / "corpus" / "_SUCCESS"
     if marker.exists():
         return DemoData(corpus, labelled, int(marker.read_text()), was_there=True)
     rows = _read_ratings(_download(root / "download"))
+    rows = rows.filter(pa.array(_hash_byte(text, 1) < 256 * fraction for text in rows["text"].to_pylist()))
     for domain in FILES:
         part = rows.filter(pc.equal(rows["domain"], domain)).drop_columns(["domain"])
         folder = corpus / f"domain={domain}"
@@ -100,9 +105,12 @@ def _write_splits(rows: pa.Table, labelled: Path) -> None:
     positive = pc.if_else(pc.greater(ratings, POSITIVE_ABOVE), "positive", "neutral")
     label = pc.if_else(pc.less(ratings, NEGATIVE_BELOW), "negative", positive)
     table = rows.append_column("label", label)
-    draws = [hashlib.sha256(text.lower().encode()).digest()[0] * 100 // 256 for text in rows["text"].to_pylist()]
-    draw = pa.array(draws)
+    draw = pa.array(_hash_byte(text, 0) * 100 // 256 for text in rows["text"].to_pylist())
     labelled.mkdir(parents=True, exist_ok=True)
     for name, low, high in (("train", 0, 80), ("validation", 80, 90), ("test", 90, 100)):
         inside = pc.and_(pc.greater_equal(draw, low), pc.less(draw, high))
         pq.write_table(table.filter(inside), labelled / f"{name}.parquet")
+
+
+def _hash_byte(text: str, position: int) -> int:
+    return hashlib.sha256(text.lower().encode()).digest()[position]

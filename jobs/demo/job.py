@@ -17,6 +17,7 @@ SPECS = Path(__file__).resolve().parent.parent / "specs"
 
 def demo(
     directory: Annotated[Path, typer.Option("--dir", help="where data, bundle and table go")] = Path("demo-data"),
+    fraction: Annotated[float, typer.Option(help="share of the texts to use, for a shorter demo")] = 1.0,
     date_: Today = None,
     debug: Debug = False,
 ) -> None:
@@ -27,7 +28,7 @@ def demo(
 
         night = parse_date(date_)
         _step(1, "data")
-        data = prepare_data(directory)
+        data = prepare_data(directory, fraction)
         state = "already there" if data.was_there else "written"
         print(f"{data.num_rows:,} rated texts {state}: {data.corpus} (by domain), {data.labelled} (splits)")
         print(f"label: negative if mean rating < {NEGATIVE_BELOW}, positive if > {POSITIVE_ABOVE}, else neutral")
@@ -38,7 +39,7 @@ def demo(
         _step(3, "score the corpus")
         score(str(SPECS / "score.yaml"), night, paths["score"], debug=debug)
         _step(4, "read it with DuckDB")
-        show_night(directory / "scores", data.corpus, night, "movie-1")
+        show_night(directory / "scores", data.corpus, night)
         print(
             f"table {directory / 'scores'}   bundle {directory / 'bundle'}   metrics {directory / 'test-metrics.json'}"
         )

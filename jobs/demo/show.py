@@ -26,12 +26,13 @@ _NEIGHBOURS = """
 """
 
 
-def show_night(table_uri: Path, corpus: Path, run_date: str, text_id: str) -> None:
-    """Print label counts by domain, and the nearest neighbours of one text by embedding."""
+def show_night(table_uri: Path, corpus: Path, run_date: str) -> None:
+    """Print label counts by domain, and the nearest neighbours of one text (the first movie review) by embedding."""
     night = DeltaTable(table_uri).to_pyarrow_dataset(partitions=[("run_date", "=", run_date)])
     connection = duckdb.connect()
     connection.register("night", night)
     connection.execute(f"CREATE VIEW corpus AS FROM read_parquet('{corpus}/*/*.parquet')")
+    (text_id,) = connection.execute("SELECT min(id) FROM night WHERE domain = 'movie'").fetchall()[0]
     console = Console(width=110)
     _print(console, f"night {run_date}: labels by domain", connection.execute(_COUNTS))
     _print(console, f"nearest neighbours of {text_id} by embedding", connection.execute(_NEIGHBOURS, [text_id]))

@@ -1,0 +1,95 @@
+"""Starts a real S3 server (SeaweedFS) on loopback, on ports picked free, and stops it by its own pid."""
+
+from __future__ import annotations
+
+import os
+import random
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from dataclasses import dataclass
+from pathlib import Path
+
+BUCKET = "bertmill-test"
+_PORTS = ("master.port", "volume.port", "filer.port", "s3.port", "admin.port")
+
+
+@dataclass
+class S3Server:
+    """A running server."""
+
+    endpoint_url: str
+    process: subprocess.Popen[bytes]
+    bucket: str = BUCKET
+    access_key: str = "flow-test-key"
+    secret_key: str = "flow-test-secret"
+
+    def environment(self) -> dict[str, str]:
+        """The standard AWS variables for this server."""
+        return {
+            "AWS_ENDPOINT_URL": self.endpoint_url,
+            "AWS_ACCESS_KEY_ID": self.access_key,
+            "AWS_SECRET_ACCESS_KEY": self.secret_key,
+            "AWS_REGION": "us-east-1",
+        }
+
+    def stop(self) -> None:
+        """End the process."""
+        self.process.terminate()
+        try:
+            self.process.wait(15)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+
+
+def start_server(directory: Path) -> S3Server:
+    """Start a server and wait until it refuses an unsigned request, which is when it is ready."""
+    ports = dict(zip(_PORTS, _free_ports(len(_PORTS)), strict=True))
+    weed = Path(sys.executable).parent / "weed"
+    command = [str(weed), "mini", f"-dir={directory}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", f"-bucket={BUCKET}"]
+    command += ["-master.telemetry=false", "-webdav=false", "-admin.ui=false"]
+    command += [f"-{name}={port}" for name, port in ports.items()]
+    environment = {**os.environ, "AWS_ACCESS_KEY_ID": S3Server.access_key, "AWS_SECRET_ACCESS_KEY": S3Server.secret_key}
+    log = (directory / "server.log").open("wb")
+    process = subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT)
+    server = S3Server(f"http://127.0.0.1:{ports['s3.port']}", process)
+    _wait_ready(server, directory / "server.log")
+    return server
+
+
+def _wait_ready(server: S3Server, log: Path) -> None:
+    deadline_s = time.monotonic() + 60
+    while time.monotonic() < deadline_s and server.process.poll() is None:
+        try:
+            urllib.request.urlopen(f"{server.endpoint_url}/{BUCKET}", timeout=1)
+        except urllib.error.HTTPError as error:
+            if error.code == 403:
+                return
+        except OSError:
+            pass
+        time.sleep(0.2)
+    server.stop()
+    raise RuntimeError(f"the S3 server did not start:\n{log.read_text(errors='replace')[-2000:]}")
+
+
+def _free_ports(count: int) -> list[int]:
+    """Ports outside 10002-19999, which Ray's workers use; each also free 10,000 above, where gRPC listens."""
+    ports: list[int] = []
+    while len(ports) < count:
+        port = random.randint(20_000, 50_000)
+        if port not in ports and _is_free(port) and _is_free(port + 10_000):
+            ports.append(port)
+    return ports
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True

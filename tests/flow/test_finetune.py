@@ -1,0 +1,166 @@
+"""Training through Ray Train on both stores: the bundle, the same losses on two workers, and a killed worker."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import random
+import signal
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from safetensors.numpy import load_file
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+from pipeline.config import ComputeConfig, parse_spec
+from pipeline.corpus.stream import PoolOptions
+from pipeline.encoder.bundle import fetch_bundle
+from pipeline.finetune.prepare import PreparedTraining, prepare_training
+from pipeline.finetune.run import run_training
+from pipeline.finetune.spec import FinetuneSpec
+from pipeline.inference.evaluate import prepare_evaluation, run_evaluation
+from pipeline.inference.spec import EvaluateSpec
+from pipeline.storage import Storage
+from pipeline.uris import join_uri
+from tests.flow import helpers
+from tests.tiny import make_encoder
+
+GOOD, BAD = ("good", "great", "loved"), ("bad", "awful", "hated")
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("encoder") / "tiny"
+    make_encoder(directory)
+    return directory
+
+
+def write_split(uri: str, seed: int, num_rows: int) -> None:
+    """Text whose label is decided by one word in it, and one row without a label."""
+    rng = random.Random(seed)
+    texts, labels = [], []
+    for _ in range(num_rows):
+        label = rng.choice(["down", "up"])
+        filler = rng.choices(["film", "phone", "the", "a", "it", "very", "day"], k=rng.randint(1, 20))
+        texts.append(" ".join([*filler, rng.choice(GOOD if label == "up" else BAD)]))
+        labels.append(label)
+    labels[3] = None  # type: ignore[call-overload]
+    helpers.write_table(pa.table({"text": texts, "label": pa.array(labels, pa.string())}), uri)
+
+
+def make_spec(root: str, encoder: Path, name: str, **training: Any) -> FinetuneSpec:
+    recipe = {"epochs": 2, "batch_rows": 16, "learning_rate": 2e-3, "max_length": 32, **training}
+    raw = {
+        "task": "text-classification",
+        "model": str(encoder),
+        "data": {"train": join_uri(root, "train.parquet"), "validation": join_uri(root, "validation.parquet")},
+        "output": join_uri(root, name),
+        "training": recipe,
+        "compute": {"precision": "fp32", "device": "cpu"},
+    }
+    return parse_spec(raw, FinetuneSpec, "test")
+
+
+def prepare(root: str, encoder: Path, name: str, **training: Any) -> PreparedTraining:
+    return prepare_training(make_spec(root, encoder, name, **training), "test")
+
+
+def losses(run: PreparedTraining) -> list[float]:
+    content = Storage().read_bytes(join_uri(run.spec.work_uri, run.run_name, "metrics.jsonl"))
+    assert content is not None
+    return [json.loads(line)["loss"] for line in content.decode().splitlines()]
+
+
+def test_fine_tuned_bundle_learns_loads_and_evaluates(root_uri: str, encoder: Path, ray_local: None) -> None:
+    write_split(join_uri(root_uri, "train.parquet"), 1, 400)
+    write_split(join_uri(root_uri, "validation.parquet"), 2, 101)
+    run = prepare(root_uri, encoder, "bundle")
+    info = run_training(run, helpers.POOL)
+
+    assert info.labels == ("down", "up")
+    assert info.metrics["accuracy"] > 0.9, "one word decides the label; guessing gives 0.5"
+    assert run.finished_bundle() == info
+    assert prepare(root_uri, encoder, "bundle", learning_rate=1e-3).finished_bundle() is None
+
+    bundle = fetch_bundle(run.spec.output, Storage())
+    model = AutoModelForSequenceClassification.from_pretrained(bundle.path).eval()
+    tokenizer = AutoTokenizer.from_pretrained(bundle.path)
+    content = Storage().read_bytes(join_uri(root_uri, "validation.parquet"))
+    rows = [row for row in pq.read_table(io.BytesIO(content or b"")).to_pylist() if row["label"]]
+    with torch.inference_mode():
+        predicted = [
+            model.config.id2label[int(model(**tokenizer(row["text"], return_tensors="pt")).logits.argmax())]
+            for row in rows
+        ]
+    accuracy = np.mean([label == row["label"] for label, row in zip(predicted, rows, strict=True)])
+    assert info.metrics["accuracy"] == pytest.approx(accuracy, abs=1e-9)
+
+    spec = {"bundle": run.spec.output, "corpus": {"uri": join_uri(root_uri, "validation.parquet"), "shard_rows": 30}}
+    evaluation = run_evaluation(prepare_evaluation(parse_spec(spec, EvaluateSpec, "test")), helpers.POOL)
+    assert evaluation.num_rows == 100
+    assert evaluation.metrics["accuracy"] == pytest.approx(accuracy, abs=1e-9)
+
+
+def test_two_workers_train_the_same_model(tmp_path: Path, encoder: Path, ray_local: None) -> None:
+    write_split(str(tmp_path / "train.parquet"), 1, 203)
+    write_split(str(tmp_path / "validation.parquet"), 2, 51)
+    one, two = prepare(str(tmp_path), encoder, "one"), prepare(str(tmp_path), encoder, "two")
+    info_one = run_training(one, helpers.POOL)
+    info_two = run_training(two, PoolOptions(num_workers=2, cpus_per_worker=1, gpus_per_worker=0))
+    np.testing.assert_allclose(losses(two), losses(one), rtol=1e-4)
+    assert info_one.metrics["accuracy"] == info_two.metrics["accuracy"]
+
+
+def test_killed_worker_resumes_and_ends_with_the_same_weights(tmp_path: Path, encoder: Path, ray_local: None) -> None:
+    write_split(str(tmp_path / "train.parquet"), 1, 400)
+    write_split(str(tmp_path / "validation.parquet"), 2, 51)
+    undisturbed = prepare(str(tmp_path), encoder, "undisturbed", epochs=12)
+    disturbed = prepare(str(tmp_path), encoder, "disturbed", epochs=12)
+    run_training(undisturbed, helpers.POOL)
+    killer = _WorkerKiller(Path(disturbed.spec.work_uri) / disturbed.run_name)
+    killer.start()
+    run_training(disturbed, helpers.POOL)
+    killer.join(10)
+
+    assert killer.killed_pid is not None, "the kill must have happened while training was under way"
+    assert losses(disturbed) == losses(undisturbed)
+    ours, theirs = (load_file(Path(run.spec.output) / "model.safetensors") for run in (disturbed, undisturbed))
+    for name, weights in theirs.items():
+        np.testing.assert_array_equal(ours[name], weights, err_msg=name)
+
+
+class _WorkerKiller(threading.Thread):
+    """kill -9 of the training worker as soon as its first checkpoint is complete."""
+
+    def __init__(self, run_directory: Path) -> None:
+        super().__init__(daemon=True)
+        self._run_directory = run_directory
+        self.killed_pid: int | None = None
+
+    def run(self) -> None:
+        deadline_s = time.monotonic() + 120
+        while time.monotonic() < deadline_s:
+            if list(self._run_directory.glob("checkpoint_*/COMPLETE")):
+                for process in psutil.Process().children(recursive=True):
+                    if "RayTrainWorker" in process.name() or "RayTrainWorker" in " ".join(process.cmdline()):
+                        os.kill(process.pid, signal.SIGKILL)
+                        self.killed_pid = process.pid
+                        return
+            time.sleep(0.02)
+
+
+def test_precision_of_compute_config_is_part_of_the_run(tmp_path: Path, encoder: Path) -> None:
+    write_split(str(tmp_path / "train.parquet"), 1, 50)
+    write_split(str(tmp_path / "validation.parquet"), 2, 20)
+    spec = make_spec(str(tmp_path), encoder, "bundle")
+    other = spec.model_copy(update={"compute": ComputeConfig(precision="bf16")})
+    assert prepare_training(spec, "test").run_name != prepare_training(other, "test").run_name
