@@ -93,7 +93,7 @@ class TokenCacheWriter:
         """Tokenise a shard's usable rows and write them.
 
         Returns:
-            One row: how many rows were kept and how many had no usable text or label.
+            One row: how many rows were read and how many tokens kept.
         """
         job = self._job
         rows = read_shard(shard, job.columns, job.options, job.storage)
@@ -103,7 +103,7 @@ class TokenCacheWriter:
         ids = pa.ListArray.from_arrays(pa.array(tokens.offsets, pa.int32()), pa.array(tokens.ids, pa.int32()))
         table = pa.table([ids, pa.array(tokens.truncated), good[target].cast(pa.string())], schema=_CACHE_SCHEMA)
         write_parquet(table, cache_file(job.cache_uri, shard), {"bertmill.shard": shard.name}, job.storage)
-        return pa.table({"num_rows": [good.num_rows], "num_bad_rows": [rows.num_rows - good.num_rows]})
+        return pa.table({"num_rows": [rows.num_rows], "num_tokens": [len(tokens.ids)]})
 
 
 @dataclass(frozen=True)
@@ -162,6 +162,25 @@ def missing_shards(split: LabelledSet, cache_uri: str, storage: Storage) -> list
     """Shards that the token cache does not hold yet."""
     there = {item.uri for item in storage.list_objects(cache_uri)}
     return [shard for shard in split.shards if cache_file(cache_uri, shard) not in there]
+
+
+def check_usable(split: LabelledSet, cache_uri: str, max_bad_fraction: float, storage: Storage) -> None:
+    """Compare the cache's rows with the split's: the difference had no usable text or no label.
+
+    Raises:
+        CorpusError: more of them than allowed.
+    """
+    num_usable = 0
+    for shard in split.shards:
+        filesystem, path = storage.open_arrow(cache_file(cache_uri, shard))
+        num_usable += pq.read_metadata(path, filesystem=filesystem).num_rows
+    num_bad = split.num_rows - num_usable
+    if num_bad > max_bad_fraction * split.num_rows:
+        raise CorpusError(
+            f"{split.shards[0].pieces[0].file.uri}: {num_bad} of {split.num_rows} labelled rows of this split have no "
+            f"usable text or label, more than data.max_bad_fraction {max_bad_fraction}",
+            "mend the data, or raise data.max_bad_fraction",
+        )
 
 
 def load_tokens(files: Iterable[str], task: Task, labels: Sequence[str], storage: Storage) -> TokenData:

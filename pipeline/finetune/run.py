@@ -23,11 +23,11 @@ from pipeline.corpus.stream import PoolOptions, find_cause, stream_shards
 from pipeline.encoder.attention import set_threads
 from pipeline.encoder.bundle import BundleInfo, read_bundle_info
 from pipeline.errors import BertmillError, CorpusError, ModelError, TrainingError
-from pipeline.finetune.data import TokenCacheJob, missing_shards
+from pipeline.finetune.data import TokenCacheJob, check_usable, missing_shards
 from pipeline.finetune.loop import LoopHooks, TrainingStatus, train
 from pipeline.finetune.prepare import PreparedTraining
 from pipeline.finetune.worker import MetricsLog, build_job, write_result
-from pipeline.telemetry import ProgressDisplay
+from pipeline.telemetry import Meter, ProgressDisplay
 
 _POLL_S = 1.0
 
@@ -87,19 +87,14 @@ def tokenize_splits(run: PreparedTraining, pool: PoolOptions) -> None:
             max(1, int(pool.cpus_per_worker)),
             run.storage,
         )
-        counts = {"num_rows": 0, "num_bad_rows": 0}
+        meter = Meter()
         with ProgressDisplay("tokenising", sum(shard.num_rows for shard in pending), "rows") as display:
             for receipt in stream_shards(pending, job, replace(pool, gpus_per_worker=0)):
-                for name in counts:
-                    counts[name] += sum(receipt[name].to_pylist())
-                display.update(sum(counts.values()), f"{counts['num_bad_rows']} without usable text or label")
-        limit = run.spec.data.max_bad_fraction
-        if counts["num_bad_rows"] > limit * sum(counts.values()):
-            raise CorpusError(
-                f"{counts['num_bad_rows']} of {sum(counts.values())} labelled rows have no usable text or label, "
-                f"more than data.max_bad_fraction {limit}",
-                "mend the data, or raise data.max_bad_fraction",
-            )
+                meter.num_rows += sum(receipt["num_rows"].to_pylist())
+                meter.num_tokens += sum(receipt["num_tokens"].to_pylist())
+                display.update(meter.num_rows, meter.rates())
+    for split in filter(None, (run.train, run.validation)):
+        check_usable(split, run.cache_uri, run.spec.data.max_bad_fraction, run.storage)
 
 
 class _Board:

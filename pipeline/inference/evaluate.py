@@ -71,10 +71,10 @@ class ShardEvaluator:
         self._predictor = predictor
 
     def process(self, shard: Shard) -> pa.Table:
-        """Targets and logits of a shard's usable rows."""
+        """Targets and logits of a shard's usable rows: those with text and a label."""
         columns = self._job.source.columns
         rows = read_shard(shard, columns, self._job.source.options, self._job.model.storage)
-        good = rows.filter(pc.is_null(rows[REASON]))
+        good = rows.filter(pc.and_(pc.is_null(rows[REASON]), pc.is_valid(rows[columns.kept[0]])))
         tokens, outputs = self._predictor.predict(good[input_column(columns.inputs[0])])
         num_rows, width = outputs.logits.shape
         offsets = pa.array(np.arange(num_rows + 1, dtype=np.int32) * width)
@@ -125,7 +125,9 @@ def run_evaluation(run: PreparedEvaluation, pool: PoolOptions) -> Evaluation:
     num_bad = run.num_rows - results.num_rows
     limit = run.spec.corpus.max_bad_fraction
     if num_bad > limit * run.num_rows:
-        raise CorpusError(f"{num_bad} of {run.num_rows} rows have no usable text, more than {limit}", "mend the data")
+        raise CorpusError(
+            f"{num_bad} of {run.num_rows} rows have no usable text or label, more than {limit}", "mend the data"
+        )
     task = find_task(run.bundle.task, run.spec.bundle)
     targets = task.encode_targets(results["target"], run.bundle.labels)
     _check_known(results["target"], targets, run)

@@ -62,7 +62,11 @@ def make_spec(root: str, encoder: Path, name: str, **training: Any) -> FinetuneS
     raw = {
         "task": "text-classification",
         "model": str(encoder),
-        "data": {"train": join_uri(root, "train.parquet"), "validation": join_uri(root, "validation.parquet")},
+        "data": {
+            "train": join_uri(root, "train.parquet"),
+            "validation": join_uri(root, "validation.parquet"),
+            "max_bad_fraction": 0.05,
+        },
         "output": join_uri(root, name),
         "training": recipe,
         "compute": {"precision": "fp32", "device": "cpu"},
@@ -83,7 +87,7 @@ def losses(run: PreparedTraining) -> list[float]:
 def test_fine_tuned_bundle_learns_loads_and_evaluates(root_uri: str, encoder: Path, ray_local: None) -> None:
     write_split(join_uri(root_uri, "train.parquet"), 1, 400)
     write_split(join_uri(root_uri, "validation.parquet"), 2, 101)
-    run = prepare(root_uri, encoder, "bundle")
+    run = prepare(root_uri, encoder, "bundle", epochs=8)
     info = run_training(run, helpers.POOL)
 
     assert info.labels == ("down", "up")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -165,7 +166,9 @@ def test_killed_driver_shows_nothing_and_goes_on(
     assert fewest_done <= num_done <= most_done
     again = helpers.run_python(_PLAIN, spec_file, helpers.NIGHT)
     assert again.returncode == 0, again.stderr
-    assert f"of which {num_done} were already done" in again.stdout
+    found = re.search(r"shards 12, of which (\d+) were already done", again.stdout)
+    assert found, again.stdout  # an orphaned actor may have finished its shard after the driver's death
+    assert num_done <= int(found[1]) <= most_done
     assert helpers.read_rows(disturbed.output.uri) == helpers.read_rows(undisturbed.output.uri)
     third = helpers.run_python(_PLAIN, spec_file, helpers.NIGHT)
     assert "already done" in third.stdout, third.stderr

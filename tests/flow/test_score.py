@@ -26,7 +26,7 @@ LABELS = ("negative", "neutral", "positive")
 @pytest.fixture(scope="session")
 def bundle_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("bundle") / "tiny"
-    make_bundle(directory, LABELS)
+    make_bundle(directory, LABELS, max_length=64)
     return directory
 
 
