@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import socket
 import sys
 import traceback
 from collections.abc import Iterator
@@ -22,6 +23,7 @@ Address = Annotated[str | None, typer.Option(help="Ray cluster; default: $RAY_AD
 Debug = Annotated[bool, typer.Option("--debug", help="show tracebacks")]
 Today = Annotated[str | None, typer.Option("--date", help="the night to publish, YYYY-MM-DD; default: today, UTC")]
 
+_CONNECT_TIMEOUT_S = 5
 _MIN_LOGICAL_CPUS = 4  # below this Ray Data and Ray Train can wait for each other's slots for ever
 
 
@@ -84,13 +86,11 @@ def ray_session(compute: ComputeConfig, address: str | None) -> Iterator[PoolOpt
             logging_level="ERROR",
         )
     else:
+        check_reachable(address)
         try:
             ray.init(address=address, log_to_driver=False, logging_level="ERROR")
         except (ConnectionError, ValueError, RuntimeError) as error:
-            raise ComputeError(
-                f"no Ray cluster at {address!r}: {str(error).splitlines()[0]}",
-                "check --address (or RAY_ADDRESS), or leave both out for a local Ray",
-            ) from None
+            raise _no_cluster(address, str(error).splitlines()[0]) from None
     try:
         total = ray.cluster_resources()
         local = address is None
@@ -98,6 +98,28 @@ def ray_session(compute: ComputeConfig, address: str | None) -> Iterator[PoolOpt
         yield choose_pool(compute, Resources(cpus, int(total.get("GPU", 0)), local))
     finally:
         ray.shutdown()
+
+
+def check_reachable(address: str) -> None:
+    """Refuse an address at which nothing listens; by itself Ray tries for minutes.
+
+    Raises:
+        ComputeError: no connection within a few seconds. Names such as `auto` are left to Ray.
+    """
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not host or not port.isdigit():
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_CONNECT_TIMEOUT_S).close()
+    except OSError as error:
+        raise _no_cluster(address, str(error)) from None
+
+
+def _no_cluster(address: str, reason: str) -> ComputeError:
+    return ComputeError(
+        f"no Ray cluster at {address!r}: {reason}",
+        "check --address (or RAY_ADDRESS), or leave both out for a local Ray",
+    )
 
 
 def check_local_gpus(compute: ComputeConfig, address: str | None) -> None:

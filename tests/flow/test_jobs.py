@@ -1,0 +1,63 @@
+"""The commands as a user types them: plan writes nothing, table and schema print, `python -m` works."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.flow import helpers
+from tests.tiny import make_bundle
+
+_CLI = """
+import sys
+sys.argv = ["bertmill", *sys.argv[1:]]
+import jobs.cli
+jobs.cli.main()
+"""
+
+
+@pytest.fixture
+def spec_file(tmp_path: Path) -> Path:
+    helpers.write_demo_corpus(str(tmp_path / "corpus"))
+    make_bundle(tmp_path / "bundle", ("no", "yes"))
+    spec = helpers.score_spec(str(tmp_path / "bundle"), str(tmp_path / "corpus"), str(tmp_path / "scores"))
+    return helpers.write_spec(tmp_path, spec)
+
+
+def test_plan_score_plan_table(spec_file: Path, tmp_path: Path) -> None:
+    plan = helpers.run_python(_CLI, "plan", str(spec_file), "--date", helpers.NIGHT)
+    assert plan.returncode == 0, plan.stderr
+    assert "to score: 12 shards, 1,200 rows" in plan.stdout
+    assert "time unknown" in plan.stdout
+    assert not (tmp_path / "scores").exists(), "plan writes nothing"
+
+    score = helpers.run_python(_CLI, "score", str(spec_file), "--date", helpers.NIGHT)
+    assert score.returncode == 0, score.stderr
+    assert "published: night 2026-11-23" in score.stdout
+
+    after = helpers.run_python(_CLI, "plan", str(spec_file), "--date", helpers.NIGHT)
+    assert "nothing to do" in after.stdout, after.stderr
+    tomorrow = helpers.run_python(_CLI, "plan", str(spec_file), "--date", "2026-11-24")
+    assert "at the latest run's tokens/s" in tomorrow.stdout, tomorrow.stderr
+
+    table = helpers.run_python(_CLI, "table", str(tmp_path / "scores"))
+    assert table.returncode == 0, table.stderr
+    for word in ("2026-11-23", "1,192", "embedding list<"):
+        assert word in table.stdout
+
+
+def test_too_many_bad_rows_publish_nothing(spec_file: Path, tmp_path: Path) -> None:
+    done = helpers.run_python(_CLI, "score", str(spec_file), "--set", "corpus.max_bad_fraction=0.001")
+    assert done.returncode == 3, done.stderr
+    assert "8 of 1200 rows cannot be scored" in done.stderr
+    assert "text is null" in done.stderr
+    assert not list((tmp_path / "scores").glob("_delta_log/*.json"))
+
+
+def test_schema_describes_every_spec() -> None:
+    done = helpers.run_python(_CLI, "schema")
+    schemas = json.loads(done.stdout)
+    assert set(schemas) == {"finetune", "evaluate", "score"}
+    assert schemas["score"]["additionalProperties"] is False
