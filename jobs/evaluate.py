@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import TYPE_CHECKING
 
 import typer
 from rich.console import Console
@@ -12,7 +13,9 @@ from jobs.session import Address, Debug, Overrides, SpecPath, guarded, preparing
 from pipeline.config import load_spec
 from pipeline.inference.spec import EvaluateSpec
 from pipeline.storage import Storage
-from pipeline.tasks.base import Confusion, Evaluation
+
+if TYPE_CHECKING:
+    from pipeline.tasks.base import Confusion, Evaluation
 
 
 def evaluate(spec: SpecPath, set_: Overrides = None, address: Address = None, debug: Debug = False) -> None:

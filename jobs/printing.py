@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from rich.console import Console
 from rich.table import Table
 
-from pipeline.inference.run import RunReport
-from pipeline.output.history import NightSummary
+if TYPE_CHECKING:
+    from pipeline.inference.run import RunReport
+    from pipeline.output.history import NightSummary
 
 
 def print_run(report: RunReport) -> None:

@@ -13,8 +13,7 @@ from typing import Annotated
 
 import typer
 
-from pipeline.config import ComputeConfig
-from pipeline.corpus.stream import PoolOptions
+from pipeline.config import ComputeConfig, PoolOptions
 from pipeline.errors import BertmillError, ComputeError, StorageUnreachableError, TransientStorageError
 
 SpecPath = Annotated[str, typer.Argument(help="the YAML spec", metavar="SPEC", show_default=False)]
@@ -78,13 +77,8 @@ def ray_session(compute: ComputeConfig, address: str | None) -> Iterator[PoolOpt
 
     if address is None:
         cpus = max(_MIN_LOGICAL_CPUS, os.cpu_count() or 1)
-        ray.init(
-            address="local",
-            num_cpus=cpus,
-            include_dashboard=False,
-            log_to_driver=False,
-            logging_level="ERROR",
-        )
+        with _muted_stderr():
+            ray.init("local", num_cpus=cpus, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
     else:
         check_reachable(address)
         try:
@@ -98,6 +92,19 @@ def ray_session(compute: ComputeConfig, address: str | None) -> Iterator[PoolOpt
         yield choose_pool(compute, Resources(cpus, int(total.get("GPU", 0)), local))
     finally:
         ray.shutdown()
+
+
+@contextlib.contextmanager
+def _muted_stderr() -> Iterator[None]:
+    """Drop what Ray's C++ core prints to the process's stderr as it starts; its errors are exceptions."""
+    kept = os.dup(2)
+    with open(os.devnull, "wb") as nothing:
+        os.dup2(nothing.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
 
 
 def check_reachable(address: str) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -74,6 +75,15 @@ class ComputeConfig(SpecModel):
     )
     cpus_per_worker: int | Literal["auto"] = Field("auto", description="threads of one worker on CPU")
     batch_tokens: int | Literal["auto"] = Field("auto", description="padded tokens of one forward pass")
+
+
+@dataclass(frozen=True)
+class PoolOptions:
+    """A ComputeConfig with every `auto` resolved: how many workers, and what each of them reserves."""
+
+    num_workers: int
+    cpus_per_worker: float
+    gpus_per_worker: float
 
 
 def load_spec(path: str | Path, model: type[SpecT], overrides: Sequence[str] = ()) -> SpecT:

@@ -11,7 +11,6 @@ from __future__ import annotations
 import logging
 import pickle
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 import pyarrow as pa
@@ -19,6 +18,7 @@ import ray.data
 from ray.data import ActorPoolStrategy, DataContext, Datasource, ReadTask
 from ray.data.block import BlockMetadata
 
+from pipeline.config import PoolOptions
 from pipeline.corpus.shards import Shard
 from pipeline.errors import BertmillError
 
@@ -37,15 +37,6 @@ class WorkerFactory(Protocol):
     def build(self) -> ShardWorker:
         """Load the model and whatever else the worker keeps."""
         ...
-
-
-@dataclass(frozen=True)
-class PoolOptions:
-    """How many workers, and what each of them reserves."""
-
-    num_workers: int
-    cpus_per_worker: float
-    gpus_per_worker: float
 
 
 def stream_shards(shards: Sequence[Shard], factory: WorkerFactory, pool: PoolOptions) -> Iterator[pa.Table]:

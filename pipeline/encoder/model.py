@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+import transformers
 from transformers import AutoConfig, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
@@ -66,18 +67,19 @@ def load_tokenizer(source: str | Path) -> Any:
         ) from None
 
 
-def load_network(source: str | Path, auto_class: Any, **config_changes: Any) -> Any:
+def load_network(source: str | Path, head_class: str, **config_changes: Any) -> Any:
     """Load weights with a task's head, in fp32.
 
     Args:
         source: A Hugging Face directory or id.
-        auto_class: The transformers Auto class that has the head.
+        head_class: Name of the transformers Auto class that has the head.
         config_changes: Passed to the configuration (labels of a new head, for one).
 
     Raises:
         ModelError: weights or configuration are missing or do not fit the head.
     """
     _quiet_transformers()
+    auto_class = getattr(transformers, head_class)
     try:
         config = AutoConfig.from_pretrained(str(source), trust_remote_code=False, **config_changes)
         model_class = auto_class._model_mapping[type(config)]
@@ -91,7 +93,7 @@ def load_network(source: str | Path, auto_class: Any, **config_changes: Any) -> 
         )
     except KeyError:
         raise ModelError(
-            f"{source}: a {type(config).__name__.removesuffix('Config')} model has no {auto_class.__name__} head",
+            f"{source}: a {type(config).__name__.removesuffix('Config')} model has no {head_class} head",
             "choose an encoder of the BERT family (BERT, RoBERTa, DistilBERT, ELECTRA, ALBERT, MPNet, ...)",
         ) from None
     except Exception as error:

@@ -19,7 +19,8 @@ import ray.train.torch
 from ray.train import Checkpoint, CheckpointUploadMode, FailureConfig, RunConfig, ScalingConfig
 from ray.train import CheckpointConfig as RayCheckpointConfig
 
-from pipeline.corpus.stream import PoolOptions, find_cause, stream_shards
+from pipeline.config import PoolOptions
+from pipeline.corpus.stream import find_cause, stream_shards
 from pipeline.encoder.attention import set_threads
 from pipeline.encoder.bundle import BundleInfo, read_bundle_info
 from pipeline.errors import BertmillError, CorpusError, ModelError, TrainingError

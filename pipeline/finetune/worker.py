@@ -38,7 +38,7 @@ def build_job(run: PreparedTraining, rank: int, world_size: int) -> tuple[LoopJo
     torch.manual_seed(spec.training.seed)
     names = dict(enumerate(labels))
     network: Any = load_network(
-        run.encoder, task.auto_class, id2label=names, label2id={name: index for index, name in names.items()}
+        run.encoder, task.head_class, id2label=names, label2id={name: index for index, name in names.items()}
     ).to(runtime.device)
     if world_size > 1:
         devices = [runtime.device] if runtime.device.type == "cuda" else None

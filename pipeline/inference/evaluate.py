@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipeline.config import PoolOptions
 from pipeline.corpus.listing import list_corpus
 from pipeline.corpus.reader import (
     REASON,
@@ -23,7 +24,7 @@ from pipeline.corpus.reader import (
     read_shard,
 )
 from pipeline.corpus.shards import Shard, ShardSize, cut_shards
-from pipeline.corpus.stream import PoolOptions, stream_shards
+from pipeline.corpus.stream import stream_shards
 from pipeline.encoder.bundle import BundleInfo, read_bundle_info
 from pipeline.errors import CorpusError
 from pipeline.inference.spec import EvaluateSpec

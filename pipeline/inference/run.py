@@ -10,11 +10,12 @@ from dataclasses import asdict, dataclass
 
 import pyarrow as pa
 
+from pipeline.config import PoolOptions
 from pipeline.corpus.layouts import LayoutCache
 from pipeline.corpus.listing import list_corpus
 from pipeline.corpus.reader import Columns, FileFooter, ReadOptions, kept_schema
 from pipeline.corpus.shards import ShardSize, cut_shards
-from pipeline.corpus.stream import PoolOptions, stream_shards
+from pipeline.corpus.stream import stream_shards
 from pipeline.encoder.bundle import BundleInfo, read_bundle_info
 from pipeline.errors import AccountingError, CorpusError, TooManyBadRowsError
 from pipeline.inference.plan import ScorePlan, fingerprint_run, plan_scoring, quarantine_files, scored_files

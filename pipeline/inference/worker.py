@@ -93,7 +93,7 @@ def load_predictor(source: ModelSource) -> Predictor:
     info = bundle.info
     runtime = choose_runtime(source.compute)
     tokenizer = TextTokenizer(load_tokenizer(bundle.path), info.max_length)
-    network = load_network(bundle.path, find_task(info.task, source.bundle_uri).auto_class)
+    network = load_network(bundle.path, find_task(info.task, source.bundle_uri).head_class)
     embedding = EmbeddingOptions(info.pooling, info.normalize)
     return Predictor(bundle, EncoderModel(network, runtime, embedding, tokenizer.pad_id), tokenizer)
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import torch
+
+if TYPE_CHECKING:
+    import torch  # for types only: planning a run must not wait for torch to load
 
 FloatArray = npt.NDArray[np.float32]
 TargetArray = npt.NDArray[np.int64]
@@ -44,7 +46,7 @@ class Task(Protocol):
     inputs: tuple[str, ...]
     target: str
     main_metric: str
-    auto_class: Any
+    head_class: str
 
     def find_labels(self, targets: pa.ChunkedArray) -> tuple[str, ...]:
         """Class names in training targets, in the order of the logits."""

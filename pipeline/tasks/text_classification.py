@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import torch
-from transformers import AutoModelForSequenceClassification
 
 from pipeline.schema import SCORES_TYPE
 from pipeline.tasks.base import Confusion, Evaluation, FloatArray, TargetArray
+
+if TYPE_CHECKING:
+    import torch
 
 IGNORED = -100
 
@@ -24,7 +25,7 @@ class TextClassification:
     inputs: tuple[str, ...] = ("text",)
     target = "label"
     main_metric = "macro_f1"
-    auto_class: Any = AutoModelForSequenceClassification
+    head_class = "AutoModelForSequenceClassification"
 
     def find_labels(self, targets: pa.ChunkedArray) -> tuple[str, ...]:
         """Distinct labels: integers in numeric order, everything else in string order."""
@@ -38,7 +39,9 @@ class TextClassification:
 
     def loss_sum(self, logits_BC: torch.Tensor, targets_B: torch.Tensor) -> torch.Tensor:
         """Cross-entropy in fp32, summed over rows with a label."""
-        return torch.nn.functional.cross_entropy(logits_BC.float(), targets_B, ignore_index=IGNORED, reduction="sum")
+        from torch.nn.functional import cross_entropy
+
+        return cross_entropy(logits_BC.float(), targets_B, ignore_index=IGNORED, reduction="sum")
 
     def output_fields(self) -> list[pa.Field]:
         """`label`, its probability `score`, and every class's probability in the order of the bundle's labels."""

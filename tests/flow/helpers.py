@@ -14,8 +14,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.config import ComputeConfig, CorpusConfig
-from pipeline.corpus.stream import PoolOptions
+from pipeline.config import ComputeConfig, CorpusConfig, PoolOptions
 from pipeline.inference.run import PreparedRun, RunReport, prepare_run, publish_run, run_id_for, score_pending
 from pipeline.inference.spec import OutputConfig, ScoreSpec
 from pipeline.output.table import open_table

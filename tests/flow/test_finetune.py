@@ -21,8 +21,7 @@ import torch
 from safetensors.numpy import load_file
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from pipeline.config import ComputeConfig, parse_spec
-from pipeline.corpus.stream import PoolOptions
+from pipeline.config import ComputeConfig, PoolOptions, parse_spec
 from pipeline.encoder.bundle import fetch_bundle
 from pipeline.finetune.prepare import PreparedTraining, prepare_training
 from pipeline.finetune.run import run_training
