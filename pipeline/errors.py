@@ -10,6 +10,7 @@ process boundaries by pickle unchanged, and carries the exit status a job ends w
     │   ├── ModelError             a model directory or bundle
     │   ├── StorageDeniedError     credentials or permissions
     │   ├── StorageUnreachableError  the store could not be reached before anything was started
+    │   ├── SeveralErrors          more than one of these, found in one go
     │   ├── ComputeError           hardware or cluster that is not there
     │   └── OutputTakenError       the output already holds something else
     ├── TransientStorageError      the network or the store; retried, then exit 75 (run again to resume)
@@ -21,8 +22,11 @@ process boundaries by pickle unchanged, and carries the exit status a job ends w
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, TypeVar
+
+ResultT = TypeVar("ResultT")
 
 EXIT_INPUT = 2
 EXIT_RESUMABLE = 75  # EX_TEMPFAIL of sysexits.h: the same command, run again, goes on where it stopped
@@ -87,6 +91,44 @@ class SpecError(InputError):
 
     def __str__(self) -> str:
         return "\n".join([self.message, *(f"- {problem}" for problem in self.problems)])
+
+
+class SeveralErrors(InputError):
+    """Independent checks that failed together.
+
+    Args:
+        errors: What each of them said.
+    """
+
+    def __init__(self, errors: tuple[InputError, ...]) -> None:
+        super().__init__(f"{len(errors)} problems")
+        self.errors = errors
+        self.args = (errors,)
+
+    def __str__(self) -> str:
+        return "\n".join([self.message, *(f"- {error}" for error in self.errors)])
+
+
+class Checks:
+    """Runs checks that do not depend on each other, so that the user hears of all problems at once."""
+
+    def __init__(self) -> None:
+        self._failures: list[InputError] = []
+
+    def run(self, check: Callable[[], ResultT]) -> ResultT | None:
+        """The check's result, or None if it failed; `raise_failures` must follow before results are used."""
+        try:
+            return check()
+        except InputError as failure:
+            self._failures.append(failure)
+            return None
+
+    def raise_failures(self) -> None:
+        """Raise the one failure as it is, several together, none not at all."""
+        if len(self._failures) == 1:
+            raise self._failures[0]
+        if self._failures:
+            raise SeveralErrors(tuple(self._failures))
 
 
 class CorpusError(InputError):

@@ -14,7 +14,7 @@ from pipeline.encoder.bundle import (
     read_bundle_info,
     resolve_encoder,
 )
-from pipeline.errors import ModelError
+from pipeline.errors import Checks, ModelError
 from pipeline.finetune.data import LabelledSet, check_labels, open_split
 from pipeline.finetune.spec import FinetuneSpec
 from pipeline.storage import Storage
@@ -72,12 +72,17 @@ def prepare_training(spec: FinetuneSpec, source: str) -> PreparedTraining:
     """
     storage = Storage(spec.storage)
     task = find_task(spec.task, source)
-    encoder = resolve_encoder(spec.model, storage)
-    check_bundle_target(spec.output, storage)
     inputs = tuple(spec.data.inputs.get(name, name) for name in task.inputs)
     columns = Columns(inputs, (spec.data.label or task.target,))
-    train_set = open_split(spec.data.train, task, columns, storage)
-    validation = open_split(spec.data.validation, task, columns, storage) if spec.data.validation else None
+    checks = Checks()
+    encoder = checks.run(lambda: resolve_encoder(spec.model, storage))
+    checks.run(lambda: check_bundle_target(spec.output, storage))
+    train_set = checks.run(lambda: open_split(spec.data.train, task, columns, storage))
+    held_out = spec.data.validation
+    validation = checks.run(lambda: open_split(held_out, task, columns, storage)) if held_out else None
+    checks.raise_failures()
+    assert encoder is not None
+    assert train_set is not None
     check_labels(train_set, validation, source)
     data_parts = [train_set.fingerprint, validation.fingerprint if validation else ""]
     data_fingerprint = hashlib.sha256("".join(data_parts).encode()).hexdigest()

@@ -26,7 +26,7 @@ from pipeline.corpus.reader import (
 from pipeline.corpus.shards import Shard, ShardSize, cut_shards
 from pipeline.corpus.stream import stream_shards
 from pipeline.encoder.bundle import BundleInfo, read_bundle_info
-from pipeline.errors import CorpusError
+from pipeline.errors import Checks, CorpusError
 from pipeline.inference.spec import EvaluateSpec
 from pipeline.inference.worker import InputSource, ModelSource, Predictor, load_predictor
 from pipeline.storage import Storage
@@ -91,11 +91,16 @@ def prepare_evaluation(spec: EvaluateSpec) -> PreparedEvaluation:
         InputError: whatever the user has to mend.
     """
     storage = Storage(spec.storage)
-    bundle = read_bundle_info(spec.bundle, storage)
+    checks = Checks()
+    bundle = checks.run(lambda: read_bundle_info(spec.bundle, storage))
+    files = checks.run(lambda: list_corpus(spec.corpus.uri, storage))
+    checks.raise_failures()
+    assert bundle is not None
+    assert files is not None
     task = find_task(bundle.task, spec.bundle)
     inputs = {**bundle.inputs, **spec.corpus.inputs}
     columns = Columns(tuple(inputs[name] for name in task.inputs), (spec.label or task.target,))
-    footers = read_footers(list_corpus(spec.corpus.uri, storage), columns, storage)
+    footers = read_footers(files, columns, storage)
     shards = cut_shards(
         (footer.layout for footer in footers), ShardSize(spec.corpus.shard_rows, spec.corpus.shard_bytes)
     )

@@ -17,7 +17,7 @@ from pipeline.corpus.reader import Columns, FileFooter, ReadOptions, kept_schema
 from pipeline.corpus.shards import ShardSize, cut_shards
 from pipeline.corpus.stream import stream_shards
 from pipeline.encoder.bundle import BundleInfo, read_bundle_info
-from pipeline.errors import AccountingError, CorpusError, TooManyBadRowsError
+from pipeline.errors import AccountingError, Checks, CorpusError, TooManyBadRowsError
 from pipeline.inference.plan import ScorePlan, fingerprint_run, plan_scoring, quarantine_files, scored_files
 from pipeline.inference.spec import ScoreSpec
 from pipeline.inference.worker import InputSource, ModelSource, ScoreJob
@@ -86,12 +86,17 @@ def prepare_run(spec: ScoreSpec, run_date: str) -> PreparedRun:
     """
     storage = Storage(spec.storage)
     table_uri = spec.output.uri
-    bundle = read_bundle_info(spec.bundle, storage)
+    checks = Checks()
+    bundle = checks.run(lambda: read_bundle_info(spec.bundle, storage))
+    files = checks.run(lambda: list_corpus(spec.corpus.uri, storage))
+    checks.raise_failures()
+    assert bundle is not None
+    assert files is not None
     task = find_task(bundle.task, spec.bundle)
     inputs = {**bundle.inputs, **spec.corpus.inputs}
     columns = Columns(tuple(inputs[name] for name in task.inputs), spec.corpus.keep)
     cache = LayoutCache(join_uri(table_uri, "_bertmill", "layouts"), columns, storage)
-    footers = cache.read_through(list_corpus(spec.corpus.uri, storage))
+    footers = cache.read_through(files)
     kept = kept_schema(footers, spec.corpus.keep)
     shards = cut_shards(
         (footer.layout for footer in footers), ShardSize(spec.corpus.shard_rows, spec.corpus.shard_bytes)
