@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import typer
 
+from jobs.bundle import bundle
 from jobs.demo.job import demo
 from jobs.evaluate import evaluate
 from jobs.finetune import finetune
@@ -18,7 +19,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Fine-tune BERT-family encoders and score whole Parquet corpora, every row exactly once.",
 )
-for _job in (finetune, evaluate, score, plan, table, schema, demo):
+for _job in (finetune, bundle, evaluate, score, plan, table, schema, demo):
     app.command()(_job)
 
 

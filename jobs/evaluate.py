@@ -29,7 +29,7 @@ def evaluate(spec: SpecPath, set_: Overrides = None, address: Address = None, de
         with ray_session(parsed.compute, address) as pool:
             result = run_evaluation(run, pool)
         figures = ", ".join(f"{name} {value:.4f}" for name, value in result.metrics.items())
-        print(f"{result.num_rows:,} rows: {figures}")
+        print(f"{result.num_rows:,} of {run.num_rows:,} rows: {figures}")
         if result.confusion is not None and len(result.confusion.labels) <= 20:
             Console().print(_confusion_table(result.confusion))
         if parsed.report is not None:

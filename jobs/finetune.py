@@ -20,7 +20,7 @@ def finetune(spec: SpecPath, set_: Overrides = None, address: Address = None, de
             run = prepare_training(parsed, spec)
             finished = run.finished_bundle()
         if finished is None:
-            print(f"training on {run.train.num_rows:,} rows, {len(run.train.labels)} labels ({run.run_name})")
+            print(f"training on {run.train.num_rows:,} rows, {len(run.train.learned.labels)} labels ({run.run_name})")
             with ray_session(parsed.compute, address) as pool:
                 finished = run_training(run, pool)
         else:

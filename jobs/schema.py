@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from pipeline.config import SpecModel
-from pipeline.finetune.spec import FinetuneSpec
+from pipeline.finetune.spec import BundleSpec, FinetuneSpec
 from pipeline.inference.spec import EvaluateSpec, ScoreSpec
 
 
@@ -17,12 +17,14 @@ class SpecName(StrEnum):
     """Jobs that take a spec."""
 
     finetune = "finetune"
+    bundle = "bundle"
     evaluate = "evaluate"
     score = "score"
 
 
 SPECS: dict[SpecName, type[SpecModel]] = {
     SpecName.finetune: FinetuneSpec,
+    SpecName.bundle: BundleSpec,
     SpecName.evaluate: EvaluateSpec,
     SpecName.score: ScoreSpec,
 }

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from pipeline.corpus.listing import CorpusFile
 from pipeline.corpus.shards import FileLayout, Piece, RowGroup, Shard
-from pipeline.corpus.text import clean_text
+from pipeline.corpus.text import clean_text, is_word_list
 from pipeline.errors import BertmillError, CorpusError
 from pipeline.schema import SOURCE_FILE, SOURCE_ROW, kept_field
 from pipeline.storage import Storage, retrying
@@ -30,6 +30,11 @@ class Columns:
 
     inputs: tuple[str, ...]
     kept: tuple[str, ...] = ()
+
+    @property
+    def input_names(self) -> tuple[str, ...]:
+        """The names under which `read_shard` returns the inputs."""
+        return tuple(input_column(name) for name in self.inputs)
 
     @property
     def needed(self) -> tuple[str, ...]:
@@ -88,6 +93,21 @@ def kept_schema(footers: Iterable[FileFooter], kept: Sequence[str]) -> pa.Schema
                 "drop the column from `corpus.keep`, or write it with one type in every file",
             ) from None
     return merged
+
+
+def holds_words(footers: Iterable[FileFooter], columns: Columns) -> bool:
+    """Whether the last input column holds lists of words.
+
+    Raises:
+        CorpusError: it does in some files and not in others.
+    """
+    kinds = {is_word_list(footer.schema.field(columns.inputs[-1]).type) for footer in footers}
+    if len(kinds) > 1:
+        raise CorpusError(
+            f"column {columns.inputs[-1]!r} holds lists of words in some files and text in others",
+            "write it with one type in every file",
+        )
+    return kinds == {True}
 
 
 def read_shard(shard: Shard, columns: Columns, options: ReadOptions, storage: Storage) -> pa.Table:

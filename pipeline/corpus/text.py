@@ -28,7 +28,9 @@ class CleanText:
 def clean_text(column: pa.Array, quarantine_blank: bool) -> CleanText:
     """Turn a column of any type into text, never raising for a row.
 
-    Strings of every Arrow kind and dictionaries of them are text as they are; binary is decoded as UTF-8;
+    Strings of every Arrow kind and dictionaries of them are text as they are; binary is decoded as UTF-8; a list of
+    strings is text joined by single spaces (white space inside a word becomes a no-break space, so that splitting at
+    spaces gives the words back);
     any other type makes every row of it a bad row, with the type in the reason.
 
     Args:
@@ -37,6 +39,8 @@ def clean_text(column: pa.Array, quarantine_blank: bool) -> CleanText:
     """
     if pa.types.is_dictionary(column.type):
         column = column.dictionary_decode()
+    if is_word_list(column.type):
+        column = _join_words(column)
     if not (_is_string(column.type) or _is_binary(column.type)):
         reason = f"text is {column.type}, not a string"
         nulls = pc.is_null(column)
@@ -49,6 +53,25 @@ def clean_text(column: pa.Array, quarantine_blank: bool) -> CleanText:
         reasons = pc.if_else(blank, pa.scalar(BLANK_TEXT), reasons)
         values = pc.if_else(blank, pa.scalar(None, values.type), values)
     return CleanText(values, reasons)
+
+
+def is_word_list(kind: pa.DataType) -> bool:
+    """Whether a column of this type holds lists of words."""
+    is_list = pa.types.is_list(kind) or pa.types.is_large_list(kind)
+    return bool(is_list and _is_string(kind.value_type))
+
+
+def _join_words(column: pa.Array) -> pa.Array:
+    words = pc.list_flatten(column).cast(pa.string())
+    words = pc.replace_substring_regex(words, pattern=r"\s", replacement="\u00a0")
+    lists = pa.ListArray.from_arrays(_offsets(column), words, mask=pc.is_null(column) if column.null_count else None)
+    joined = pc.binary_join(lists, " ")  # null where a word is null
+    return pc.if_else(pc.is_null(column), pa.scalar(None, pa.string()), joined)
+
+
+def _offsets(column: pa.Array) -> pa.Array:
+    lengths = pc.fill_null(pc.list_value_length(column), 0).cast(pa.int32())
+    return pa.concat_arrays([pa.array([0], pa.int32()), pc.cumulative_sum(lengths)])
 
 
 def _is_string(kind: pa.DataType) -> bool:

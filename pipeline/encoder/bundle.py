@@ -25,6 +25,7 @@ from pipeline.storage import Storage
 from pipeline.uris import join_uri, split_uri
 
 BUNDLE_FILE = "bundle.json"
+_SEMANTIC = {"task", "labels", "options", "max_length", "long_text", "stride", "pooling", "normalize"}
 _TOKENIZER_FILES = (
     "tokenizer.json",
     "vocab.txt",
@@ -42,9 +43,11 @@ class BundleInfo(SpecModel):
     format_version: Literal[1] = 1
     task: str
     inputs: dict[str, str] = Field(description="task input -> training column")
-    labels: tuple[str, ...] = Field(description="class names, in the order of the logits")
+    labels: tuple[str, ...] = Field((), description="class names, in the order of the head's outputs")
+    options: dict[str, float] = Field(default_factory=dict, description="score range, tuned thresholds")
     max_length: int
-    long_text: Literal["truncate"] = "truncate"
+    long_text: Literal["truncate", "window"] = "truncate"
+    stride: int = 0
     pooling: Literal["mean", "cls", "max"] = "mean"
     normalize: bool = True
     base_model: str
@@ -56,7 +59,7 @@ class BundleInfo(SpecModel):
     @property
     def fingerprint(self) -> str:
         """Hash of everything that can change an output: files, task, labels, lengths and pooling."""
-        semantic = self.model_dump(include={"task", "labels", "max_length", "long_text", "pooling", "normalize"})
+        semantic = self.model_dump(include=_SEMANTIC)
         return hashlib.sha256(json.dumps([semantic, self.files], sort_keys=True).encode()).hexdigest()
 
     @property

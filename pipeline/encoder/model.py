@@ -5,6 +5,7 @@ Loading never runs code from a model directory (`trust_remote_code` stays off) a
 
 from __future__ import annotations
 
+import inspect
 import logging
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,11 +20,14 @@ from transformers.utils import logging as transformers_logging
 
 from pipeline.encoder.attention import Runtime, attention_kernel
 from pipeline.encoder.batching import plan_batches
-from pipeline.encoder.pooling import normalize_rows, pool_tokens
-from pipeline.encoder.tokenize import TokenRows, pad_rows
+from pipeline.encoder.pooling import merge_windows, pool_tokens
+from pipeline.encoder.tokenize import PaddedBatch, Padding, TokenRows, flat_positions, pad_rows
 from pipeline.errors import ModelError
 
 FloatArray = npt.NDArray[np.float32]
+_EXPECTED_MODEL = (
+    "expected a Hugging Face directory with config.json and model.safetensors, or an id of a reachable hub"
+)
 
 
 @dataclass(frozen=True)
@@ -36,12 +40,13 @@ class EmbeddingOptions:
 
 @dataclass(frozen=True)
 class ModelOutputs:
-    """What one model says about some rows, in the rows' own order.
+    """What one model says about some rows, in the rows' own order. R rows, T tokens of all windows, C outputs.
 
     Attributes:
-        logits: float32 [rows, classes].
-        embeddings: float32 [rows, hidden].
-        finite: bool [rows]; False where logits or embedding hold NaN or infinity even in fp32.
+        logits: float32; [R, C] from a head over rows (the mean over a row's windows), [T, C] from one over tokens,
+            [R, 0] from a model without a head.
+        embeddings: float32 [R, hidden].
+        finite: bool [R]; False where logits or embedding hold NaN or infinity even in fp32.
         num_padded_tokens: Tokens computed, padding included.
     """
 
@@ -65,6 +70,28 @@ def load_tokenizer(source: str | Path) -> Any:
             f"{source}: its tokenizer cannot be loaded: {_first_line(error)}",
             "save the tokenizer beside the weights with tokenizer.save_pretrained(directory)",
         ) from None
+
+
+def check_family(source: str, head_class: str) -> None:
+    """Make sure a model's family has a head, from its configuration alone.
+
+    Raises:
+        ModelError: it has not, or the configuration cannot be read.
+    """
+    try:
+        config = AutoConfig.from_pretrained(source, trust_remote_code=False)
+    except Exception as error:
+        raise ModelError(f"{source}: config.json cannot be read: {_first_line(error)}", _EXPECTED_MODEL) from None
+    if type(config) not in getattr(transformers, head_class)._model_mapping:
+        raise _no_head(source, config, head_class)
+
+
+def _no_head(source: str | Path, config: Any, head_class: str) -> ModelError:
+    family = type(config).__name__.removesuffix("Config")
+    return ModelError(
+        f"{source}: a {family} model has no {head_class} head",
+        "choose an encoder of the BERT family (BERT, RoBERTa, DistilBERT, ELECTRA, ALBERT, MPNet, ...)",
+    )
 
 
 def load_network(source: str | Path, head_class: str, **config_changes: Any) -> Any:
@@ -92,15 +119,28 @@ def load_network(source: str | Path, head_class: str, **config_changes: Any) -> 
             trust_remote_code=False,
         )
     except KeyError:
-        raise ModelError(
-            f"{source}: a {type(config).__name__.removesuffix('Config')} model has no {head_class} head",
-            "choose an encoder of the BERT family (BERT, RoBERTa, DistilBERT, ELECTRA, ALBERT, MPNet, ...)",
-        ) from None
+        raise _no_head(source, config, head_class) from None
     except Exception as error:
         raise ModelError(
             f"{source}: the model cannot be loaded: {_first_line(error)}",
-            "expected a Hugging Face directory with config.json and model.safetensors, or an id of a reachable hub",
+            _EXPECTED_MODEL,
         ) from None
+
+
+def model_inputs(batch: PaddedBatch, network: Any, device: torch.device) -> dict[str, torch.Tensor]:
+    """A padded batch as keyword arguments of a network; segments only where it takes them."""
+    inputs = {"input_ids": batch.ids_BS, "attention_mask": batch.mask_BS}
+    if batch.types_BS is not None and "token_type_ids" in inspect.signature(network.forward).parameters:
+        inputs["token_type_ids"] = batch.types_BS
+    return {name: torch.from_numpy(array).to(device, non_blocking=True) for name, array in inputs.items()}
+
+
+def head_logits(output: Any) -> torch.Tensor | None:
+    """The logits of any head: [B, C] over rows, [B, S, C] over tokens (question answering: C is start and end)."""
+    if getattr(output, "start_logits", None) is not None:
+        return torch.stack([output.start_logits, output.end_logits], dim=-1)
+    logits: torch.Tensor | None = getattr(output, "logits", None)
+    return logits
 
 
 class EncoderModel:
@@ -109,17 +149,17 @@ class EncoderModel:
     As a context manager it takes its hook off the network at the end, for use in the middle of training.
 
     Args:
-        network: A transformers model with a head; `base_model` is its encoder.
+        network: A transformers model; `base_model` is its encoder.
         runtime: Device, precision and batch budget.
         embedding: How embeddings are pooled.
-        pad_id: The tokenizer's padding id.
+        padding: How its tokenizer pads.
     """
 
-    def __init__(self, network: Any, runtime: Runtime, embedding: EmbeddingOptions, pad_id: int) -> None:
+    def __init__(self, network: Any, runtime: Runtime, embedding: EmbeddingOptions, padding: Padding) -> None:
         self.network = network.to(runtime.device).eval()
         self.runtime = runtime
         self._embedding = embedding
-        self._pad_id = pad_id
+        self._padding = padding
         self._states_BSH: torch.Tensor | None = None
         # A hook gets at the last hidden states of any family without output_hidden_states, which would keep
         # every layer's, and without calling encoder and head apart, which differs by family.
@@ -132,54 +172,73 @@ class EncoderModel:
         self._hook.remove()
 
     def run(self, rows: TokenRows) -> ModelOutputs:
-        """Run every row once, in batches of similar length; rows that are not finite run again in fp32."""
-        logits: FloatArray | None = None
-        embeddings: FloatArray | None = None
+        """Run every window once, in batches of similar length; what is not finite runs again in fp32."""
+        gathered = _Gathered(rows)
         num_padded_tokens = 0
         for indices in plan_batches(rows.lengths, self.runtime.budget):
-            logits_BC, pooled_BH, num_padded = self._run_batch(rows, indices, self.runtime.autocast_bf16)
-            num_padded_tokens += num_padded
-            if logits is None or embeddings is None:
-                logits = np.empty((len(rows), logits_BC.shape[1]), np.float32)
-                embeddings = np.empty((len(rows), pooled_BH.shape[1]), np.float32)
-            logits[indices], embeddings[indices] = logits_BC, pooled_BH
-        if logits is None or embeddings is None:
-            return ModelOutputs(np.zeros((0, 0), np.float32), np.zeros((0, 0), np.float32), np.zeros(0, np.bool_), 0)
-        return self._rerun_non_finite(
-            rows, ModelOutputs(logits, embeddings, _finite(logits, embeddings), num_padded_tokens)
-        )
+            num_padded_tokens += self._run_batch(gathered, indices, self.runtime.autocast_bf16)
+        if self.runtime.autocast_bf16:
+            for index in np.flatnonzero(~gathered.finite_windows()):
+                self._run_batch(gathered, np.array([index]), autocast_bf16=False)
+        embeddings = merge_windows(gathered.pooled, rows, self._embedding.pooling, self._embedding.normalize)
+        logits = gathered.logits
+        if not gathered.is_over_tokens:
+            logits = merge_windows(logits, rows, "cls", normalize=False)
+        bad_rows = rows.window_rows[~gathered.finite_windows()]
+        finite = np.ones(rows.num_rows, np.bool_)
+        finite[bad_rows] = False
+        return ModelOutputs(logits, embeddings, finite, num_padded_tokens)
 
-    def _rerun_non_finite(self, rows: TokenRows, outputs: ModelOutputs) -> ModelOutputs:
-        bad = np.flatnonzero(~outputs.finite)
-        if not len(bad) or not self.runtime.autocast_bf16:
-            return outputs
-        for index in bad:
-            one = np.array([index])
-            outputs.logits[one], outputs.embeddings[one], _ = self._run_batch(rows, one, autocast_bf16=False)
-        finite = _finite(outputs.logits, outputs.embeddings)
-        return ModelOutputs(outputs.logits, outputs.embeddings, finite, outputs.num_padded_tokens)
-
-    def _run_batch(
-        self, rows: TokenRows, indices: npt.NDArray[np.int64], autocast_bf16: bool
-    ) -> tuple[FloatArray, FloatArray, int]:
+    def _run_batch(self, gathered: _Gathered, indices: npt.NDArray[np.int64], autocast_bf16: bool) -> int:
         device = self.runtime.device
-        ids_BS, mask_BS = (torch.from_numpy(array).to(device) for array in pad_rows(rows, indices, self._pad_id))
+        batch = pad_rows(gathered.rows, indices, self._padding)
+        inputs = model_inputs(batch, self.network, device)
         with torch.inference_mode(), torch.autocast(device.type, dtype=torch.bfloat16, enabled=autocast_bf16):
-            logits_BC = self.network(input_ids=ids_BS, attention_mask=mask_BS).logits
+            logits = head_logits(self.network(**inputs))
         assert self._states_BSH is not None
         with torch.inference_mode():
-            pooled_BH = pool_tokens(self._states_BSH, mask_BS, self._embedding.pooling)
-            if self._embedding.normalize:
-                pooled_BH = normalize_rows(pooled_BH)
+            pooled_BH = pool_tokens(self._states_BSH, inputs["attention_mask"], self._embedding.pooling)
         self._states_BSH = None
-        return logits_BC.float().cpu().numpy(), pooled_BH.cpu().numpy(), int(ids_BS.numel())
+        host = np.zeros((len(indices), 0), np.float32) if logits is None else logits.float().cpu().numpy()
+        gathered.add(indices, batch, host, pooled_BH.cpu().numpy())
+        return int(batch.ids_BS.size)
 
     def _keep_states(self, _module: Any, _inputs: Any, output: Any) -> None:
         self._states_BSH = output[0]
 
 
-def _finite(logits: FloatArray, embeddings: FloatArray) -> npt.NDArray[np.bool_]:
-    return np.asarray(np.isfinite(logits).all(axis=1) & np.isfinite(embeddings).all(axis=1))
+class _Gathered:
+    """Outputs of all windows, put in their places as batches come."""
+
+    def __init__(self, rows: TokenRows) -> None:
+        self.rows = rows
+        self.is_over_tokens = False
+        self.logits: FloatArray = np.zeros((len(rows), 0), np.float32)
+        self.pooled: FloatArray = np.zeros((len(rows), 0), np.float32)
+
+    def add(
+        self, indices: npt.NDArray[np.int64], batch: PaddedBatch, logits: FloatArray, pooled_BH: FloatArray
+    ) -> None:
+        if self.pooled.shape[1] == 0:
+            self.is_over_tokens = logits.ndim == 3
+            places = len(self.rows.ids) if self.is_over_tokens else len(self.rows)
+            self.logits = np.zeros((places, logits.shape[-1]), np.float32)
+            self.pooled = np.zeros((len(self.rows), pooled_BH.shape[1]), np.float32)
+        self.pooled[indices] = pooled_BH
+        if self.is_over_tokens:
+            self.logits[flat_positions(self.rows, indices)] = logits[batch.mask_BS.astype(bool)]
+        else:
+            self.logits[indices] = logits
+
+    def finite_windows(self) -> npt.NDArray[np.bool_]:
+        """Whether all of a window is finite: bool [W]."""
+        finite = np.asarray(np.isfinite(self.pooled).all(axis=1))
+        good = np.asarray(np.isfinite(self.logits).all(axis=1))
+        if self.is_over_tokens:
+            windows = np.repeat(np.arange(len(self.rows)), self.rows.lengths)
+            finite[windows[~good]] = False
+            return finite
+        return np.asarray(finite & good)
 
 
 def _first_line(error: Exception) -> str:

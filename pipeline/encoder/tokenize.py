@@ -1,9 +1,13 @@
-"""Text -> token ids, as ragged arrays: one flat id array and row offsets, no Python list per row kept."""
+"""Text -> token ids, as ragged arrays: flat id arrays and window offsets, no Python list per row kept.
+
+Shape letters: R rows, W windows (one per row unless long text is windowed), T tokens of all windows.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -15,44 +19,89 @@ _CHUNK_ROWS = 2048
 
 
 @dataclass(frozen=True)
+class TokenOptions:
+    """How text becomes tokens.
+
+    Attributes:
+        max_length: Tokens of one window, special tokens included.
+        long_text: `truncate` keeps the first window, `window` makes as many as it takes.
+        stride: Tokens that neighbouring windows share.
+        with_spans: Keep each token's character range and word number (tagging and question answering need them).
+    """
+
+    max_length: int
+    long_text: Literal["truncate", "window"] = "truncate"
+    stride: int = 0
+    with_spans: bool = False
+
+
+@dataclass(frozen=True)
 class TokenRows:
     """Token ids of many rows.
 
     Attributes:
-        ids: int32 [total tokens], rows back to back, special tokens included.
-        offsets: int64 [rows + 1]; row i is `ids[offsets[i]:offsets[i + 1]]`.
-        truncated: bool [rows]; the text had more tokens than were kept.
+        ids: int32 [T], windows back to back, special tokens included.
+        offsets: int64 [W + 1]; window i is `ids[offsets[i]:offsets[i + 1]]`.
+        truncated: bool [R]; the text had more tokens than were kept.
+        row_of: int64 [W], ascending; the row a window belongs to. None: one window per row.
+        type_ids: uint8 [T]; segment of each token. None: all zero.
+        spans: int32 [T, 2]; character range in the row's last text, -1 for tokens that are not of it.
+        words: int32 [T]; the tokenizer's word number, -1 where `spans` is.
     """
 
     ids: npt.NDArray[np.int32]
     offsets: npt.NDArray[np.int64]
     truncated: npt.NDArray[np.bool_]
+    row_of: npt.NDArray[np.int64] | None = None
+    type_ids: npt.NDArray[np.uint8] | None = None
+    spans: npt.NDArray[np.int32] | None = None
+    words: npt.NDArray[np.int32] | None = None
 
     @property
     def lengths(self) -> npt.NDArray[np.int64]:
-        """Tokens of each row."""
+        """Tokens of each window [W]."""
         return np.diff(self.offsets)
+
+    @property
+    def num_rows(self) -> int:
+        """R."""
+        return len(self.truncated)
+
+    @property
+    def window_rows(self) -> npt.NDArray[np.int64]:
+        """The row of each window [W]."""
+        return self.row_of if self.row_of is not None else np.arange(len(self), dtype=np.int64)
+
+    @property
+    def row_tokens(self) -> npt.NDArray[np.int64]:
+        """Tokens of each row, over all its windows [R]."""
+        return np.bincount(self.window_rows, weights=self.lengths, minlength=self.num_rows).astype(np.int64)
+
+    @property
+    def row_windows(self) -> npt.NDArray[np.int64]:
+        """Windows of each row [R]."""
+        return np.bincount(self.window_rows, minlength=self.num_rows)
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
 
     def row(self, index: int) -> npt.NDArray[np.int32]:
-        """The ids of one row."""
+        """The ids of one window."""
         return self.ids[self.offsets[index] : self.offsets[index + 1]]
 
 
 class TextTokenizer:
-    """A fast tokenizer with truncation to `max_length`, safe to use from one thread.
+    """A fast tokenizer with one set of options, safe to use from one thread.
 
     Args:
         tokenizer: A Hugging Face fast tokenizer.
-        max_length: Tokens kept of each text, special tokens included.
+        options: Lengths, windows, spans.
 
     Raises:
-        ModelError: the tokenizer has no fast (Rust) form.
+        ModelError: the tokenizer has no fast (Rust) form, or the window leaves no room to move on.
     """
 
-    def __init__(self, tokenizer: Any, max_length: int) -> None:
+    def __init__(self, tokenizer: Any, options: TokenOptions) -> None:
         backend = getattr(tokenizer, "backend_tokenizer", None)
         if backend is None:
             raise ModelError(
@@ -60,38 +109,128 @@ class TextTokenizer:
                 "save it with a tokenizer.json (tokenizer.save_pretrained of a fast tokenizer)",
             )
         self._backend = backend
+        self._options = options
+        self._uses_types = "token_type_ids" in tokenizer.model_input_names
         self._backend.no_padding()
-        self._backend.enable_truncation(max_length=max_length)
         self.pad_id: int = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
+        self.pads_left: bool = tokenizer.padding_side == "left"
 
-    def encode(self, texts: pa.Array | pa.ChunkedArray) -> TokenRows:
-        """Tokenise every text.
+    def encode(self, *texts: pa.Array | pa.ChunkedArray) -> TokenRows:
+        """Tokenise one text per row, or a pair of them.
 
         Args:
-            texts: String array without nulls [rows].
+            texts: One or two string arrays without nulls [R]. In a pair only the second is cut or windowed when
+                spans are asked for (a question keeps its context), else the longer of the two.
         """
-        pieces: list[npt.NDArray[np.int32]] = []
-        lengths = np.zeros(len(texts), np.int64)
-        truncated = np.zeros(len(texts), np.bool_)
-        for start in range(0, len(texts), _CHUNK_ROWS):
-            encodings = self._backend.encode_batch_fast(texts.slice(start, _CHUNK_ROWS).to_pylist())
-            for row, encoding in enumerate(encodings, start):
-                lengths[row] = len(encoding)
-                truncated[row] = bool(encoding.overflowing)
-            pieces += [np.asarray(encoding.ids, np.int32) for encoding in encodings]
-        ids = np.concatenate(pieces) if pieces else np.zeros(0, np.int32)
-        return TokenRows(ids, np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64), truncated)
+        strategy = "only_second" if len(texts) == 2 and self._options.with_spans else "longest_first"
+        self._backend.enable_truncation(self._options.max_length, stride=self._options.stride, strategy=strategy)
+        encode = self._backend.encode_batch if self._options.with_spans else self._backend.encode_batch_fast
+        collector = _Collector(self._options, self._uses_types and len(texts) == 2, len(texts) - 1)
+        for start in range(0, len(texts[0]), _CHUNK_ROWS):
+            chunks = [text.slice(start, _CHUNK_ROWS).to_pylist() for text in texts]
+            batch = chunks[0] if len(chunks) == 1 else list(zip(*chunks, strict=True))
+            for encoding in encode(batch):
+                collector.add(encoding)
+        return collector.collect()
 
 
-def pad_rows(rows: TokenRows, indices: npt.NDArray[np.int64], pad_id: int) -> tuple[Any, Any]:
-    """Gather rows into one rectangle.
+class _Collector:
+    """Gathers encodings into flat arrays."""
 
-    Returns:
-        (ids_BS int64, mask_BS int64), padded on the right to the longest row; numpy arrays.
-    """
+    def __init__(self, options: TokenOptions, with_types: bool, last_sequence: int) -> None:
+        self._options, self._with_types, self._last_sequence = options, with_types, last_sequence
+        self._ids: list[npt.NDArray[np.int32]] = [np.zeros(0, np.int32)]
+        self._types: list[npt.NDArray[np.uint8]] = [np.zeros(0, np.uint8)]
+        self._spans: list[npt.NDArray[np.int32]] = [np.zeros((0, 2), np.int32)]
+        self._words: list[npt.NDArray[np.int32]] = [np.zeros(0, np.int32)]
+        self._rows: list[int] = []
+        self._truncated: list[bool] = []
+
+    def add(self, encoding: Any) -> None:
+        overflowing = encoding.overflowing
+        windowed = self._options.long_text == "window"
+        row = len(self._truncated)
+        self._truncated.append(bool(overflowing) and not windowed)
+        for window in [encoding, *overflowing] if windowed else [encoding]:
+            self._rows.append(row)
+            self._ids.append(np.asarray(window.ids, np.int32))
+            if self._with_types:
+                self._types.append(np.asarray(window.type_ids, np.uint8))
+            if self._options.with_spans:
+                self._add_spans(window)
+
+    def _add_spans(self, window: Any) -> None:
+        inside = np.array([sequence == self._last_sequence for sequence in window.sequence_ids], np.bool_)
+        spans = np.asarray(window.offsets, np.int32).reshape(-1, 2)
+        words = np.array([-1 if word is None else word for word in window.word_ids], np.int32)
+        self._spans.append(np.where(inside[:, None], spans, -1).astype(np.int32))
+        self._words.append(np.where(inside, words, -1).astype(np.int32))
+
+    def collect(self) -> TokenRows:
+        offsets = np.cumsum([len(ids) for ids in self._ids]).astype(np.int64)
+        windowed = len(self._rows) != len(self._truncated)
+        with_spans = self._options.with_spans
+        return TokenRows(
+            np.concatenate(self._ids),
+            offsets,
+            np.array(self._truncated, np.bool_),
+            np.array(self._rows, np.int64) if windowed else None,
+            np.concatenate(self._types) if self._with_types else None,
+            np.concatenate(self._spans) if with_spans else None,
+            np.concatenate(self._words) if with_spans else None,
+        )
+
+
+@dataclass(frozen=True)
+class PaddedBatch:
+    """Windows gathered into one rectangle; int64 arrays [B, S], `types_BS` None where all are zero."""
+
+    ids_BS: npt.NDArray[np.int64]
+    mask_BS: npt.NDArray[np.int64]
+    types_BS: npt.NDArray[np.int64] | None
+
+
+@dataclass(frozen=True)
+class Padding:
+    """How a tokenizer pads: with which id, and on which side (XLNet: left)."""
+
+    pad_id: int
+    left: bool = False
+
+
+def pad_rows(rows: TokenRows, indices: npt.NDArray[np.int64], padding: Padding) -> PaddedBatch:
+    """Gather windows, padded to the longest."""
     lengths_B = rows.lengths[indices]
-    mask_BS = np.arange(int(lengths_B.max(initial=0))) < lengths_B[:, None]
-    ids_BS = np.full(mask_BS.shape, pad_id, np.int64)
-    for position, index in enumerate(indices):
-        ids_BS[position, : lengths_B[position]] = rows.row(int(index))
-    return ids_BS, mask_BS.astype(np.int64)
+    width = int(lengths_B.max(initial=0))
+    columns_S = np.arange(width)
+    start_B1 = (width - lengths_B)[:, None] if padding.left else np.zeros((len(indices), 1), np.int64)
+    inside_BS = (columns_S >= start_B1) & (columns_S < start_B1 + lengths_B[:, None])
+    flat = flat_positions(rows, indices)
+    ids_BS = np.full((len(indices), width), padding.pad_id, np.int64)
+    ids_BS[inside_BS] = rows.ids[flat]
+    types_BS = None
+    if rows.type_ids is not None:
+        types_BS = np.zeros((len(indices), width), np.int64)
+        types_BS[inside_BS] = rows.type_ids[flat]
+    return PaddedBatch(ids_BS, inside_BS.astype(np.int64), types_BS)
+
+
+def flat_positions(rows: TokenRows, indices: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Where in the flat arrays the tokens of some windows stand, window after window."""
+    lengths_B = rows.lengths[indices]
+    ends_B = np.cumsum(lengths_B)
+    within = np.arange(int(lengths_B.sum())) - np.repeat(ends_B - lengths_B, lengths_B)
+    return np.asarray(np.repeat(rows.offsets[indices], lengths_B) + within, np.int64)
+
+
+def select_windows(rows: TokenRows, indices: npt.NDArray[np.int64]) -> TokenRows:
+    """Some windows as rows of their own, one window each."""
+    flat = flat_positions(rows, indices)
+    offsets = np.concatenate([[0], np.cumsum(rows.lengths[indices])]).astype(np.int64)
+    types = rows.type_ids[flat] if rows.type_ids is not None else None
+    return TokenRows(rows.ids[flat], offsets, rows.truncated[rows.window_rows[indices]], None, types)
+
+
+def concat_lengths(arrays: Sequence[npt.NDArray[np.int64]]) -> npt.NDArray[np.int64]:
+    """Offsets from the lengths of several pieces."""
+    return np.concatenate([[0], np.cumsum(np.concatenate([np.zeros(0, np.int64), *arrays]))]).astype(np.int64)

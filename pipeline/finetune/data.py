@@ -19,7 +19,7 @@ from pipeline.corpus.reader import (
     REASON,
     Columns,
     ReadOptions,
-    input_column,
+    holds_words,
     kept_schema,
     read_footers,
     read_shard,
@@ -27,26 +27,37 @@ from pipeline.corpus.reader import (
 from pipeline.corpus.shards import Shard, ShardSize, cut_shards
 from pipeline.encoder.attention import set_threads
 from pipeline.encoder.model import load_tokenizer
-from pipeline.encoder.tokenize import TextTokenizer, TokenRows
+from pipeline.encoder.tokenize import TextTokenizer, TokenOptions, TokenRows, concat_lengths
 from pipeline.errors import CorpusError, Problem, SpecError
 from pipeline.output.writer import write_parquet
+from pipeline.schema import SOURCE_FILE, SOURCE_ROW
 from pipeline.storage import Storage
-from pipeline.tasks.base import TargetArray, Task
+from pipeline.tasks import find_task
+from pipeline.tasks.base import Examples, Learned, Task, WindowTargets
 from pipeline.uris import join_uri
 
 _SHARD_SIZE = ShardSize(rows=65_536, bytes=64 * 2**20)
-_CACHE_SCHEMA = pa.schema([("ids", pa.list_(pa.int32())), ("truncated", pa.bool_()), ("target", pa.string())])
+_CACHE_SCHEMA = pa.schema(
+    [
+        ("ids", pa.list_(pa.int32())),
+        ("type_ids", pa.list_(pa.uint8())),
+        ("target", pa.list_(pa.float32())),
+        ("weight", pa.int64()),
+    ]
+)
+_NUM_BAD, _REASONS = b"bertmill.num_bad_rows", b"bertmill.reasons"
 _MAX_NAMED = 10
 
 
 @dataclass(frozen=True)
 class LabelledSet:
-    """One split: its shards, how its columns are read, and the labels found in it."""
+    """One split: its shards, how its columns are read, and what the task learns from its targets."""
 
     shards: tuple[Shard, ...]
     columns: Columns
     options: ReadOptions
-    labels: tuple[str, ...]
+    are_words: bool
+    learned: Learned
 
     @property
     def num_rows(self) -> int:
@@ -69,9 +80,10 @@ class TokenCacheJob:
     """What a tokenising worker is told."""
 
     tokenizer_source: str
-    max_length: int
-    columns: Columns
-    options: ReadOptions
+    token_options: TokenOptions
+    task: str
+    learned: Learned
+    split: LabelledSet
     cache_uri: str
     num_threads: int
     storage: Storage
@@ -79,7 +91,7 @@ class TokenCacheJob:
     def build(self) -> TokenCacheWriter:
         """Load the tokenizer in the worker's own process."""
         set_threads(self.num_threads)
-        return TokenCacheWriter(self, TextTokenizer(load_tokenizer(self.tokenizer_source), self.max_length))
+        return TokenCacheWriter(self, TextTokenizer(load_tokenizer(self.tokenizer_source), self.token_options))
 
 
 class TokenCacheWriter:
@@ -88,37 +100,84 @@ class TokenCacheWriter:
     def __init__(self, job: TokenCacheJob, tokenizer: TextTokenizer) -> None:
         self._job = job
         self._tokenizer = tokenizer
+        self._task = find_task(job.task, "spec")
 
     def process(self, shard: Shard) -> pa.Table:
-        """Tokenise a shard's usable rows and write them.
+        """Tokenise a shard's usable rows and write their windows and targets.
 
         Returns:
             One row: how many rows were read and how many tokens kept.
         """
         job = self._job
-        rows = read_shard(shard, job.columns, job.options, job.storage)
-        (target,) = job.columns.kept
-        good = rows.filter(pc.and_(pc.is_null(rows[REASON]), pc.is_valid(rows[target])))
-        tokens = self._tokenizer.encode(good[input_column(job.columns.inputs[0])])
-        ids = pa.ListArray.from_arrays(pa.array(tokens.offsets, pa.int32()), pa.array(tokens.ids, pa.int32()))
-        table = pa.table([ids, pa.array(tokens.truncated), good[target].cast(pa.string())], schema=_CACHE_SCHEMA)
-        write_parquet(table, cache_file(job.cache_uri, shard), {"bertmill.shard": shard.name}, job.storage)
-        return pa.table({"num_rows": [rows.num_rows], "num_tokens": [len(tokens.ids)]})
+        usable = read_usable(shard, job.split, self._task, job.learned, job.storage)
+        tokens = self._tokenizer.encode(*usable.texts)
+        examples = Examples(usable.texts, tokens, job.split.are_words)
+        targets = self._task.window_targets(usable.targets, examples, job.learned)
+        columns = [
+            _lists(tokens.offsets, pa.array(tokens.ids, pa.int32())),
+            _type_lists(tokens),
+            _lists(targets.offsets, pa.array(targets.values, pa.float32())),
+            pa.array(targets.weights),
+        ]
+        footer = {
+            _NUM_BAD.decode(): str(len(usable.reasons)),
+            _REASONS.decode(): json.dumps(usable.reasons[:_MAX_NAMED]),
+        }
+        write_parquet(pa.table(columns, schema=_CACHE_SCHEMA), cache_file(job.cache_uri, shard), footer, job.storage)
+        return pa.table({"num_rows": [shard.num_rows], "num_tokens": [len(tokens.ids)]})
+
+
+@dataclass(frozen=True)
+class UsableRows:
+    """Rows of a shard that can be trained or evaluated on, and why the others cannot."""
+
+    texts: tuple[pa.ChunkedArray, ...]
+    targets: pa.ChunkedArray
+    reasons: list[str]
+
+
+def read_usable(shard: Shard, split: LabelledSet, task: Task, learned: Learned, storage: Storage) -> UsableRows:
+    """Read a shard and leave out rows without usable text or target."""
+    rows = read_shard(shard, split.columns, split.options, storage)
+    (target,) = split.columns.kept
+    good = rows.filter(pc.is_null(rows[REASON]))
+    names = split.columns.input_names
+    why = task.check(good[target], [good[name] for name in names], learned)
+    bad_text = rows.filter(pc.is_valid(rows[REASON]))
+    bad_target = good.filter(pc.is_valid(why))
+    reasons = _located(bad_text, bad_text[REASON]) + _located(bad_target, pc.drop_null(why))
+    good = good.filter(pc.is_null(why))
+    return UsableRows(tuple(good[name] for name in names), good[target], reasons)
+
+
+def _located(rows: pa.Table, reasons: pa.Array | pa.ChunkedArray) -> list[str]:
+    places = zip(rows[SOURCE_FILE].to_pylist(), rows[SOURCE_ROW].to_pylist(), reasons.to_pylist(), strict=True)
+    return [f"{file} row {row}: {reason}" for file, row, reason in places]
+
+
+def _lists(offsets: npt.NDArray[np.int64], values: pa.Array) -> pa.Array:
+    return pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), values)
+
+
+def _type_lists(tokens: TokenRows) -> pa.Array:
+    if tokens.type_ids is None:
+        return pa.nulls(len(tokens), _CACHE_SCHEMA.field("type_ids").type)
+    return _lists(tokens.offsets, pa.array(tokens.type_ids))
 
 
 @dataclass(frozen=True)
 class TokenData:
-    """A split in memory: ragged token ids and encoded targets, in shard order."""
+    """A split in memory: windows as rows of their own, and their targets, in shard order."""
 
     rows: TokenRows
-    targets: TargetArray
+    targets: WindowTargets
 
     def __len__(self) -> int:
         return len(self.rows)
 
 
 def open_split(uris: Uris, task: Task, columns: Columns, storage: Storage) -> LabelledSet:
-    """List a split, check its files and columns, and read its distinct labels (not its text).
+    """List a split, check its files and columns, and read its targets (not its text).
 
     Raises:
         CorpusError: a path, file or column is not there, or there are no rows.
@@ -128,27 +187,37 @@ def open_split(uris: Uris, task: Task, columns: Columns, storage: Storage) -> La
     if not shards:
         raise CorpusError(f"{', '.join(uris)}: no rows in {len(footers)} files", "labelled rows are needed")
     options = ReadOptions(kept_schema(footers, columns.kept), quarantine_blank=True)
-    labels = task.find_labels(_read_targets([footer.layout.file.uri for footer in footers], columns, storage))
-    return LabelledSet(tuple(shards), columns, options, labels)
+    targets = _read_targets([footer.layout.file.uri for footer in footers], options.kept_schema, storage)
+    try:
+        learned = task.learn(targets)
+    except (pa.ArrowException, TypeError, KeyError) as error:
+        raise CorpusError(
+            f"{', '.join(uris)}: column {columns.kept[0]!r} is {targets.type}; task {task.name} cannot learn from it: "
+            f"{str(error).splitlines()[0]}",
+            "name the target column with data.label, or choose the task that fits it",
+        ) from None
+    return LabelledSet(tuple(shards), columns, options, holds_words(footers, columns), learned)
 
 
-def check_labels(train: LabelledSet, validation: LabelledSet | None, source: str) -> None:
-    """Labels make sense: at least two in training, and none in validation that training never had.
+def check_labels(task: Task, train: LabelledSet, validation: LabelledSet | None, source: str) -> None:
+    """Targets make sense: something to tell apart in training, and no label in validation that training never had.
 
     Raises:
         SpecError: naming the labels.
     """
     column = train.columns.kept[0]
+    labels = train.learned.labels
     problems = []
-    if len(train.labels) < 2:
-        found = ", ".join(train.labels) or "none"
+    has_classes = "id2label" in task.head_config(train.learned)
+    if has_classes and len(labels) < 2:
+        found = ", ".join(labels) or "none"
         problems.append(Problem("data.train", f"column {column!r} holds the labels: {found}", "two labels or more"))
-    unknown = sorted(set(validation.labels) - set(train.labels)) if validation else []
+    unknown = sorted(set(validation.learned.labels) - set(labels)) if validation else []
     if unknown:
         named = ", ".join(repr(label) for label in unknown[:_MAX_NAMED])
-        known = ", ".join(train.labels[:_MAX_NAMED])
         remedy = "add training rows of those labels, or take those rows out of validation"
-        problems.append(Problem("data.validation", f"labels never trained: {named}", f"some of: {known}", remedy))
+        expected = f"some of: {', '.join(labels[:_MAX_NAMED])}"
+        problems.append(Problem("data.validation", f"labels never trained: {named}", expected, remedy))
     if problems:
         raise SpecError(source, tuple(problems))
 
@@ -170,47 +239,75 @@ def check_usable(split: LabelledSet, cache_uri: str, max_bad_fraction: float, st
     Raises:
         CorpusError: more of them than allowed.
     """
-    num_usable = 0
+    num_bad, reasons = 0, []
     for shard in split.shards:
         filesystem, path = storage.open_arrow(cache_file(cache_uri, shard))
-        num_usable += pq.read_metadata(path, filesystem=filesystem).num_rows
-    num_bad = split.num_rows - num_usable
-    if num_bad > max_bad_fraction * split.num_rows:
+        footer = pq.read_metadata(path, filesystem=filesystem).metadata
+        num_bad += int(footer[_NUM_BAD])
+        reasons += json.loads(footer[_REASONS])
+    if num_bad > max_bad_fraction * split.num_rows or num_bad == split.num_rows:
+        shown = "\n".join(f"- {reason}" for reason in reasons[:_MAX_NAMED])
         raise CorpusError(
-            f"{split.shards[0].pieces[0].file.uri}: {num_bad} of {split.num_rows} labelled rows of this split have no "
-            f"usable text or label, more than data.max_bad_fraction {max_bad_fraction}",
+            f"{num_bad} of {split.num_rows} labelled rows cannot be used, more than data.max_bad_fraction "
+            f"{max_bad_fraction}:\n{shown}",
             "mend the data, or raise data.max_bad_fraction",
         )
 
 
-def load_tokens(files: Iterable[str], task: Task, labels: Sequence[str], storage: Storage) -> TokenData:
-    """Read cache files into memory, in the order given; a row with an unknown label gets the ignored target."""
-    ids: list[npt.NDArray[np.int32]] = [np.zeros(0, np.int32)]
-    lengths: list[npt.NDArray[np.int64]] = [np.zeros(0, np.int64)]
-    truncated: list[npt.NDArray[np.bool_]] = [np.zeros(0, np.bool_)]
-    targets: list[TargetArray] = [np.zeros(0, np.int64)]
-    for uri in files:
-        filesystem, path = storage.open_arrow(uri)
-        table = pq.read_table(path, filesystem=filesystem)
-        for chunk in table["ids"].chunks:
-            ids.append(chunk.flatten().to_numpy())
-            lengths.append(chunk.value_lengths().to_numpy().astype(np.int64))
-        truncated.append(table["truncated"].to_numpy())
-        targets.append(task.encode_targets(table["target"], labels))
-    offsets = np.concatenate([[0], np.cumsum(np.concatenate(lengths))]).astype(np.int64)
-    rows = TokenRows(np.concatenate(ids), offsets, np.concatenate(truncated))
-    return TokenData(rows, np.concatenate(targets))
+def load_tokens(files: Iterable[str], storage: Storage) -> TokenData:
+    """Read cache files into memory, in the order given."""
+    parts = [_read_cached(uri, storage) for uri in files]
+    ids = np.concatenate([part.ids for part in parts])
+    types = np.concatenate([part.types for part in parts]) if all(part.types is not None for part in parts) else None
+    offsets = concat_lengths([part.lengths for part in parts])
+    rows = TokenRows(ids, offsets, np.zeros(len(offsets) - 1, np.bool_), None, types)
+    targets = WindowTargets(
+        np.concatenate([part.targets for part in parts]),
+        concat_lengths([part.target_lengths for part in parts]),
+        np.concatenate([part.weights for part in parts]),
+    )
+    return TokenData(rows, targets)
 
 
-def _read_targets(uris: Sequence[str], columns: Columns, storage: Storage) -> pa.ChunkedArray:
-    """The distinct targets of each file, one column read."""
-    (target,) = columns.kept
+@dataclass(frozen=True)
+class _CachedPart:
+    ids: npt.NDArray[np.int32]
+    lengths: npt.NDArray[np.int64]
+    types: npt.NDArray[np.uint8] | None
+    targets: npt.NDArray[np.float32]
+    target_lengths: npt.NDArray[np.int64]
+    weights: npt.NDArray[np.int64]
+
+
+def _read_cached(uri: str, storage: Storage) -> _CachedPart:
+    filesystem, path = storage.open_arrow(uri)
+    table = pq.read_table(path, filesystem=filesystem, partitioning=None).combine_chunks()
+    ids, types, targets = (_flat(table[name]) for name in ("ids", "type_ids", "target"))
+    has_types = table["type_ids"].null_count == 0 and table.num_rows > 0
+    return _CachedPart(
+        ids.astype(np.int32),
+        _lengths(table["ids"]),
+        types.astype(np.uint8) if has_types else None,
+        targets.astype(np.float32),
+        _lengths(table["target"]),
+        table["weight"].to_numpy().astype(np.int64),
+    )
+
+
+def _flat(column: pa.ChunkedArray) -> npt.NDArray[np.generic]:
+    return np.asarray(pc.list_flatten(column).to_numpy())
+
+
+def _lengths(column: pa.ChunkedArray) -> npt.NDArray[np.int64]:
+    return np.asarray(pc.list_value_length(column).to_numpy(), np.int64)
+
+
+def _read_targets(uris: Sequence[str], schema: pa.Schema, storage: Storage) -> pa.ChunkedArray:
+    """The target column of all files, cast to the type they share."""
+    (field,) = schema
     chunks: list[pa.Array] = []
     for uri in uris:
         filesystem, path = storage.open_arrow(uri)
-        column = pq.read_table(path, filesystem=filesystem, columns=[target], partitioning=None)[target]
-        distinct = pc.unique(column)
-        chunks.append(distinct.dictionary_decode() if pa.types.is_dictionary(distinct.type) else distinct)
-    if len({chunk.type for chunk in chunks}) > 1:
-        chunks = [chunk.cast(pa.string()) for chunk in chunks]
-    return pa.chunked_array(chunks)
+        column = pq.read_table(path, filesystem=filesystem, columns=[field.name], partitioning=None)[field.name]
+        chunks += column.cast(field.type).chunks
+    return pa.chunked_array(chunks, field.type)

@@ -9,19 +9,17 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+import pyarrow as pa
 import torch
 import torch.distributed as dist
 
 from pipeline.encoder.model import EmbeddingOptions, EncoderModel
-from pipeline.encoder.tokenize import TokenRows
 from pipeline.errors import TrainingError
 from pipeline.finetune.checkpoint import Progress, load_checkpoint, save_checkpoint
-from pipeline.finetune.data import TokenData
 from pipeline.finetune.plan import TrainingPlan, learning_rate_factor, share_batch
 from pipeline.finetune.spec import CheckpointConfig
 from pipeline.finetune.step import StepContext, StepResult, make_optimizer, run_step, set_learning_rate
-from pipeline.tasks.base import Evaluation
+from pipeline.tasks.base import Evaluation, Examples, Learned
 
 _SYNC_EVERY_STEPS = 10
 
@@ -61,23 +59,39 @@ class LoopHooks:
 
 
 @dataclass(frozen=True)
+class ValidationRows:
+    """This rank's share of the validation rows."""
+
+    examples: Examples
+    targets: pa.ChunkedArray
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """Figures on the validation rows, and what was learned with thresholds tuned on them."""
+
+    evaluation: Evaluation
+    learned: Learned
+
+
+@dataclass(frozen=True)
 class LoopJob:
     """One rank's view of a run."""
 
     context: StepContext
     plan: TrainingPlan
-    validation: TokenData | None
-    labels: tuple[str, ...]
+    validation: ValidationRows | None
+    learned: Learned
     checkpoint: CheckpointConfig
     fingerprint: str
     rank: int
 
 
-def train(job: LoopJob, hooks: LoopHooks) -> Evaluation | None:
+def train(job: LoopJob, hooks: LoopHooks) -> Judgement | None:
     """Run every step that is left.
 
     Returns:
-        The evaluation after the last epoch, or None without validation rows; the same on every rank.
+        The judgement after the last epoch, or None without validation rows; the same on every rank.
 
     Raises:
         TrainingError: the loss is not finite; on every rank at the same step.
@@ -89,7 +103,7 @@ def train(job: LoopJob, hooks: LoopHooks) -> Evaluation | None:
     if hooks.restore is not None:
         first_step = load_checkpoint(hooks.restore, network, optimizer, job.fingerprint).next_step
     window = _Window(job, hooks)
-    evaluation = evaluate(job) if first_step == plan.num_steps else None
+    judgement = evaluate(job) if first_step == plan.num_steps else None
     for step in range(first_step, plan.num_steps):
         factor = learning_rate_factor(step, plan.num_steps, context.config.warmup_fraction)
         set_learning_rate(optimizer, factor)
@@ -98,34 +112,32 @@ def train(job: LoopJob, hooks: LoopHooks) -> Evaluation | None:
         at_epoch_end = plan.ends_epoch(step)
         if at_epoch_end or (step + 1) % _SYNC_EVERY_STEPS == 0:
             if at_epoch_end:
-                evaluation = evaluate(job)
-            window.close(step, factor, evaluation if at_epoch_end else None)
+                judgement = evaluate(job)
+            window.close(step, factor, judgement if at_epoch_end else None)
             if window.wants_checkpoint(at_epoch_end):
                 progress = Progress(step + 1, job.fingerprint)
                 hooks.save(lambda target, at=progress: save_checkpoint(target, network, optimizer, at))  # type: ignore[misc]
-    return evaluation
+    return judgement
 
 
-def evaluate(job: LoopJob) -> Evaluation | None:
-    """Score the validation rows, shared among ranks, each exactly once; every rank gets the same figures."""
+def evaluate(job: LoopJob) -> Judgement | None:
+    """Judge the validation rows, shared among ranks, each exactly once; every rank gets the same figures.
+
+    Thresholds are tuned on these very rows.
+    """
     data, context = job.validation, job.context
-    if data is None or len(data) == 0:
+    if data is None:
         return None
     network = _unwrapped(context.network)
-    mine = np.arange(job.rank, len(data), context.world_size)
-    model = EncoderModel(network, context.runtime, EmbeddingOptions("cls", normalize=False), context.pad_id)
-    with model:
-        outputs = model.run(_select(data.rows, mine))
-    gathered: list[Any] = [None] * context.world_size
+    with EncoderModel(network, context.runtime, EmbeddingOptions("cls", normalize=False), context.padding) as model:
+        outputs = model.run(data.examples.tokens)
+    mine = context.task.judge([outputs], data.examples, data.targets, job.learned)
+    gathered: list[Any] = [mine] * context.world_size
     if context.world_size > 1:
-        dist.all_gather_object(gathered, outputs.logits)
-    else:
-        gathered = [outputs.logits]
-    logits = np.zeros((len(data), len(job.labels)), np.float32)
-    for rank, part in enumerate(gathered):
-        if len(part):
-            logits[rank :: context.world_size] = part
-    return context.task.evaluate(logits, data.targets, job.labels)
+        dist.all_gather_object(gathered, mine)
+    judged = pa.concat_tables(gathered)
+    learned = context.task.tune(judged, job.learned)
+    return Judgement(context.task.evaluate(judged, learned), learned)
 
 
 class _Window:
@@ -139,20 +151,17 @@ class _Window:
     def add(self, result: StepResult) -> None:
         self._results.append(result)
 
-    def close(self, step: int, factor: float, evaluation: Evaluation | None) -> None:
+    def close(self, step: int, factor: float, judgement: Judgement | None) -> None:
         """Sum over ranks, stop on a loss that is not finite, report on rank 0, start anew."""
         job = self._job
         sums = torch.tensor(
-            [
-                [result.loss_sum, result.num_rows, result.num_tokens, result.num_padded_tokens]
-                for result in self._results
-            ],
+            [[result.loss_sum, result.weight, result.num_tokens, result.num_padded_tokens] for result in self._results],
             dtype=torch.float64,
         ).sum(dim=0)
         if job.context.world_size > 1:
             sums = _all_reduce(sums, job.context.runtime.device)
-        loss_sum, num_rows, num_tokens, num_padded = sums.tolist()
-        loss = loss_sum / max(num_rows, 1)
+        loss_sum, weight, num_tokens, num_padded = sums.tolist()
+        loss = loss_sum / max(weight, 1)
         if not math.isfinite(loss):
             raise TrainingError(
                 f"the loss is {loss} within steps {step + 1 - len(self._results)}-{step}",
@@ -168,7 +177,7 @@ class _Window:
             grad_norm=self._results[-1].grad_norm,
             tokens_per_s=num_tokens / max(now_s - self._started_s, 1e-9),
             padding_share=1 - num_tokens / max(num_padded, 1),
-            validation=evaluation.metrics if evaluation else None,
+            validation=judgement.evaluation.metrics if judgement else None,
         )
         if job.rank == 0:
             self._hooks.report(status)
@@ -190,8 +199,8 @@ def _planned_step(job: LoopJob, optimizer: torch.optim.Optimizer, step: int) -> 
     data = job.context.data
     batch = job.plan.batch(step)
     shares = share_batch(batch, data.rows.lengths[batch], job.context.world_size)
-    num_valid = int((data.targets[batch] >= 0).sum())
-    return run_step(job.context, optimizer, shares[job.rank], max(num_valid, 1))
+    weight = int(data.targets.weights[batch].sum())
+    return run_step(job.context, optimizer, shares[job.rank], max(weight, 1))
 
 
 def _all_reduce(values: torch.Tensor, device: torch.device) -> torch.Tensor:
@@ -202,13 +211,6 @@ def _all_reduce(values: torch.Tensor, device: torch.device) -> torch.Tensor:
 
 def _unwrapped(network: Any) -> Any:
     return getattr(network, "module", network)
-
-
-def _select(rows: TokenRows, indices: np.ndarray[Any, np.dtype[np.int64]]) -> TokenRows:
-    pieces = [rows.row(int(index)) for index in indices]
-    ids = np.concatenate(pieces) if pieces else np.zeros(0, np.int32)
-    offsets = np.concatenate([[0], np.cumsum(rows.lengths[indices])]).astype(np.int64)
-    return TokenRows(ids, offsets, rows.truncated[indices])
 
 
 def status_record(status: TrainingStatus) -> dict[str, Any]:

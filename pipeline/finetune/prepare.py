@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 from pipeline.corpus.reader import Columns
 from pipeline.encoder.bundle import (
@@ -14,7 +14,9 @@ from pipeline.encoder.bundle import (
     read_bundle_info,
     resolve_encoder,
 )
-from pipeline.errors import Checks, ModelError
+from pipeline.encoder.model import check_family
+from pipeline.encoder.tokenize import TokenOptions
+from pipeline.errors import Checks, ModelError, Problem, SpecError
 from pipeline.finetune.data import LabelledSet, check_labels, open_split
 from pipeline.finetune.spec import FinetuneSpec
 from pipeline.storage import Storage
@@ -39,11 +41,30 @@ class PreparedTraining:
         return Storage(self.spec.storage)
 
     @property
+    def token_options(self) -> TokenOptions:
+        """How text becomes tokens."""
+        task = find_task(self.spec.task, "spec")
+        long_text = "window" if task.windows_always else self.spec.long_text
+        return TokenOptions(self.spec.max_length, long_text, self.spec.stride, task.needs_spans)
+
+    @property
+    def inputs(self) -> dict[str, str]:
+        """Task input -> training column."""
+        names = find_task(self.spec.task, "spec").inputs
+        return dict(zip(names, self.train.columns.inputs, strict=True))
+
+    @property
     def cache_uri(self) -> str:
         """Where this tokenizer's ids for these columns are kept."""
-        key = [fingerprint_model(self.encoder, tokenizer_only=True), self.spec.training.max_length]
-        columns = [list(self.train.columns.inputs), list(self.train.columns.kept)]
-        digest = hashlib.sha256(json.dumps([key, columns]).encode()).hexdigest()[:32]
+        learned = self.train.learned
+        key = {
+            "tokenizer": fingerprint_model(self.encoder, tokenizer_only=True),
+            "task": self.spec.task,
+            "tokens": asdict(self.token_options),
+            "columns": [self.train.columns.inputs, self.train.columns.kept],
+            "learned": [learned.labels, sorted(learned.options.items())],
+        }
+        digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:32]
         return join_uri(self.spec.work_uri, "token_cache", digest)
 
     @property
@@ -72,6 +93,11 @@ def prepare_training(spec: FinetuneSpec, source: str) -> PreparedTraining:
     """
     storage = Storage(spec.storage)
     task = find_task(spec.task, source)
+    if not task.is_trained:
+        problem = Problem(
+            "task", f"{spec.task} has nothing to train", "another task", "`bertmill bundle` wraps an encoder"
+        )
+        raise SpecError(source, (problem,))
     inputs = tuple(spec.data.inputs.get(name, name) for name in task.inputs)
     columns = Columns(inputs, (spec.data.label or task.target,))
     checks = Checks()
@@ -83,7 +109,8 @@ def prepare_training(spec: FinetuneSpec, source: str) -> PreparedTraining:
     checks.raise_failures()
     assert encoder is not None
     assert train_set is not None
-    check_labels(train_set, validation, source)
+    check_labels(task, train_set, validation, source)
+    check_family(encoder, task.head_class)
     data_parts = [train_set.fingerprint, validation.fingerprint if validation else ""]
     data_fingerprint = hashlib.sha256("".join(data_parts).encode()).hexdigest()
     fingerprint = spec.fingerprint(data_fingerprint, fingerprint_model(encoder))

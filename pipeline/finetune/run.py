@@ -81,9 +81,10 @@ def tokenize_splits(run: PreparedTraining, pool: PoolOptions) -> None:
             continue
         job = TokenCacheJob(
             run.encoder,
-            run.spec.training.max_length,
-            split.columns,
-            split.options,
+            run.token_options,
+            run.spec.task,
+            run.train.learned,
+            split,
             run.cache_uri,
             max(1, int(pool.cpus_per_worker)),
             run.storage,
@@ -195,14 +196,14 @@ def _train_rank(run: PreparedTraining, board: Any, threads: int) -> None:
 
     checkpoint = ray.train.get_checkpoint()
     if checkpoint is None:
-        evaluation = train(job, LoopHooks(None, _saver(job.rank), report))
+        judgement = train(job, LoopHooks(None, _saver(job.rank), report))
     else:
         log.resume()
         with checkpoint.as_directory() as directory:
-            evaluation = train(job, LoopHooks(Path(directory), _saver(job.rank), report))
+            judgement = train(job, LoopHooks(Path(directory), _saver(job.rank), report))
     if job.rank == 0:
         log.flush()
-        write_result(run, job, tokenizer, evaluation)
+        write_result(run, job.context.network, tokenizer, judgement)
 
 
 def _saver(rank: int) -> Callable[[Callable[[Path], None]], None]:

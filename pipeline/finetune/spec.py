@@ -6,9 +6,11 @@ import hashlib
 import json
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from pipeline.config import ComputeConfig, SpecModel, StorageConfig, Uri, Uris
+
+_RECIPE = {"task", "training", "max_length", "long_text", "stride", "pooling", "normalize"}
 
 
 class DataConfig(SpecModel):
@@ -32,7 +34,6 @@ class TrainingConfig(SpecModel):
     warmup_fraction: float = Field(0.1, ge=0, le=1)
     weight_decay: float = Field(0.01, ge=0)
     max_grad_norm: float = Field(1.0, gt=0)
-    max_length: int = Field(128, ge=8, description="tokens kept of each text, special tokens included")
     micro_batch_tokens: int | Literal["auto"] = Field(
         "auto", description="padded tokens of one forward and backward pass; auto: 1,024 on CPU, 16,384 on a GPU"
     )
@@ -55,12 +56,21 @@ class FinetuneSpec(SpecModel):
     data: DataConfig
     output: Uri = Field(description="URI of the bundle")
     work: Uri | None = Field(None, description="URI for token cache, checkpoints and metrics; default: OUTPUT.work")
+    max_length: int = Field(128, ge=8, description="tokens of one input, special tokens included")
+    long_text: Literal["truncate", "window"] = Field("truncate", description="what becomes of longer text")
+    stride: int = Field(32, ge=0, description="tokens that neighbouring windows share")
     pooling: Literal["mean", "cls", "max"] = Field("mean", description="how embeddings are pooled")
     normalize: bool = Field(True, description="scale embeddings to length 1")
     training: TrainingConfig = TrainingConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     compute: ComputeConfig = ComputeConfig()
     storage: StorageConfig = StorageConfig()
+
+    @model_validator(mode="after")
+    def _windows_move_on(self) -> FinetuneSpec:
+        if self.stride > self.max_length // 2:
+            raise ValueError(f"stride {self.stride} is more than half of max_length {self.max_length}")
+        return self
 
     @property
     def work_uri(self) -> str:
@@ -69,7 +79,20 @@ class FinetuneSpec(SpecModel):
 
     def fingerprint(self, data_fingerprint: str, model_fingerprint: str) -> str:
         """Hash of what decides the trained weights; workers, checkpoints and places are not in it."""
-        recipe = self.model_dump(include={"task", "training", "pooling", "normalize"}, mode="json")
+        recipe = self.model_dump(include=_RECIPE, mode="json")
         recipe["precision"] = self.compute.precision
         parts = [recipe, data_fingerprint, model_fingerprint]
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+class BundleSpec(SpecModel):
+    """Bundle a pretrained encoder as it is, for embeddings."""
+
+    model: str = Field(description="directory, s3:// URI, package://NAME/DIR or Hugging Face id")
+    output: Uri = Field(description="URI of the bundle")
+    max_length: int = Field(256, ge=8, description="tokens of one input, special tokens included")
+    long_text: Literal["truncate", "window"] = Field("truncate", description="what becomes of longer text")
+    stride: int = Field(0, ge=0, description="tokens that neighbouring windows share")
+    pooling: Literal["mean", "cls", "max"] = Field("mean", description="how embeddings are pooled")
+    normalize: bool = Field(True, description="scale embeddings to length 1")
+    storage: StorageConfig = StorageConfig()

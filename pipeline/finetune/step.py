@@ -12,10 +12,11 @@ import torch
 
 from pipeline.encoder.attention import Runtime
 from pipeline.encoder.batching import BatchBudget, plan_batches
-from pipeline.encoder.tokenize import pad_rows
+from pipeline.encoder.model import head_logits, model_inputs
+from pipeline.encoder.tokenize import PaddedBatch, Padding, flat_positions, pad_rows
 from pipeline.finetune.data import TokenData
 from pipeline.finetune.spec import TrainingConfig
-from pipeline.tasks.base import Task
+from pipeline.tasks.base import IGNORED, Task
 
 _CPU_MICRO_BATCH_TOKENS = 1_024
 _GPU_MICRO_BATCH_TOKENS = 16_384
@@ -33,34 +34,34 @@ class StepContext:
     data: TokenData
     runtime: Runtime
     config: TrainingConfig
-    pad_id: int
+    padding: Padding
     world_size: int
 
 
 @dataclass(frozen=True)
 class StepResult:
-    """This rank's part of a step: summed loss, rows, real and padded tokens; the gradient norm is global."""
+    """This rank's part of a step: summed loss, its terms, real and padded tokens; the gradient norm is global."""
 
     loss_sum: float
-    num_rows: int
+    weight: int
     num_tokens: int
     num_padded_tokens: int
     grad_norm: float
 
 
 def run_step(
-    context: StepContext, optimizer: torch.optim.Optimizer, share: npt.NDArray[np.int64], num_valid: int
+    context: StepContext, optimizer: torch.optim.Optimizer, share: npt.NDArray[np.int64], weight: int
 ) -> StepResult:
     """Forward, backward and update.
 
-    The loss is summed over rows and divided by the global count of valid targets, so neither micro-batches nor
+    The loss is summed over rows and divided by the global count of its terms, so neither micro-batches nor
     the number of ranks change the gradient.
 
     Args:
         context: The run.
         optimizer: Already set to this step's learning rate.
         share: Row numbers of this rank; may be empty (the rank still joins the gradient exchange).
-        num_valid: Rows with a target in the global batch, over all ranks.
+        weight: Terms of the loss in the global batch, over all ranks.
     """
     network = context.network
     network.train()
@@ -70,13 +71,14 @@ def run_step(
     for position, rows in enumerate(micro_batches):
         is_last = position == len(micro_batches) - 1
         with contextlib.nullcontext() if is_last else _no_sync(network):
-            loss, padded = _backward(context, rows, num_valid if len(share) else 0)
+            loss, padded = _backward(context, rows, weight if len(share) else 0)
         loss_sum += loss
         num_padded += padded
     grad_norm = torch.nn.utils.clip_grad_norm_(network.parameters(), context.config.max_grad_norm)
     optimizer.step()
     num_tokens = int(context.data.rows.lengths[share].sum())
-    return StepResult(loss_sum, len(share), num_tokens, num_padded, float(grad_norm))
+    own_weight = int(context.data.targets.weights[share].sum())
+    return StepResult(loss_sum, own_weight, num_tokens, num_padded, float(grad_norm))
 
 
 def make_optimizer(network: torch.nn.Module, base_prefix: str, config: TrainingConfig) -> torch.optim.AdamW:
@@ -124,18 +126,28 @@ def _micro_batch_tokens(context: StepContext) -> int:
     return _CPU_MICRO_BATCH_TOKENS if context.runtime.device.type == "cpu" else _GPU_MICRO_BATCH_TOKENS
 
 
-def _backward(context: StepContext, rows: npt.NDArray[np.int64], num_valid: int) -> tuple[float, int]:
-    device = context.runtime.device
-    ids_BS, mask_BS = (
-        torch.from_numpy(array).to(device) for array in pad_rows(context.data.rows, rows, context.pad_id)
-    )
-    targets_B = torch.from_numpy(context.data.targets[rows]).to(device)
+def _backward(context: StepContext, rows: npt.NDArray[np.int64], weight: int) -> tuple[float, int]:
+    device, network = context.runtime.device, context.network
+    batch = pad_rows(context.data.rows, rows, context.padding)
+    inputs = model_inputs(batch, getattr(network, "module", network), device)
     with context.runtime.autocast():
-        logits_BC = context.network(input_ids=ids_BS, attention_mask=mask_BS).logits
-    loss = context.task.loss_sum(logits_BC, targets_B)
-    weight = context.world_size / num_valid if num_valid else 0.0
-    torch.autograd.backward(loss * weight)
-    return (float(loss.detach()) if num_valid else 0.0), int(ids_BS.numel()) if num_valid else 0
+        logits = head_logits(network(**inputs))
+    assert logits is not None
+    targets = torch.from_numpy(_batch_targets(context.data, rows, batch, logits.ndim == 3)).to(device)
+    loss = context.task.loss_sum(logits, targets)
+    torch.autograd.backward(loss * (context.world_size / weight if weight else 0.0))
+    return (float(loss.detach()) if weight else 0.0), int(batch.ids_BS.size) if weight else 0
+
+
+def _batch_targets(
+    data: TokenData, rows: npt.NDArray[np.int64], batch: PaddedBatch, over_tokens: bool
+) -> npt.NDArray[np.float32]:
+    """Targets of some windows: [B, K], or [B, S] laid out like the padded ids."""
+    if not over_tokens:
+        return np.stack([data.targets.values[data.targets.offsets[r] : data.targets.offsets[r + 1]] for r in rows])
+    laid_out = np.full(batch.ids_BS.shape, IGNORED, np.float32)
+    laid_out[batch.mask_BS.astype(bool)] = data.targets.values[flat_positions(data.rows, rows)]
+    return laid_out
 
 
 def _no_sync(network: Any) -> Any:

@@ -5,19 +5,21 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
 import torch
 
 from pipeline.encoder.attention import choose_runtime
 from pipeline.encoder.bundle import BundleInfo, write_bundle
 from pipeline.encoder.model import load_network, load_tokenizer
-from pipeline.encoder.tokenize import TextTokenizer
-from pipeline.finetune.data import cache_file, load_tokens
-from pipeline.finetune.loop import LoopJob, TrainingStatus, status_record
+from pipeline.encoder.tokenize import Padding, TextTokenizer
+from pipeline.finetune.data import cache_file, load_tokens, read_usable
+from pipeline.finetune.loop import Judgement, LoopJob, TrainingStatus, ValidationRows, status_record
 from pipeline.finetune.plan import TrainingPlan
 from pipeline.finetune.prepare import PreparedTraining
 from pipeline.finetune.step import StepContext
 from pipeline.tasks import find_task
-from pipeline.tasks.base import Evaluation
+from pipeline.tasks.base import Examples
 from pipeline.uris import join_uri
 
 
@@ -27,46 +29,71 @@ def build_job(run: PreparedTraining, rank: int, world_size: int) -> tuple[LoopJo
     Returns:
         The loop's job, and the tokenizer for the bundle.
     """
-    spec, storage = run.spec, run.storage
+    spec, recipe = run.spec, run.spec.training
     task = find_task(spec.task, "spec")
-    labels = run.train.labels
-    data = load_tokens([cache_file(run.cache_uri, s) for s in run.train.shards], task, labels, storage)
-    held_out = [cache_file(run.cache_uri, s) for s in run.validation.shards] if run.validation else []
-    validation = load_tokens(held_out, task, labels, storage) if held_out else None
-    tokenizer = load_tokenizer(run.encoder)
+    data = load_tokens([cache_file(run.cache_uri, shard) for shard in run.train.shards], run.storage)
+    source = load_tokenizer(run.encoder)
+    tokenizer = TextTokenizer(source, run.token_options)
     runtime = choose_runtime(spec.compute)
-    torch.manual_seed(spec.training.seed)
-    names = dict(enumerate(labels))
-    network: Any = load_network(
-        run.encoder, task.head_class, id2label=names, label2id={name: index for index, name in names.items()}
-    ).to(runtime.device)
+    torch.manual_seed(recipe.seed)
+    network: Any = load_network(run.encoder, task.head_class, **task.head_config(run.train.learned)).to(runtime.device)
     if world_size > 1:
         devices = [runtime.device] if runtime.device.type == "cuda" else None
         network = torch.nn.parallel.DistributedDataParallel(network, device_ids=devices)
-    pad_id = TextTokenizer(tokenizer, spec.training.max_length).pad_id
-    context = StepContext(network, task, data, runtime, spec.training, pad_id, world_size)
-    recipe = spec.training
+    padding = Padding(tokenizer.pad_id, tokenizer.pads_left)
+    context = StepContext(network, task, data, runtime, recipe, padding, world_size)
     plan = TrainingPlan(len(data), recipe.batch_rows, recipe.epochs, recipe.min_steps, recipe.seed)
-    return LoopJob(context, plan, validation, labels, spec.checkpoint, run.fingerprint, rank), tokenizer
+    validation = _validation_rows(run, tokenizer, rank, world_size)
+    job = LoopJob(context, plan, validation, run.train.learned, spec.checkpoint, run.fingerprint, rank)
+    return job, source
 
 
-def write_result(run: PreparedTraining, job: LoopJob, tokenizer: Any, evaluation: Evaluation | None) -> None:
-    """Write the bundle; on rank 0 only."""
+def _validation_rows(
+    run: PreparedTraining, tokenizer: TextTokenizer, rank: int, world_size: int
+) -> ValidationRows | None:
+    """Every `world_size`-th usable row of validation, tokenised."""
+    split = run.validation
+    if split is None:
+        return None
+    task = find_task(run.spec.task, "spec")
+    parts = [read_usable(shard, split, task, run.train.learned, run.storage) for shard in split.shards]
+    targets = pa.chunked_array([chunk for part in parts for chunk in part.targets.chunks], parts[0].targets.type)
+    texts = [
+        pa.chunked_array([chunk for part in parts for chunk in part.texts[index].chunks], pa.large_string())
+        for index in range(len(parts[0].texts))
+    ]
+    mine = pa.array(np.arange(rank, len(targets), world_size))
+    own = tuple(text.take(mine) for text in texts)
+    return ValidationRows(Examples(own, tokenizer.encode(*own), split.are_words), targets.take(mine))
+
+
+def write_result(run: PreparedTraining, network: Any, tokenizer: Any, judgement: Judgement | None) -> BundleInfo:
+    """Write the bundle; on rank 0 only.
+
+    Args:
+        run: The run.
+        network: The trained network, or the encoder as it came.
+        tokenizer: Its tokenizer.
+        judgement: Figures and tuned thresholds, if there was validation.
+    """
     spec = run.spec
+    learned = judgement.learned if judgement else run.train.learned
     info = BundleInfo(
         task=spec.task,
-        inputs=dict(zip(job.context.task.inputs, run.train.columns.inputs, strict=True)),
-        labels=run.train.labels,
-        max_length=spec.training.max_length,
+        inputs=run.inputs,
+        labels=learned.labels,
+        options=dict(learned.options),
+        max_length=spec.max_length,
+        long_text=spec.long_text,
+        stride=spec.stride,
         pooling=spec.pooling,
         normalize=spec.normalize,
         base_model=spec.model,
         data_fingerprint=run.data_fingerprint,
         run_fingerprint=run.fingerprint,
-        metrics=evaluation.metrics if evaluation else {},
+        metrics=judgement.evaluation.metrics if judgement else {},
     )
-    network = getattr(job.context.network, "module", job.context.network)
-    write_bundle(spec.output, network, tokenizer, info, run.storage)
+    return write_bundle(spec.output, getattr(network, "module", network), tokenizer, info, run.storage)
 
 
 class MetricsLog:

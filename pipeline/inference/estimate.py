@@ -8,12 +8,14 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow.compute as pc
 
-from pipeline.corpus.reader import REASON, input_column, read_shard
+from pipeline.corpus.reader import REASON, read_shard
 from pipeline.corpus.shards import Piece, Shard, name_shard
 from pipeline.encoder.bundle import fetch_bundle
 from pipeline.encoder.model import load_tokenizer
 from pipeline.encoder.tokenize import TextTokenizer
+from pipeline.inference.predictor import token_options
 from pipeline.inference.run import PreparedRun
+from pipeline.tasks import find_task
 from pipeline.uris import join_uri
 
 _SAMPLE_SHARDS = 4
@@ -68,7 +70,8 @@ def explain_plan(run: PreparedRun) -> list[str]:
 def estimate_work(run: PreparedRun) -> Estimate:
     """Tokenise a sample of the pending rows; the sample is spread over the pending shards."""
     bundle = fetch_bundle(run.spec.bundle, run.ledger.storage)
-    tokenizer = TextTokenizer(load_tokenizer(bundle.path), bundle.info.max_length)
+    options = token_options(bundle.info, find_task(bundle.info.task, run.spec.bundle))
+    tokenizer = TextTokenizer(load_tokenizer(bundle.path), options)
     columns = run.source.columns
     pending = run.plan.pending
     picks = np.unique(np.linspace(0, len(pending) - 1, _SAMPLE_SHARDS).astype(int))
@@ -76,7 +79,7 @@ def estimate_work(run: PreparedRun) -> Estimate:
     for pick in picks:
         rows = read_shard(_head(pending[pick]), columns, run.source.options, run.ledger.storage)
         good = rows.filter(pc.is_null(rows[REASON]))
-        num_tokens += len(tokenizer.encode(good[input_column(columns.inputs[0])]).ids)
+        num_tokens += len(tokenizer.encode(*(good[name] for name in columns.input_names)).ids)
         num_sampled += rows.num_rows
     total = num_tokens / max(num_sampled, 1) * run.plan.num_pending_rows
     rate = _latest_tokens_per_s(run)

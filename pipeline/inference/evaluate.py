@@ -8,33 +8,25 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.config import PoolOptions
 from pipeline.corpus.listing import list_corpus
-from pipeline.corpus.reader import (
-    REASON,
-    Columns,
-    ReadOptions,
-    input_column,
-    kept_schema,
-    read_footers,
-    read_shard,
-)
+from pipeline.corpus.reader import REASON, Columns, ReadOptions, holds_words, kept_schema, read_footers, read_shard
 from pipeline.corpus.shards import Shard, ShardSize, cut_shards
 from pipeline.corpus.stream import stream_shards
 from pipeline.encoder.bundle import BundleInfo, read_bundle_info
 from pipeline.errors import Checks, CorpusError
+from pipeline.inference.predictor import ModelSource, Predictor, load_predictor
 from pipeline.inference.spec import EvaluateSpec
-from pipeline.inference.worker import InputSource, ModelSource, Predictor, load_predictor
+from pipeline.inference.worker import InputSource
 from pipeline.storage import Storage
 from pipeline.tasks import find_task
-from pipeline.tasks.base import Evaluation, TargetArray
+from pipeline.tasks.base import Evaluation, Learned, Task
 from pipeline.telemetry import Meter, ProgressDisplay
 
-_RESULT_SCHEMA = pa.schema([("target", pa.string()), ("logits", pa.list_(pa.float32())), ("num_tokens", pa.int64())])
+_TOKENS = "evaluation:num_tokens"
 
 
 @dataclass(frozen=True)
@@ -72,16 +64,27 @@ class ShardEvaluator:
         self._predictor = predictor
 
     def process(self, shard: Shard) -> pa.Table:
-        """Targets and logits of a shard's usable rows: those with text and a label."""
-        columns = self._job.source.columns
-        rows = read_shard(shard, columns, self._job.source.options, self._job.model.storage)
-        good = rows.filter(pc.and_(pc.is_null(rows[REASON]), pc.is_valid(rows[columns.kept[0]])))
-        tokens, outputs = self._predictor.predict(good[input_column(columns.inputs[0])])
-        num_rows, width = outputs.logits.shape
-        offsets = pa.array(np.arange(num_rows + 1, dtype=np.int32) * width)
-        logits = pa.ListArray.from_arrays(offsets, pa.array(outputs.logits.reshape(-1)))
-        targets = good[columns.kept[0]].cast(pa.string())
-        return pa.table([targets, logits, pa.array(tokens.lengths)], schema=_RESULT_SCHEMA)
+        """The task's judgement of each usable row: text there, target there and sound."""
+        source, predictor = self._job.source, self._predictor
+        task, learned = predictor.task, predictor.learned
+        rows = read_shard(shard, source.columns, source.options, self._job.model.storage)
+        rows = rows.filter(pc.is_null(rows[REASON]))
+        (target,) = source.columns.kept
+        texts = dict(zip(flat_inputs(task), source.columns.input_names, strict=True))
+        sound = pc.is_null(task.check(rows[target], [rows[name] for name in texts.values()], learned))
+        rows = rows.filter(sound)
+        predictions = [
+            predictor.predict([rows[texts[name]] for name in group], source.are_words)
+            for group in task.evaluation_inputs
+        ]
+        examples = predictions[-1][0]
+        judged = task.judge([outputs for _, outputs in predictions], examples, rows[target], learned)
+        return judged.append_column(_TOKENS, pa.array(examples.tokens.row_tokens))
+
+
+def flat_inputs(task: Task) -> tuple[str, ...]:
+    """The names of all texts an evaluation reads."""
+    return tuple(name for group in task.evaluation_inputs for name in group)
 
 
 def prepare_evaluation(spec: EvaluateSpec) -> PreparedEvaluation:
@@ -99,7 +102,7 @@ def prepare_evaluation(spec: EvaluateSpec) -> PreparedEvaluation:
     assert files is not None
     task = find_task(bundle.task, spec.bundle)
     inputs = {**bundle.inputs, **spec.corpus.inputs}
-    columns = Columns(tuple(inputs[name] for name in task.inputs), (spec.label or task.target,))
+    columns = Columns(tuple(inputs.get(name, name) for name in flat_inputs(task)), (spec.label or task.target,))
     footers = read_footers(files, columns, storage)
     shards = cut_shards(
         (footer.layout for footer in footers), ShardSize(spec.corpus.shard_rows, spec.corpus.shard_bytes)
@@ -107,7 +110,7 @@ def prepare_evaluation(spec: EvaluateSpec) -> PreparedEvaluation:
     if not shards:
         raise CorpusError(f"{', '.join(spec.corpus.uri)}: no rows in {len(footers)} files", "nothing to evaluate")
     options = ReadOptions(kept_schema(footers, columns.kept), spec.corpus.empty_text == "quarantine")
-    return PreparedEvaluation(spec, bundle, tuple(shards), InputSource(columns, options))
+    return PreparedEvaluation(spec, bundle, tuple(shards), InputSource(columns, options, holds_words(footers, columns)))
 
 
 def run_evaluation(run: PreparedEvaluation, pool: PoolOptions) -> Evaluation:
@@ -125,26 +128,16 @@ def run_evaluation(run: PreparedEvaluation, pool: PoolOptions) -> Evaluation:
         for part in stream_shards(run.shards, job, pool):
             parts.append(part)
             meter.num_rows += part.num_rows
-            meter.num_tokens += sum(part["num_tokens"].to_pylist())
+            meter.num_tokens += sum(part[_TOKENS].to_pylist())
             display.update(meter.num_rows, meter.rates())
     results = pa.concat_tables(parts)
     num_bad = run.num_rows - results.num_rows
     limit = run.spec.corpus.max_bad_fraction
     if num_bad > limit * run.num_rows:
         raise CorpusError(
-            f"{num_bad} of {run.num_rows} rows have no usable text or label, more than {limit}", "mend the data"
+            f"{num_bad} of {run.num_rows} rows have no usable text, or a target that is missing, broken or unknown to "
+            f"the bundle; more than max_bad_fraction {limit}",
+            "mend the data, or raise corpus.max_bad_fraction",
         )
     task = find_task(run.bundle.task, run.spec.bundle)
-    targets = task.encode_targets(results["target"], run.bundle.labels)
-    _check_known(results["target"], targets, run)
-    logits = results["logits"].combine_chunks().flatten().to_numpy().reshape(results.num_rows, -1)
-    return task.evaluate(logits, targets, run.bundle.labels)
-
-
-def _check_known(targets: pa.ChunkedArray, encoded: TargetArray, run: PreparedEvaluation) -> None:
-    unknown = sorted({str(targets[int(row)].as_py()) for row in np.flatnonzero(encoded < 0)})
-    if unknown:
-        raise CorpusError(
-            f"column {run.source.columns.kept[0]!r} holds labels the bundle does not know: {', '.join(unknown[:10])}",
-            f"the bundle's labels are: {', '.join(run.bundle.labels[:20])}",
-        )
+    return task.evaluate(results, Learned(run.bundle.labels, run.bundle.options))

@@ -13,14 +13,15 @@ import pyarrow as pa
 from pipeline.config import PoolOptions
 from pipeline.corpus.layouts import LayoutCache
 from pipeline.corpus.listing import list_corpus
-from pipeline.corpus.reader import Columns, FileFooter, ReadOptions, kept_schema
+from pipeline.corpus.reader import Columns, FileFooter, ReadOptions, holds_words, kept_schema
 from pipeline.corpus.shards import ShardSize, cut_shards
 from pipeline.corpus.stream import stream_shards
 from pipeline.encoder.bundle import BundleInfo, read_bundle_info
 from pipeline.errors import AccountingError, Checks, CorpusError, TooManyBadRowsError
 from pipeline.inference.plan import ScorePlan, fingerprint_run, plan_scoring, quarantine_files, scored_files
+from pipeline.inference.predictor import ModelSource
 from pipeline.inference.spec import ScoreSpec
-from pipeline.inference.worker import InputSource, ModelSource, ScoreJob
+from pipeline.inference.worker import InputSource, ScoreJob
 from pipeline.output.ledger import DoneRecord, Ledger, records_from
 from pipeline.output.table import Night, Published, check_table_target, live_files, open_table, publish_night
 from pipeline.schema import QUARANTINE_SCHEMA, RUN_DATE, scored_schema
@@ -109,7 +110,7 @@ def prepare_run(spec: ScoreSpec, run_date: str) -> PreparedRun:
     records = ledger.read(ledger.names() & {shard.name for shard in shards})
     plan = plan_scoring(shards, records, _standing_files(ledger))
     options = ReadOptions(kept, spec.corpus.empty_text == "quarantine")
-    source = InputSource(columns, options)
+    source = InputSource(columns, options, holds_words(footers, columns))
     return PreparedRun(spec, bundle, tuple(footers), cache, source, schema, ledger, plan)
 
 

@@ -10,13 +10,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.config import ComputeConfig
-from pipeline.corpus.reader import REASON, Columns, ReadOptions, input_column, read_shard
+from pipeline.corpus.reader import REASON, Columns, ReadOptions, read_shard
 from pipeline.corpus.shards import Shard
-from pipeline.encoder.attention import choose_runtime, set_threads
-from pipeline.encoder.bundle import Bundle, fetch_bundle
-from pipeline.encoder.model import EmbeddingOptions, EncoderModel, ModelOutputs, load_network, load_tokenizer
-from pipeline.encoder.tokenize import TextTokenizer, TokenRows
+from pipeline.encoder.model import ModelOutputs
+from pipeline.inference.predictor import ModelSource, Predictor, load_predictor
 from pipeline.output.ledger import DoneRecord, Ledger
 from pipeline.output.writer import write_parquet
 from pipeline.schema import (
@@ -27,21 +24,10 @@ from pipeline.schema import (
     SOURCE_ROW,
     file_schema,
 )
-from pipeline.storage import Storage
-from pipeline.tasks import find_task
+from pipeline.tasks.base import Examples
 from pipeline.uris import join_uri
 
 NON_FINITE = "model output is not finite, in fp32 too"
-
-
-@dataclass(frozen=True)
-class ModelSource:
-    """Which bundle a worker loads, and what runs it."""
-
-    bundle_uri: str
-    compute: ComputeConfig
-    num_threads: int
-    storage: Storage
 
 
 @dataclass(frozen=True)
@@ -50,6 +36,7 @@ class InputSource:
 
     columns: Columns
     options: ReadOptions
+    are_words: bool = False
 
 
 @dataclass(frozen=True)
@@ -65,37 +52,6 @@ class ScoreJob:
     def build(self) -> ShardScorer:
         """Load the model in the worker's own process."""
         return ShardScorer(self, load_predictor(self.model))
-
-
-class Predictor:
-    """A bundle's tokenizer and model, on this machine's device."""
-
-    def __init__(self, bundle: Bundle, model: EncoderModel, tokenizer: TextTokenizer) -> None:
-        self.bundle = bundle
-        self.task = find_task(bundle.info.task, str(bundle.path))
-        self._model = model
-        self._tokenizer = tokenizer
-
-    def predict(self, texts: pa.ChunkedArray) -> tuple[TokenRows, ModelOutputs]:
-        """Tokenise and run texts without nulls [rows]."""
-        rows = self._tokenizer.encode(texts)
-        return rows, self._model.run(rows)
-
-
-def load_predictor(source: ModelSource) -> Predictor:
-    """Fetch and load a bundle.
-
-    Raises:
-        ModelError, ComputeError: it cannot be loaded or run here.
-    """
-    set_threads(source.num_threads)
-    bundle = fetch_bundle(source.bundle_uri, source.storage)
-    info = bundle.info
-    runtime = choose_runtime(source.compute)
-    tokenizer = TextTokenizer(load_tokenizer(bundle.path), info.max_length)
-    network = load_network(bundle.path, find_task(info.task, source.bundle_uri).head_class)
-    embedding = EmbeddingOptions(info.pooling, info.normalize)
-    return Predictor(bundle, EncoderModel(network, runtime, embedding, tokenizer.pad_id), tokenizer)
 
 
 class ShardScorer:
@@ -142,8 +98,10 @@ class ShardScorer:
         """Split rows into scored and quarantined; every row goes to exactly one of the two."""
         usable = pc.is_null(rows[REASON])
         good = rows.filter(usable)
-        (name,) = self._job.source.columns.inputs
-        tokens, outputs = self._predictor.predict(good[input_column(name)])
+        source = self._job.source
+        texts = [good[name] for name in source.columns.input_names]
+        examples, outputs = self._predictor.predict(texts, source.are_words)
+        tokens = examples.tokens
         finite = pa.array(outputs.finite)
         failed = good.filter(pc.invert(finite))
         reasons = pa.repeat(pa.scalar(NON_FINITE), failed.num_rows)
@@ -154,19 +112,20 @@ class ShardScorer:
             ]
         )
         accounts = _Accounts(int(tokens.lengths.sum()), outputs.num_padded_tokens, int(tokens.truncated.sum()))
-        return self._assemble(good, tokens, outputs).filter(finite), bad, accounts
+        return self._assemble(good, examples, outputs).filter(finite), bad, accounts
 
-    def _assemble(self, good: pa.Table, tokens: TokenRows, outputs: ModelOutputs) -> pa.Table:
+    def _assemble(self, good: pa.Table, examples: Examples, outputs: ModelOutputs) -> pa.Table:
         predictor, schema = self._predictor, file_schema(self._job.table_schema)
         arrays = {field.name: good[field.name] for field in schema if field.name in good.column_names}
-        decoded = predictor.task.decode(outputs.logits, predictor.bundle.info.labels)
+        decoded = predictor.task.decode(outputs, examples, predictor.learned)
         arrays.update(zip((field.name for field in predictor.task.output_fields()), decoded, strict=True))
         arrays["embedding"] = _embedding_array(outputs)
-        arrays["num_tokens"] = pa.array(tokens.lengths, pa.int32())
+        tokens = examples.tokens
+        arrays["num_tokens"] = pa.array(tokens.row_tokens, pa.int32())
         arrays["truncated"] = pa.array(tokens.truncated)
-        arrays["num_windows"] = pa.array(np.ones(len(tokens), np.int32))
-        arrays["model_version"] = pa.repeat(pa.scalar(self._version), len(tokens))
-        arrays["run_id"] = pa.repeat(pa.scalar(self._job.run_id), len(tokens))
+        arrays["num_windows"] = pa.array(tokens.row_windows, pa.int32())
+        arrays["model_version"] = pa.repeat(pa.scalar(self._version), tokens.num_rows)
+        arrays["run_id"] = pa.repeat(pa.scalar(self._job.run_id), tokens.num_rows)
         return pa.table([arrays[field.name] for field in schema], schema=schema)
 
     def _quarantined(self, rows: pa.Table, reasons: pa.Array | pa.ChunkedArray) -> pa.Table:

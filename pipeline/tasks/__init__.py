@@ -1,4 +1,4 @@
-"""tasks: one file per task. A task says which columns go in, what the head and the loss are, how logits become
+"""tasks: one file per task. A task says which columns go in, what the head and the loss are, how outputs become
 columns, and what its metrics are; rooms above and below never name a task.
 
 Adding one is a file that fits `base.Task` and a line in `TASKS`.
@@ -6,9 +6,23 @@ Adding one is a file that fits `base.Task` and a line in `TASKS`.
 
 from pipeline.errors import Problem, SpecError
 from pipeline.tasks.base import Task
-from pipeline.tasks.text_classification import TextClassification
+from pipeline.tasks.embedding import Embedding
+from pipeline.tasks.multi_label import MultiLabel
+from pipeline.tasks.question_answering import QuestionAnswering
+from pipeline.tasks.similarity import Similarity
+from pipeline.tasks.text_classification import PairClassification, TextClassification
+from pipeline.tasks.token_classification import TokenClassification
 
-TASKS: dict[str, Task] = {task.name: task for task in (TextClassification(),)}
+_ALL: tuple[Task, ...] = (
+    TextClassification(),
+    PairClassification(),
+    MultiLabel(),
+    Similarity(),
+    TokenClassification(),
+    QuestionAnswering(),
+    Embedding(),
+)
+TASKS: dict[str, Task] = {task.name: task for task in _ALL}
 
 
 def find_task(name: str, source: str) -> Task:

@@ -1,20 +1,71 @@
-"""The protocol every task fits, and the small types it speaks in."""
+"""The protocol every task fits, and the small types it speaks in.
+
+Shape letters: R rows, W windows, T tokens of all windows, C outputs of the head.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from pipeline.encoder.tokenize import TokenRows
+
 if TYPE_CHECKING:
     import torch  # for types only: planning a run must not wait for torch to load
 
+    from pipeline.encoder.model import ModelOutputs
+
 FloatArray = npt.NDArray[np.float32]
-TargetArray = npt.NDArray[np.int64]
+IGNORED = -100.0
+"""The target of a token or row that has none; it adds nothing to the loss."""
+
+
+@dataclass(frozen=True)
+class Learned:
+    """What a task takes from its training data, kept in the bundle.
+
+    Attributes:
+        labels: Class names, in the order of the head's outputs; empty for tasks without classes.
+        options: Numbers such as a score's range or a tuned threshold.
+    """
+
+    labels: tuple[str, ...] = ()
+    options: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Rows as a task sees them.
+
+    Attributes:
+        texts: One string array per input [R], without nulls.
+        tokens: Their tokens.
+        are_words: The last text is a list of words joined by single spaces: words are then as given.
+    """
+
+    texts: tuple[pa.ChunkedArray, ...]
+    tokens: TokenRows
+    are_words: bool = False
+
+
+@dataclass(frozen=True)
+class WindowTargets:
+    """Training targets as numbers, ragged like the tokens.
+
+    Attributes:
+        values: float32, all windows back to back.
+        offsets: int64 [W + 1].
+        weights: int64 [W]; how many terms each window adds to the loss, which is divided by their global sum.
+    """
+
+    values: npt.NDArray[np.float32]
+    offsets: npt.NDArray[np.int64]
+    weights: npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -40,34 +91,71 @@ class Evaluation:
 
 
 class Task(Protocol):
-    """What differs between tasks. Stateless: labels and options come from the bundle or the spec."""
+    """What differs between tasks. Stateless: everything learned comes from the bundle.
+
+    Attributes:
+        inputs: Names of the texts one row has; several make one model input, a pair.
+        target: Default name of the target column; empty if the task is not trained.
+        head_class: Name of the transformers Auto class that has the head.
+        needs_spans: Decoding needs each token's character range.
+        windows_always: Long text is windowed even where the bundle says truncate (question answering).
+        is_trained: The task can be fine-tuned.
+        main_metric: The figure to compare models by; higher is better.
+    """
 
     name: str
     inputs: tuple[str, ...]
+    evaluation_inputs: tuple[tuple[str, ...], ...]
     target: str
-    main_metric: str
     head_class: str
+    needs_spans: bool
+    windows_always: bool
+    is_trained: bool
+    main_metric: str
 
-    def find_labels(self, targets: pa.ChunkedArray) -> tuple[str, ...]:
-        """Class names in training targets, in the order of the logits."""
+    def learn(self, targets: pa.ChunkedArray) -> Learned:
+        """Labels and options found in training targets."""
         ...
 
-    def encode_targets(self, targets: pa.ChunkedArray, labels: Sequence[str]) -> TargetArray:
-        """Targets as numbers [rows]; -100 where a label is null or unknown."""
+    def head_config(self, learned: Learned) -> dict[str, object]:
+        """Configuration of a new head."""
         ...
 
-    def loss_sum(self, logits_BC: torch.Tensor, targets_B: torch.Tensor) -> torch.Tensor:
-        """Loss summed (not averaged) over valid targets: the caller divides by the global count."""
+    def check(self, targets: pa.ChunkedArray, texts: Sequence[pa.ChunkedArray], learned: Learned) -> pa.Array:
+        """Why a row's target cannot be used: string array [R], null where it can."""
+        ...
+
+    def window_targets(self, targets: pa.ChunkedArray, examples: Examples, learned: Learned) -> WindowTargets:
+        """Checked targets as numbers, window by window."""
+        ...
+
+    def loss_sum(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """Loss summed (not averaged) over valid targets: the caller divides by the global weight.
+
+        Args:
+            logits: [B, C], or [B, S, C] from a head over tokens.
+            targets: [B, K] or [B, S], `IGNORED` where there is none.
+        """
         ...
 
     def output_fields(self) -> list[pa.Field]:
         """The columns `decode` makes."""
         ...
 
-    def decode(self, logits: FloatArray, labels: Sequence[str]) -> list[pa.Array]:
-        """Logits [rows, classes] -> one array for each of `output_fields`."""
+    def decode(self, outputs: ModelOutputs, examples: Examples, learned: Learned) -> list[pa.Array]:
+        """Model outputs -> one array [R] for each of `output_fields`."""
         ...
 
-    def evaluate(self, logits: FloatArray, targets: TargetArray, labels: Sequence[str]) -> Evaluation:
-        """Metrics of logits [rows, classes] against valid targets [rows]."""
+    def judge(
+        self, outputs: Sequence[ModelOutputs], examples: Examples, targets: pa.ChunkedArray, learned: Learned
+    ) -> pa.Table:
+        """One row for each example: what `evaluate` needs of prediction and truth, and no more."""
+        ...
+
+    def tune(self, judged: pa.Table, learned: Learned) -> Learned:
+        """Thresholds chosen on validation rows; `learned` itself where there are none."""
+        ...
+
+    def evaluate(self, judged: pa.Table, learned: Learned) -> Evaluation:
+        """Metrics over all judged rows, in any order."""
         ...

@@ -1,4 +1,4 @@
-"""text-classification: one text in, one of a fixed set of labels out."""
+"""text-classification and pair-classification: one of a fixed set of labels for a text, or for a pair of texts."""
 
 from __future__ import annotations
 
@@ -6,84 +6,159 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.schema import SCORES_TYPE
-from pipeline.tasks.base import Confusion, Evaluation, FloatArray, TargetArray
+from pipeline.tasks.base import IGNORED, Confusion, Evaluation, Examples, FloatArray, Learned, WindowTargets
+from pipeline.tasks.numbers import calibration_error, f1_scores, fixed_targets, matrix, matthews, score_lists, softmax
 
 if TYPE_CHECKING:
     import torch
 
-IGNORED = -100
+    from pipeline.encoder.model import ModelOutputs
 
 
 class TextClassification:
-    """A linear layer on the pooled encoder; cross-entropy; the label is the arg max of the softmax."""
+    """A linear layer on the pooled encoder; cross-entropy; the label is the arg max of the softmax.
+
+    The target is a label (string or integer), or soft: a struct with one probability per label.
+    """
 
     name = "text-classification"
     inputs: tuple[str, ...] = ("text",)
+    evaluation_inputs: tuple[tuple[str, ...], ...] = (("text",),)
     target = "label"
-    main_metric = "macro_f1"
     head_class = "AutoModelForSequenceClassification"
+    needs_spans = False
+    windows_always = False
+    is_trained = True
+    main_metric = "macro_f1"
 
-    def find_labels(self, targets: pa.ChunkedArray) -> tuple[str, ...]:
-        """Distinct labels: integers in numeric order, everything else in string order."""
+    def learn(self, targets: pa.ChunkedArray) -> Learned:
+        """Distinct labels: integers in numeric order, everything else in string order; a struct's own order."""
+        if pa.types.is_struct(targets.type):
+            return Learned(tuple(field.name for field in targets.type))
         values = [value for value in pc.unique(targets).to_pylist() if value is not None]
-        return tuple(str(value) for value in sorted(values))
+        return Learned(tuple(str(value) for value in sorted(values)))
 
-    def encode_targets(self, targets: pa.ChunkedArray, labels: Sequence[str]) -> TargetArray:
-        """Index of each label; -100 where it is null or not among `labels`."""
-        positions = pc.index_in(targets.cast(pa.string()), value_set=pa.array(labels, pa.string()))
-        return np.asarray(pc.fill_null(positions, IGNORED).to_numpy(zero_copy_only=False), np.int64)
+    def head_config(self, learned: Learned) -> dict[str, object]:
+        """Names of the classes."""
+        return class_names(learned.labels)
 
-    def loss_sum(self, logits_BC: torch.Tensor, targets_B: torch.Tensor) -> torch.Tensor:
-        """Cross-entropy in fp32, summed over rows with a label."""
+    def check(self, targets: pa.ChunkedArray, texts: Sequence[pa.ChunkedArray], learned: Learned) -> pa.Array:
+        """A label is there and known; soft labels are finite, not negative, and not all zero."""
+        if pa.types.is_struct(targets.type):
+            soft = _soft_targets(targets)
+            usable = np.isfinite(soft).all(axis=1) & (soft >= 0).all(axis=1) & (soft.sum(axis=1) > 0)
+            return pc.if_else(pa.array(usable), pa.scalar(None, pa.string()), "soft label is not a distribution")
+        known = encode_labels(targets, learned.labels) >= 0
+        reason = pc.if_else(pc.is_null(targets), pa.scalar("label is null"), pa.scalar("label is unknown"))
+        return pc.if_else(pa.array(known), pa.scalar(None, pa.string()), combined(reason))
+
+    def window_targets(self, targets: pa.ChunkedArray, examples: Examples, learned: Learned) -> WindowTargets:
+        """[W, 1] class numbers, or [W, C] probabilities."""
+        windows = examples.tokens.window_rows
+        if pa.types.is_struct(targets.type):
+            soft = _soft_targets(targets)
+            return fixed_targets((soft / soft.sum(axis=1, keepdims=True))[windows])
+        return fixed_targets(encode_labels(targets, learned.labels)[windows][:, None].astype(np.float32))
+
+    def loss_sum(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """Cross-entropy in fp32, hard or soft."""
         from torch.nn.functional import cross_entropy
 
-        return cross_entropy(logits_BC.float(), targets_B, ignore_index=IGNORED, reduction="sum")
+        if targets.shape[1] == 1:
+            return cross_entropy(logits.float(), targets[:, 0].long(), ignore_index=int(IGNORED), reduction="sum")
+        return cross_entropy(logits.float(), targets.float(), reduction="sum")
 
     def output_fields(self) -> list[pa.Field]:
-        """`label`, its probability `score`, and every class's probability in the order of the bundle's labels."""
+        """`label`, its probability, and every class's probability in the order of the bundle's labels."""
         return [
             pa.field("label", pa.string()),
             pa.field("score", pa.float32()),
             pa.field("class_scores", SCORES_TYPE),
         ]
 
-    def decode(self, logits: FloatArray, labels: Sequence[str]) -> list[pa.Array]:
+    def decode(self, outputs: ModelOutputs, examples: Examples, learned: Learned) -> list[pa.Array]:
         """Softmax, arg max and its probability."""
-        scores = softmax(logits)
+        scores = softmax(outputs.logits)
         best = scores.argmax(axis=1) if len(scores) else np.zeros(0, np.int64)
-        offsets = np.arange(len(scores) + 1, dtype=np.int32) * len(labels)
-        flat = pa.array(scores.reshape(-1), pa.float32())
         return [
-            pa.array(labels, pa.string()).take(pa.array(best)),
+            pa.array(learned.labels, pa.string()).take(pa.array(best)),
             pa.array(scores[np.arange(len(scores)), best], pa.float32()),
-            pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), flat).cast(SCORES_TYPE),
+            score_lists(scores),
         ]
 
-    def evaluate(self, logits: FloatArray, targets: TargetArray, labels: Sequence[str]) -> Evaluation:
-        """Accuracy, macro and weighted F1 (a class without rows and predictions counts 0), loss, confusion."""
-        valid = targets != IGNORED
-        logits, targets = logits[valid], targets[valid]
-        counts = np.zeros((len(labels), len(labels)), np.int64)
-        np.add.at(counts, (targets, logits.argmax(axis=1)), 1)
+    def judge(
+        self, outputs: Sequence[ModelOutputs], examples: Examples, targets: pa.ChunkedArray, learned: Learned
+    ) -> pa.Table:
+        """True class number and logits."""
+        if pa.types.is_struct(targets.type):
+            truth = _soft_targets(targets).argmax(axis=1)
+        else:
+            truth = encode_labels(targets, learned.labels)
+        return pa.table({"truth": pa.array(truth), "logits": score_lists(outputs[0].logits)})
+
+    def tune(self, judged: pa.Table, learned: Learned) -> Learned:
+        """Nothing to tune."""
+        return learned
+
+    def evaluate(self, judged: pa.Table, learned: Learned) -> Evaluation:
+        """Accuracy, macro and weighted F1, MCC, calibration, loss, confusion.
+
+        Macro F1 is over classes that occur in truth or prediction, as scikit-learn's default has it.
+        """
+        truth, logits = judged["truth"].to_numpy(), matrix(judged["logits"])
+        logits, truth = logits[truth >= 0], truth[truth >= 0]
+        counts = np.zeros((len(learned.labels), len(learned.labels)), np.int64)
+        if not len(truth):
+            return Evaluation(0, {}, None)
+        np.add.at(counts, (truth, logits.argmax(axis=1)), 1)
         hits, support, predicted = np.diag(counts), counts.sum(axis=1), counts.sum(axis=0)
-        f1 = 2 * hits / np.maximum(support + predicted, 1)
-        chosen = softmax(logits)[np.arange(len(targets)), targets]
-        num_rows = max(len(targets), 1)
+        f1 = f1_scores(hits, support, predicted)
+        scores = softmax(logits)
         metrics = {
-            "accuracy": float(hits.sum() / num_rows),
-            "macro_f1": float(f1[(support + predicted) > 0].mean()) if len(targets) else 0.0,
-            "weighted_f1": float((f1 * support).sum() / num_rows),
-            "loss": float(-np.log(np.maximum(chosen, 1e-30)).mean()) if len(targets) else 0.0,
+            "accuracy": float(hits.sum() / len(truth)),
+            "macro_f1": float(f1[(support + predicted) > 0].mean()),
+            "weighted_f1": float((f1 * support).sum() / len(truth)),
+            "mcc": matthews(counts),
+            "ece": calibration_error(scores.max(axis=1), scores.argmax(axis=1) == truth),
+            "loss": float(-np.log(np.maximum(scores[np.arange(len(truth)), truth], 1e-30)).mean()),
         }
-        return Evaluation(len(targets), metrics, Confusion(tuple(labels), counts))
+        return Evaluation(len(truth), metrics, Confusion(learned.labels, counts))
 
 
-def softmax(logits: FloatArray) -> FloatArray:
-    """Row-wise softmax, float32 [rows, classes]."""
-    shifted = np.exp(logits - logits.max(axis=1, keepdims=True, initial=-np.inf))
-    result: FloatArray = (shifted / shifted.sum(axis=1, keepdims=True)).astype(np.float32)
-    return result
+class PairClassification(TextClassification):
+    """Language inference, paraphrase: both texts in one input, a separator between them."""
+
+    name = "pair-classification"
+    inputs: tuple[str, ...] = ("text_a", "text_b")
+    evaluation_inputs: tuple[tuple[str, ...], ...] = (("text_a", "text_b"),)
+    main_metric = "accuracy"
+
+
+def class_names(labels: Sequence[str]) -> dict[str, object]:
+    """`id2label` and `label2id` of a head."""
+    return {"id2label": dict(enumerate(labels)), "label2id": {label: index for index, label in enumerate(labels)}}
+
+
+def encode_labels(targets: pa.ChunkedArray, labels: Sequence[str]) -> npt.NDArray[np.int64]:
+    """Index of each label [R]; -100 where it is null or not among `labels`."""
+    positions = pc.index_in(targets.cast(pa.string()), value_set=pa.array(labels, pa.string()))
+    return np.asarray(pc.fill_null(positions, int(IGNORED)).to_numpy(), np.int64)
+
+
+def combined(values: pa.Array | pa.ChunkedArray) -> pa.Array:
+    """One array of a chunked one."""
+    if isinstance(values, pa.ChunkedArray):
+        return pa.concat_arrays(values.chunks) if values.num_chunks else pa.array([], values.type)
+    return values
+
+
+def _soft_targets(targets: pa.ChunkedArray) -> FloatArray:
+    """[R, C] from a struct of probabilities; NaN where one is null."""
+    columns = [pc.struct_field(targets, [index]).cast(pa.float64()) for index in range(targets.type.num_fields)]
+    stacked = np.stack([pc.fill_null(column, float("nan")).to_numpy() for column in columns], axis=1)
+    return np.asarray(stacked, np.float32)

@@ -1,0 +1,48 @@
+"""A pretrained encoder, as it is -> a bundle for embeddings."""
+
+from __future__ import annotations
+
+import hashlib
+
+from pipeline.encoder.bundle import (
+    BundleInfo,
+    check_bundle_target,
+    fingerprint_model,
+    resolve_encoder,
+    write_bundle,
+)
+from pipeline.encoder.model import load_network, load_tokenizer
+from pipeline.errors import Checks
+from pipeline.finetune.spec import BundleSpec
+from pipeline.storage import Storage
+from pipeline.tasks.embedding import Embedding
+
+
+def bundle_encoder(spec: BundleSpec) -> BundleInfo:
+    """Write an encoder, its tokenizer and how to embed with it as a bundle.
+
+    Raises:
+        ModelError: the encoder cannot be loaded.
+        OutputTakenError: the output holds something else.
+    """
+    storage, checks, task = Storage(spec.storage), Checks(), Embedding()
+    encoder = checks.run(lambda: resolve_encoder(spec.model, storage))
+    checks.run(lambda: check_bundle_target(spec.output, storage))
+    checks.raise_failures()
+    assert encoder is not None
+    recipe = spec.model_dump_json(include={"max_length", "long_text", "stride", "pooling", "normalize"})
+    fingerprint = hashlib.sha256((recipe + fingerprint_model(encoder)).encode()).hexdigest()
+    info = BundleInfo(
+        task=task.name,
+        inputs={name: name for name in task.inputs},
+        max_length=spec.max_length,
+        long_text=spec.long_text,
+        stride=spec.stride,
+        pooling=spec.pooling,
+        normalize=spec.normalize,
+        base_model=spec.model,
+        data_fingerprint="",
+        run_fingerprint=fingerprint,
+        metrics={},
+    )
+    return write_bundle(spec.output, load_network(encoder, task.head_class), load_tokenizer(encoder), info, storage)

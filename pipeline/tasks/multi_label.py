@@ -1,0 +1,140 @@
+"""multi-label: any number of a fixed set of labels for one text."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipeline.schema import SCORES_TYPE
+from pipeline.tasks.base import Evaluation, Examples, FloatArray, Learned, WindowTargets
+from pipeline.tasks.numbers import f1_scores, fixed_targets, matrix, score_lists, sigmoid
+from pipeline.tasks.text_classification import class_names, combined
+
+if TYPE_CHECKING:
+    import torch
+
+    from pipeline.encoder.model import ModelOutputs
+
+_DEFAULT_THRESHOLD = 0.5
+
+
+class MultiLabel:
+    """A linear layer with one sigmoid per label; binary cross-entropy; thresholds tuned on validation."""
+
+    name = "multi-label"
+    inputs: tuple[str, ...] = ("text",)
+    evaluation_inputs: tuple[tuple[str, ...], ...] = (("text",),)
+    target = "labels"
+    head_class = "AutoModelForSequenceClassification"
+    needs_spans = False
+    windows_always = False
+    is_trained = True
+    main_metric = "micro_f1"
+
+    def learn(self, targets: pa.ChunkedArray) -> Learned:
+        """Distinct labels in string order."""
+        values = pc.unique(pc.list_flatten(targets)).to_pylist()
+        return Learned(tuple(sorted(str(value) for value in values if value is not None)))
+
+    def head_config(self, learned: Learned) -> dict[str, object]:
+        """Class names, and transformers' own name for this kind of head."""
+        return {**class_names(learned.labels), "problem_type": "multi_label_classification"}
+
+    def check(self, targets: pa.ChunkedArray, texts: Sequence[pa.ChunkedArray], learned: Learned) -> pa.Array:
+        """The list is there (it may be empty) and holds known labels only."""
+        known = set(learned.labels)
+        return pa.array([_problem(labels, known) for labels in targets.to_pylist()], pa.string())
+
+    def window_targets(self, targets: pa.ChunkedArray, examples: Examples, learned: Learned) -> WindowTargets:
+        """[W, C], 1 for each label of the row."""
+        return fixed_targets(_multi_hot(targets, learned.labels)[examples.tokens.window_rows])
+
+    def loss_sum(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """Binary cross-entropy, averaged over labels and summed over rows."""
+        from torch.nn.functional import binary_cross_entropy_with_logits
+
+        losses = binary_cross_entropy_with_logits(logits.float(), targets.float(), reduction="none")
+        return losses.mean(dim=1).sum()
+
+    def output_fields(self) -> list[pa.Field]:
+        """The labels above their thresholds, and every label's probability."""
+        return [
+            pa.field("labels", pa.list_(pa.field("element", pa.string()))),
+            pa.field("class_scores", SCORES_TYPE),
+        ]
+
+    def decode(self, outputs: ModelOutputs, examples: Examples, learned: Learned) -> list[pa.Array]:
+        """Sigmoid and thresholds."""
+        scores = sigmoid(outputs.logits)
+        chosen = scores >= _thresholds(learned)
+        names = np.array(learned.labels, dtype=object)
+        labels = [names[row].tolist() for row in chosen]
+        return [pa.array(labels, self.output_fields()[0].type), score_lists(scores)]
+
+    def judge(
+        self, outputs: Sequence[ModelOutputs], examples: Examples, targets: pa.ChunkedArray, learned: Learned
+    ) -> pa.Table:
+        """True labels as ones and zeros, and probabilities."""
+        truth = _multi_hot(targets, learned.labels)
+        return pa.table({"truth": score_lists(truth), "scores": score_lists(sigmoid(outputs[0].logits))})
+
+    def tune(self, judged: pa.Table, learned: Learned) -> Learned:
+        """For each label the threshold with the highest F1 on these rows; labels without a true row keep 0.5."""
+        truth, scores = matrix(judged["truth"]), matrix(judged["scores"])
+        tuned = {
+            f"threshold.{label}": _best_threshold(truth[:, index] > 0, scores[:, index])
+            for index, label in enumerate(learned.labels)
+        }
+        return Learned(learned.labels, {**learned.options, **tuned})
+
+    def evaluate(self, judged: pa.Table, learned: Learned) -> Evaluation:
+        """Micro and macro F1 (a label without truth and prediction counts 0), exact-match accuracy."""
+        truth, scores = matrix(judged["truth"]) > 0, matrix(judged["scores"])
+        predicted = scores >= _thresholds(learned)
+        hits, support, chosen = (truth & predicted).sum(axis=0), truth.sum(axis=0), predicted.sum(axis=0)
+        metrics = {
+            "micro_f1": float(2 * hits.sum() / max(support.sum() + chosen.sum(), 1)),
+            "macro_f1": float(f1_scores(hits, support, chosen).mean()),
+            "exact_match": float((truth == predicted).all(axis=1).mean()),
+        }
+        return Evaluation(judged.num_rows, metrics)
+
+
+def _problem(labels: list[str] | None, known: set[str]) -> str | None:
+    if labels is None:
+        return "labels are null"
+    unknown = sorted({str(label) for label in labels} - known)
+    return f"label is unknown: {unknown[0]}" if unknown else None
+
+
+def _multi_hot(targets: pa.ChunkedArray, labels: Sequence[str]) -> FloatArray:
+    lists = combined(targets)
+    hot = np.zeros((len(lists), len(labels)), np.float32)
+    columns = pc.index_in(pc.list_flatten(lists).cast(pa.string()), value_set=pa.array(labels, pa.string()))
+    rows = pc.list_parent_indices(lists)
+    present = pc.is_valid(columns)
+    hot[pc.filter(rows, present).to_numpy(), pc.filter(columns, present).to_numpy()] = 1
+    return hot
+
+
+def _thresholds(learned: Learned) -> FloatArray:
+    values = [learned.options.get(f"threshold.{label}", _DEFAULT_THRESHOLD) for label in learned.labels]
+    return np.array(values, np.float32)
+
+
+def _best_threshold(truth: npt.NDArray[np.bool_], scores: FloatArray) -> float:
+    if not truth.any():
+        return _DEFAULT_THRESHOLD
+    order = np.argsort(-scores, kind="stable")
+    hits = np.cumsum(truth[order])
+    f1 = 2 * hits / (np.arange(1, len(order) + 1) + truth.sum())
+    ordered = scores[order]
+    usable = np.append(ordered[:-1] > ordered[1:], True)  # a cut between equal scores is no threshold
+    best = int(np.where(usable, f1, -1).argmax())
+    below = ordered[best + 1] if best + 1 < len(ordered) else 0.0
+    return float((ordered[best] + below) / 2)

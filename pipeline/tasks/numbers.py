@@ -1,0 +1,90 @@
+"""Arithmetic that several tasks share. Pure functions of numpy arrays."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from pipeline.schema import SCORES_TYPE
+from pipeline.tasks.base import WindowTargets
+
+FloatArray = npt.NDArray[np.float32]
+IntArray = npt.NDArray[np.int64]
+
+
+def softmax(logits: FloatArray) -> FloatArray:
+    """Softmax over the last axis, float32."""
+    shifted = np.exp(logits - logits.max(axis=-1, keepdims=True, initial=-np.inf))
+    return np.asarray(shifted / shifted.sum(axis=-1, keepdims=True), np.float32)
+
+
+def sigmoid(logits: FloatArray) -> FloatArray:
+    """Logistic function, float32, without overflow."""
+    return np.asarray(0.5 * (1 + np.tanh(0.5 * logits)), np.float32)
+
+
+def score_lists(scores: FloatArray) -> pa.Array:
+    """[R, C] as list<float32> [R]."""
+    offsets = np.arange(len(scores) + 1, dtype=np.int32) * (scores.shape[1] if scores.ndim > 1 else 0)
+    return pa.ListArray.from_arrays(pa.array(offsets), pa.array(scores.reshape(-1), pa.float32())).cast(SCORES_TYPE)
+
+
+def matrix(column: pa.ChunkedArray) -> FloatArray:
+    """A list<float> column whose lists are equally long, as [R, C]."""
+    flat = column.combine_chunks()
+    values = np.concatenate([chunk.flatten().to_numpy() for chunk in _chunks(flat)])
+    return np.asarray(values.reshape(len(column), -1) if len(column) else np.zeros((0, 0)), np.float32)
+
+
+def fixed_targets(values: npt.NDArray[np.float32]) -> WindowTargets:
+    """[W, K] as targets of weight 1 each."""
+    num_windows, width = values.shape
+    offsets = np.arange(num_windows + 1, dtype=np.int64) * width
+    return WindowTargets(values.reshape(-1).astype(np.float32), offsets, np.ones(num_windows, np.int64))
+
+
+def f1_scores(hits: IntArray, support: IntArray, predicted: IntArray) -> npt.NDArray[np.float64]:
+    """F1 of each class from its counts; 0 where there is neither truth nor prediction."""
+    return np.asarray(2 * hits / np.maximum(support + predicted, 1), np.float64)
+
+
+def matthews(counts: IntArray) -> float:
+    """Matthews correlation coefficient of a confusion matrix [true, predicted] (Gorodkin's multi-class form)."""
+    counts = counts.astype(np.float64)
+    total, hits = counts.sum(), np.trace(counts)
+    truth, predicted = counts.sum(axis=1), counts.sum(axis=0)
+    covariance = hits * total - truth @ predicted
+    scale = np.sqrt((total**2 - predicted @ predicted) * (total**2 - truth @ truth))
+    return float(covariance / scale) if scale > 0 else 0.0
+
+
+def calibration_error(confidence: FloatArray, is_right: npt.NDArray[np.bool_], num_bins: int = 15) -> float:
+    """Expected calibration error: |accuracy - confidence| over equal-width bins, weighted by their rows."""
+    if not len(confidence):
+        return 0.0
+    bins = np.minimum((confidence * num_bins).astype(int), num_bins - 1)
+    gaps = np.bincount(bins, weights=is_right - confidence.astype(np.float64), minlength=num_bins)
+    return float(np.abs(gaps).sum() / len(confidence))
+
+
+def pearson(left: npt.NDArray[np.float64], right: npt.NDArray[np.float64]) -> float:
+    """Pearson's r; 0 where either side does not vary."""
+    left, right = left - left.mean(), right - right.mean()
+    scale = float(np.sqrt((left**2).sum() * (right**2).sum()))
+    return float((left * right).sum()) / scale if scale > 0 else 0.0
+
+
+def spearman(left: npt.NDArray[np.float64], right: npt.NDArray[np.float64]) -> float:
+    """Spearman's rho: Pearson's r of ranks, ties at their mean rank."""
+    return pearson(_ranks(left), _ranks(right))
+
+
+def _ranks(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    _, group, counts = np.unique(values, return_inverse=True, return_counts=True)
+    last = np.cumsum(counts).astype(np.float64)
+    return np.asarray((last - (counts - 1) / 2)[group])
+
+
+def _chunks(array: pa.Array | pa.ChunkedArray) -> list[pa.Array]:
+    return list(array.chunks) if isinstance(array, pa.ChunkedArray) else [array]

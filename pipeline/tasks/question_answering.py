@@ -1,0 +1,205 @@
+"""question-answering: the part of a context that answers a question, or that there is none.
+
+Targets are SQuAD's: a struct of `text` and `answer_start` lists, empty where there is no answer. A long context is
+always windowed, and one span is chosen over all its windows; a span is a substring of the context.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from pipeline.tasks.base import Evaluation, Examples, FloatArray, Learned, WindowTargets
+from pipeline.tasks.squad import BestSpan, SpanLimits, best_span, exact_match, token_f1, tune_threshold
+
+if TYPE_CHECKING:
+    import torch
+
+    from pipeline.encoder.model import ModelOutputs
+
+_NOTHING, _START, _END = 0, 1, 2
+_LIMITS = SpanLimits()
+_JUDGED = pa.schema(
+    [
+        ("answerable", pa.bool_()),
+        ("margin", pa.float32()),
+        ("exact_if_answered", pa.float32()),
+        ("f1_if_answered", pa.float32()),
+    ]
+)
+
+
+class QuestionAnswering:
+    """Two outputs per token, start and end of the answer; both at the first token where there is none."""
+
+    name = "question-answering"
+    inputs: tuple[str, ...] = ("question", "context")
+    evaluation_inputs: tuple[tuple[str, ...], ...] = (("question", "context"),)
+    target = "answers"
+    head_class = "AutoModelForQuestionAnswering"
+    needs_spans = True
+    windows_always = True
+    is_trained = True
+    main_metric = "f1"
+
+    def learn(self, targets: pa.ChunkedArray) -> Learned:
+        """Whether unanswerable questions occur: only then does the bundle ever decline."""
+        answered = [bool(row and row["text"]) for row in targets.to_pylist()]
+        return Learned((), {"may_decline": float(not all(answered)), "null_threshold": 0.0})
+
+    def head_config(self, learned: Learned) -> dict[str, object]:
+        """The head has a fixed form."""
+        return {}
+
+    def check(self, targets: pa.ChunkedArray, texts: Sequence[pa.ChunkedArray], learned: Learned) -> pa.Array:
+        """Every answer stands in its context where `answer_start` says."""
+        pairs = zip(targets.to_pylist(), texts[1].to_pylist(), strict=True)
+        return pa.array([_problem(answers, context) for answers, context in pairs], pa.string())
+
+    def window_targets(self, targets: pa.ChunkedArray, examples: Examples, learned: Learned) -> WindowTargets:
+        """[T]: 1 on the first answer's first token, 2 on its last, 3 on both; on the first token if it is not here."""
+        tokens = examples.tokens
+        assert tokens.spans is not None
+        values = np.zeros(len(tokens.ids), np.float32)
+        answers = targets.to_pylist()
+        for window, row in enumerate(tokens.window_rows):
+            base, stop = int(tokens.offsets[window]), int(tokens.offsets[window + 1])
+            start, end = _answer_tokens(answers[row], tokens.spans[base:stop])
+            values[base + start] += _START
+            values[base + end] += _END
+        return WindowTargets(values, tokens.offsets, np.ones(len(tokens), np.int64))
+
+    def loss_sum(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """Mean of the two cross-entropies over positions; padding cannot be chosen."""
+        from torch.nn.functional import cross_entropy
+
+        marks = targets.long().clamp(min=_NOTHING)
+        open_BS1 = (targets >= 0).unsqueeze(-1)
+        masked = logits.float().masked_fill(~open_BS1, -1e9)
+        starts, ends = (marks & _START).argmax(dim=1), (marks & _END).argmax(dim=1)
+        start_loss = cross_entropy(masked[..., 0], starts, reduction="sum")
+        return (start_loss + cross_entropy(masked[..., 1], ends, reduction="sum")) / 2
+
+    def output_fields(self) -> list[pa.Field]:
+        """The answer (empty if declined), its character range, its score, and whether there is one.
+
+        `score` is a probability: of the best span against all starts and ends tried, and no answer.
+        """
+        return [
+            pa.field("answer", pa.string()),
+            pa.field("start", pa.int32()),
+            pa.field("end", pa.int32()),
+            pa.field("score", pa.float32()),
+            pa.field("is_answerable", pa.bool_()),
+        ]
+
+    def decode(self, outputs: ModelOutputs, examples: Examples, learned: Learned) -> list[pa.Array]:
+        """The best span over all windows of each row."""
+        contexts = examples.texts[1].to_pylist()
+        spans = _best_spans(outputs.logits, examples)
+        answered = [_is_answered(span, learned) for span in spans]
+        texts = [_answer(context, span) for context, span in zip(contexts, spans, strict=True)]
+        scores = [1.0 / (1.0 + np.exp(np.clip(span.null_margin, -60, 60))) for span in spans]
+        columns: list[list[Any]] = [
+            [text if is_answered else "" for text, is_answered in zip(texts, answered, strict=True)],
+            [span.start if is_answered else None for span, is_answered in zip(spans, answered, strict=True)],
+            [span.end if is_answered else None for span, is_answered in zip(spans, answered, strict=True)],
+            scores,
+            answered,
+        ]
+        return [pa.array(column, field.type) for column, field in zip(columns, self.output_fields(), strict=True)]
+
+    def judge(
+        self, outputs: Sequence[ModelOutputs], examples: Examples, targets: pa.ChunkedArray, learned: Learned
+    ) -> pa.Table:
+        """For each question: whether it has an answer, the null margin, and EM and F1 of the best span."""
+        rows = []
+        contexts = examples.texts[1].to_pylist()
+        for answers, context, span in zip(
+            targets.to_pylist(), contexts, _best_spans(outputs[0].logits, examples), strict=True
+        ):
+            text, golds = _answer(context, span), answers["text"]
+            rows.append((bool(golds), span.null_margin, exact_match(text, golds), token_f1(text, golds)))
+        columns = [list(column) for column in zip(*rows, strict=True)] if rows else [[], [], [], []]
+        return pa.table(columns, schema=_JUDGED)
+
+    def tune(self, judged: pa.Table, learned: Learned) -> Learned:
+        """The null margin below which answering gives the best F1; only if questions may have no answer."""
+        if not learned.options["may_decline"] or judged.num_rows == 0:
+            return learned
+        margins, f1 = judged["margin"].to_numpy(), judged["f1_if_answered"].to_numpy()
+        threshold = tune_threshold(margins, f1, judged["answerable"].to_numpy())
+        return Learned(learned.labels, {**learned.options, "null_threshold": threshold})
+
+    def evaluate(self, judged: pa.Table, learned: Learned) -> Evaluation:
+        """EM and F1 in percent, as SQuAD reports them, overall and by kind of question."""
+        answerable = judged["answerable"].to_numpy()
+        margins = judged["margin"].to_numpy()
+        answered = np.ones(len(margins), np.bool_)
+        if learned.options["may_decline"]:
+            answered = margins < learned.options["null_threshold"]
+        exact = np.where(answered, judged["exact_if_answered"].to_numpy(), ~answerable)
+        f1 = np.where(answered, judged["f1_if_answered"].to_numpy(), ~answerable)
+        metrics = {"exact_match": 100 * float(exact.mean()), "f1": 100 * float(f1.mean())}
+        if answerable.any() and not answerable.all():
+            metrics["answerable_f1"] = 100 * float(f1[answerable].mean())
+            metrics["no_answer_accuracy"] = 100 * float((~answered[~answerable]).mean())
+        return Evaluation(judged.num_rows, metrics)
+
+
+def _problem(answers: dict[str, Any] | None, context: str) -> str | None:
+    if answers is None or answers.get("text") is None or answers.get("answer_start") is None:
+        return "answers are null"
+    if len(answers["text"]) != len(answers["answer_start"]):
+        return f"{len(answers['text'])} answer texts and {len(answers['answer_start'])} starts"
+    for text, start in zip(answers["text"], answers["answer_start"], strict=True):
+        if context[start : start + len(text)] != text:
+            return f"answer_start {start} does not match the context: {context[start : start + len(text)]!r}"
+    return None
+
+
+def _answer_tokens(answers: dict[str, Any], spans: npt.NDArray[np.int32]) -> tuple[int, int]:
+    """First and last token of the first answer in a window; (0, 0) if it is not wholly in it."""
+    if not answers["text"]:
+        return 0, 0
+    start = answers["answer_start"][0]
+    end = start + len(answers["text"][0])
+    inside = np.flatnonzero((spans[:, 0] >= 0) & (spans[:, 1] > start) & (spans[:, 0] < end))
+    context = np.flatnonzero(spans[:, 0] >= 0)
+    if not len(inside) or spans[context[0], 0] > start or spans[context[-1], 1] < end:
+        return 0, 0
+    return int(inside[0]), int(inside[-1])
+
+
+def _best_spans(logits: FloatArray, examples: Examples) -> list[BestSpan]:
+    tokens = examples.tokens
+    assert tokens.spans is not None
+    windows: list[list[tuple[FloatArray, npt.NDArray[np.int32]]]] = [[] for _ in range(tokens.num_rows)]
+    for window, row in enumerate(tokens.window_rows):
+        part = slice(int(tokens.offsets[window]), int(tokens.offsets[window + 1]))
+        windows[row].append((logits[part], tokens.spans[part]))
+    contexts = examples.texts[1].to_pylist()
+    best = (best_span(row_windows, _LIMITS) for row_windows in windows)
+    return [_trimmed(span, context) for span, context in zip(best, contexts, strict=True)]
+
+
+def _trimmed(span: BestSpan, context: str) -> BestSpan:
+    """Without the white space that some tokenizers count to a token."""
+    text = context[span.start : span.end]
+    start = span.start + len(text) - len(text.lstrip())
+    return replace(span, start=start, end=start + len(text.strip()))
+
+
+def _is_answered(span: BestSpan, learned: Learned) -> bool:
+    if span.end <= span.start:
+        return False
+    return not learned.options["may_decline"] or span.null_margin < learned.options["null_threshold"]
+
+
+def _answer(context: str, span: BestSpan) -> str:
+    return context[span.start : span.end]
