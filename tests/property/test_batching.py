@@ -1,0 +1,69 @@
+"""plan_batches: every row once, within budget, longest first; pad_rows: nothing lost, nothing added."""
+
+from __future__ import annotations
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.encoder.batching import BatchBudget, plan_batches
+from pipeline.encoder.tokenize import TokenRows, pad_rows
+
+LENGTHS = st.lists(st.integers(0, 300), max_size=120)
+BUDGETS = st.builds(BatchBudget, st.integers(1, 2_000), st.integers(1, 64))
+
+
+@st.composite
+def token_rows(draw: st.DrawFn) -> TokenRows:
+    rows = draw(st.lists(st.lists(st.integers(1, 30_000), max_size=20), max_size=12))
+    offsets = np.concatenate([[0], np.cumsum([len(row) for row in rows])]).astype(np.int64)
+    ids = np.array([token for row in rows for token in row], np.int32)
+    return TokenRows(ids, offsets, np.zeros(len(rows), np.bool_))
+
+
+@given(LENGTHS, BUDGETS)
+def test_batches_are_a_permutation_of_all_rows(lengths: list[int], budget: BatchBudget) -> None:
+    batches = list(plan_batches(lengths, budget))
+    assert all(len(batch) for batch in batches)
+    assert sorted(int(row) for batch in batches for row in batch) == list(range(len(lengths)))
+
+
+@given(LENGTHS, BUDGETS)
+def test_batches_keep_within_the_budget_except_single_long_rows(lengths: list[int], budget: BatchBudget) -> None:
+    for batch in plan_batches(lengths, budget):
+        longest = max(lengths[row] for row in batch)
+        assert len(batch) <= budget.rows
+        assert len(batch) * longest <= budget.tokens or len(batch) == 1
+
+
+@given(LENGTHS, BUDGETS)
+def test_longest_rows_come_first_and_equal_ones_in_their_order(lengths: list[int], budget: BatchBudget) -> None:
+    order = [int(row) for batch in plan_batches(lengths, budget) for row in batch]
+    assert order == sorted(range(len(lengths)), key=lambda row: (-lengths[row], row))
+
+
+@given(LENGTHS, BUDGETS)
+def test_the_same_lengths_give_the_same_batches(lengths: list[int], budget: BatchBudget) -> None:
+    first = [batch.tolist() for batch in plan_batches(lengths, budget)]
+    second = [batch.tolist() for batch in plan_batches(np.array(lengths, np.int64), budget)]
+    assert first == second
+
+
+@given(token_rows(), st.data())
+def test_padding_gives_back_every_row(rows: TokenRows, data: st.DataObject) -> None:
+    picks = data.draw(st.lists(st.integers(0, max(len(rows) - 1, 0)), max_size=8 if len(rows) else 0))
+    ids_BS, mask_BS = pad_rows(rows, np.array(picks, np.int64), pad_id=0)
+    longest = max((int(rows.lengths[pick]) for pick in picks), default=0)
+    assert ids_BS.shape == mask_BS.shape == (len(picks), longest)
+    for position, pick in enumerate(picks):
+        length = int(rows.lengths[pick])
+        assert ids_BS[position, :length].tolist() == rows.row(pick).tolist()
+        assert not ids_BS[position, length:].any()
+        assert mask_BS[position].tolist() == [1] * length + [0] * (longest - length)
+
+
+@given(token_rows())
+def test_rows_and_lengths_cover_all_tokens(rows: TokenRows) -> None:
+    together = [token for index in range(len(rows)) for token in rows.row(index).tolist()]
+    assert together == rows.ids.tolist()
+    assert int(rows.lengths.sum()) == len(rows.ids)

@@ -1,0 +1,33 @@
+"""Files and functions that fit in a head."""
+
+from __future__ import annotations
+
+from tests.rules.sources import sources
+
+MAX_FILE_LINES = 400
+MAX_FUNCTION_LINES = 60
+MAX_JOB_LINES = 60
+MAX_SESSION_LINES = 150
+
+
+def test_no_file_is_longer_than_400_lines() -> None:
+    found = {source.path: source.num_lines for source in sources("pipeline", "jobs", "tests")}
+    assert len(found) > 50
+    assert {path: lines for path, lines in found.items() if lines > MAX_FILE_LINES} == {}
+
+
+def test_no_function_is_longer_than_60_lines() -> None:
+    found = {
+        f"{source.path}:{function.lineno} {function.name}": function.end_lineno - function.lineno + 1
+        for source in sources("pipeline", "jobs", "tests")
+        for function in source.functions()
+        if function.end_lineno is not None
+    }
+    assert len(found) > 300
+    assert {name: lines for name, lines in found.items() if lines > MAX_FUNCTION_LINES} == {}
+
+
+def test_jobs_are_thin() -> None:
+    found = {source.path: source.num_lines for source in sources("jobs") if source.path.count("/") == 1}
+    assert found.pop("jobs/session.py") <= MAX_SESSION_LINES
+    assert {path: lines for path, lines in found.items() if lines > MAX_JOB_LINES} == {}

@@ -1,0 +1,218 @@
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from pipeline.corpus.listing import CorpusFile, list_corpus
+from pipeline.corpus.reader import (
+    REASON,
+    Columns,
+    FileFooter,
+    ReadOptions,
+    input_column,
+    kept_schema,
+    read_footers,
+    read_shard,
+)
+from pipeline.corpus.shards import Piece, Shard, ShardSize, cut_shards
+from pipeline.errors import CorpusError
+from pipeline.storage import Storage
+
+STORAGE = Storage()
+TEXT = Columns(("text",))
+TEXT_AND_ID = Columns(("text",), ("id",))
+
+
+def write(path: Path, **columns: Any) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.table(columns), path)
+    return path
+
+
+def footers_of(directory: Path, columns: Columns) -> list[FileFooter]:
+    return read_footers(list_corpus([str(directory)], STORAGE), columns, STORAGE)
+
+
+def read_all(directory: Path, columns: Columns, quarantine_blank: bool = True) -> list[dict[str, Any]]:
+    footers = footers_of(directory, columns)
+    options = ReadOptions(kept_schema(footers, columns.kept), quarantine_blank)
+    shards = cut_shards([footer.layout for footer in footers], ShardSize(1_000, 2**20))
+    return [row for shard in shards for row in read_shard(shard, columns, options, STORAGE).to_pylist()]
+
+
+def whole(file: CorpusFile, num_rows: int) -> Shard:
+    return Shard("name", (Piece(file, 0, num_rows),), 0)
+
+
+def test_a_footer_tells_row_groups_and_the_types_of_the_columns_in_use(tmp_path: Path) -> None:
+    table = pa.table({"text": ["some text"] * 5, "id": pa.array(range(5), pa.int32()), "other": ["x" * 1_000] * 5})
+    pq.write_table(table, tmp_path / "a.parquet", row_group_size=2, use_dictionary=False, compression="none")
+    (footer,) = footers_of(tmp_path, TEXT_AND_ID)
+    assert [group.num_rows for group in footer.layout.row_groups] == [2, 2, 1]
+    assert 5 * len("some text") < footer.layout.text_bytes < 1_000
+    assert footer.schema == pa.schema([("text", pa.string()), ("id", pa.int32())])
+
+
+def test_a_missing_column_names_the_columns_there_are(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.parquet", body=["x"], key=[1])
+    with pytest.raises(CorpusError, match=r"a\.parquet: no column 'text', 'id'") as caught:
+        footers_of(tmp_path, TEXT_AND_ID)
+    assert caught.value.message.startswith(str(path))
+    assert caught.value.remedy == "the file's columns are: body, key"
+
+
+def test_a_corrupt_file_is_named(tmp_path: Path) -> None:
+    write(tmp_path / "a.parquet", text=["x"])
+    (tmp_path / "b.parquet").write_bytes(b"PAR1 this is no Parquet file PAR1")
+    with pytest.raises(CorpusError, match=r"b\.parquet: not a readable Parquet file") as caught:
+        footers_of(tmp_path, TEXT)
+    assert "restore or remove the file" in caught.value.remedy
+
+
+def test_an_empty_file_is_named(tmp_path: Path) -> None:
+    (tmp_path / "a.parquet").write_bytes(b"")
+    with pytest.raises(CorpusError, match=r"a\.parquet: not a readable Parquet file"):
+        footers_of(tmp_path, TEXT)
+
+
+def test_all_bad_files_are_listed_up_to_ten(tmp_path: Path) -> None:
+    write(tmp_path / "good.parquet", text=["x"])
+    for number in range(12):
+        write(tmp_path / f"bad-{number:02d}.parquet", body=["x"])
+    with pytest.raises(CorpusError, match="12 of 13 files cannot be used") as caught:
+        footers_of(tmp_path, TEXT)
+    assert caught.value.message.count("no column 'text'") == 10
+
+
+def test_a_file_that_changed_after_planning_is_not_read(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.parquet", text=["x"])
+    (file,) = list_corpus([str(tmp_path)], STORAGE)
+    os.utime(path, (1, 1))
+    with pytest.raises(CorpusError, match=r"a\.parquet: changed or vanished while the job ran"):
+        read_shard(whole(file, 1), TEXT, ReadOptions(pa.schema([]), True), STORAGE)
+
+
+def test_a_file_that_vanished_after_planning_is_named(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.parquet", text=["x"])
+    (file,) = list_corpus([str(tmp_path)], STORAGE)
+    path.unlink()
+    with pytest.raises(CorpusError, match=r"a\.parquet: changed or vanished") as caught:
+        read_shard(whole(file, 1), TEXT, ReadOptions(pa.schema([]), True), STORAGE)
+    assert "run the same command again" in caught.value.remedy
+
+
+def test_a_piece_beyond_the_file_is_not_read_short(tmp_path: Path) -> None:
+    write(tmp_path / "a.parquet", text=["x", "y"])
+    (file,) = list_corpus([str(tmp_path)], STORAGE)
+    with pytest.raises(CorpusError, match="changed or vanished"):
+        read_shard(whole(file, 3), TEXT, ReadOptions(pa.schema([]), True), STORAGE)
+
+
+def test_only_the_rows_of_a_piece_are_read(tmp_path: Path) -> None:
+    table = pa.table({"text": [f"t{row}" for row in range(10)]})
+    pq.write_table(table, tmp_path / "a.parquet", row_group_size=3)
+    (file,) = list_corpus([str(tmp_path)], STORAGE)
+    for start, stop in [(0, 10), (0, 1), (3, 6), (2, 7), (8, 10), (4, 5)]:
+        shard = Shard("name", (Piece(file, start, stop),), 0)
+        rows = read_shard(shard, TEXT, ReadOptions(pa.schema([]), True), STORAGE)
+        assert rows["source_row"].to_pylist() == list(range(start, stop))
+        assert rows[input_column("text")].to_pylist() == [f"t{row}" for row in range(start, stop)]
+
+
+def test_rows_say_where_they_come_from_and_why_they_are_bad(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.parquet", text=["fine", None, "  "], id=[1, 2, 3])
+    assert read_all(tmp_path, TEXT_AND_ID) == [
+        {"source_file": str(path), "source_row": row, "id": row + 1, input_column("text"): text, REASON: reason}
+        for row, (text, reason) in enumerate([("fine", None), (None, "text is null"), (None, "text is blank")])
+    ]
+
+
+def test_hive_keys_are_columns(tmp_path: Path) -> None:
+    write(tmp_path / "domain=a%20b" / "1.parquet", text=["x", "y"])
+    write(tmp_path / "domain=c" / "1.parquet", text=["z"])
+    rows = read_all(tmp_path, Columns(("text",), ("domain",)))
+    assert [row["domain"] for row in rows] == ["a b", "a b", "c"]
+
+
+def test_a_column_in_the_file_wins_over_a_hive_key(tmp_path: Path) -> None:
+    write(tmp_path / "domain=folder" / "1.parquet", text=["x"], domain=["file"])
+    assert [row["domain"] for row in read_all(tmp_path, Columns(("text",), ("domain",)))] == ["file"]
+
+
+def test_an_input_may_be_kept_as_it_stands(tmp_path: Path) -> None:
+    write(tmp_path / "a.parquet", text=[" ", "x"])
+    rows = read_all(tmp_path, Columns(("text",), ("text",)))
+    assert [(row["text"], row[input_column("text")]) for row in rows] == [(" ", None), ("x", "x")]
+
+
+@pytest.mark.parametrize(
+    "kinds",
+    [
+        (pa.int32(), pa.int64()),
+        (pa.int8(), pa.uint16()),
+        (pa.float32(), pa.float64()),
+    ],
+)
+def test_kept_types_that_differ_between_files_are_joined(tmp_path: Path, kinds: tuple[pa.DataType, ...]) -> None:
+    for number, kind in enumerate(kinds):
+        write(tmp_path / f"{number}.parquet", text=["x"], id=pa.array([number], kind))
+    assert [row["id"] for row in read_all(tmp_path, TEXT_AND_ID)] == [0, 1]
+    assert kept_schema(footers_of(tmp_path, TEXT_AND_ID), ("id",)).field("id").type in (pa.int64(), pa.float64())
+
+
+def test_kept_strings_of_every_encoding_are_one_type(tmp_path: Path) -> None:
+    kinds = [pa.string(), pa.large_string(), pa.string_view(), pa.dictionary(pa.int32(), pa.string()), pa.null()]
+    for number, kind in enumerate(kinds):
+        value = [None] if kind == pa.null() else [str(number)]
+        write(tmp_path / f"{number}.parquet", text=["x"], id=pa.array(value, kind))
+    assert kept_schema(footers_of(tmp_path, TEXT_AND_ID), ("id",)) == pa.schema([("id", pa.string())])
+    assert [row["id"] for row in read_all(tmp_path, TEXT_AND_ID)] == ["0", "1", "2", "3", None]
+
+
+def test_kept_types_that_nothing_joins_are_refused(tmp_path: Path) -> None:
+    write(tmp_path / "0.parquet", text=["x"], id=[1])
+    write(tmp_path / "1.parquet", text=["x"], id=["one"])
+    with pytest.raises(CorpusError, match=r"1\.parquet: a kept column's type does not fit the files before it") as e:
+        kept_schema(footers_of(tmp_path, TEXT_AND_ID), ("id",))
+    assert "corpus.keep" in e.value.remedy
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        pa.string(),
+        pa.large_string(),
+        pa.string_view(),
+        pa.binary(),
+        pa.large_binary(),
+        pa.dictionary(pa.int32(), pa.string()),
+    ],
+)
+def test_text_of_every_arrow_kind_is_read(tmp_path: Path, kind: pa.DataType) -> None:
+    texts = ["plain", None, "häßlich 日本", "plain"]
+    values = [text and text.encode() for text in texts] if "binary" in str(kind) else texts
+    write(tmp_path / "a.parquet", text=pa.array(values, kind))
+    rows = read_all(tmp_path, TEXT)
+    assert [row[input_column("text")] for row in rows] == texts
+    assert [row[REASON] for row in rows] == [None, "text is null", None, None]
+
+
+def test_text_of_another_type_is_bad_row_by_row(tmp_path: Path) -> None:
+    write(tmp_path / "a.parquet", text=pa.array([1, None]))
+    assert [row[REASON] for row in read_all(tmp_path, TEXT)] == ["text is int64, not a string", "text is null"]
+
+
+def test_files_of_one_shard_may_hold_text_in_different_types(tmp_path: Path) -> None:
+    write(tmp_path / "0.parquet", text=["x"])
+    write(tmp_path / "1.parquet", text=pa.array(["y"]).dictionary_encode())
+    write(tmp_path / "2.parquet", text=pa.array([b"z"]))
+    assert [row[input_column("text")] for row in read_all(tmp_path, TEXT)] == ["x", "y", "z"]
+
+
+def test_columns_are_needed_once_with_inputs_first() -> None:
+    assert Columns(("text", "title"), ("id", "text")).needed == ("text", "title", "id")

@@ -1,0 +1,53 @@
+from __future__ import annotations
+
+import pyarrow as pa
+import pytest
+
+from pipeline.corpus.text import clean_text
+
+
+def cleaned(array: pa.Array, quarantine_blank: bool = True) -> list[tuple[str | None, str | None]]:
+    clean = clean_text(array, quarantine_blank)
+    return list(zip(clean.values.to_pylist(), clean.reasons.to_pylist(), strict=True))
+
+
+def test_each_bad_row_has_its_own_reason() -> None:
+    assert cleaned(pa.array([b"good", None, b"", b"\xff\xfe", "grüß".encode()])) == [
+        ("good", None),
+        (None, "text is null"),
+        (None, "text is blank"),
+        (None, "text is not valid UTF-8"),
+        ("grüß", None),
+    ]
+
+
+@pytest.mark.parametrize("blank", ["", " ", "\t\n", "\u00a0\u2003", "\u3000"])
+def test_whitespace_of_every_script_is_blank(blank: str) -> None:
+    assert cleaned(pa.array([blank])) == [(None, "text is blank")]
+    assert cleaned(pa.array([blank]), quarantine_blank=False) == [(blank, None)]
+
+
+def test_text_is_not_trimmed() -> None:
+    assert cleaned(pa.array(["  two words \n"])) == [("  two words \n", None)]
+
+
+@pytest.mark.parametrize(
+    ("array", "reason"),
+    [
+        (pa.array([1.5]), "text is double, not a string"),
+        (pa.array([["a"]]), "text is list<item: string>, not a string"),
+        (pa.array([{"a": 1}]), "text is struct<a: int64>, not a string"),
+        (pa.array([1]).dictionary_encode(), "text is int64, not a string"),
+        (pa.nulls(1), "text is null"),
+    ],
+)
+def test_another_type_is_named_in_the_reason(array: pa.Array, reason: str) -> None:
+    assert cleaned(array) == [(None, reason)]
+
+
+def test_fixed_size_binary_and_slices_are_text_too() -> None:
+    assert cleaned(pa.array([b"ab", b"cd", None], pa.binary(2)).slice(1)) == [("cd", None), (None, "text is null")]
+
+
+def test_no_rows_give_no_rows() -> None:
+    assert cleaned(pa.array([], pa.string())) == cleaned(pa.array([], pa.int8())) == []

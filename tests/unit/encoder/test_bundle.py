@@ -1,0 +1,235 @@
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+from pipeline.encoder.attention import Runtime
+from pipeline.encoder.batching import BatchBudget
+from pipeline.encoder.bundle import (
+    BUNDLE_FILE,
+    check_bundle_target,
+    fetch_bundle,
+    fingerprint_model,
+    read_bundle_info,
+    resolve_encoder,
+)
+from pipeline.encoder.model import EmbeddingOptions, EncoderModel, load_network, load_tokenizer
+from pipeline.encoder.tokenize import TextTokenizer
+from pipeline.errors import ModelError, OutputTakenError
+from pipeline.storage import Storage
+from tests.tiny import LABELS, make_bundle, make_encoder, make_rows, make_tokenizer
+
+STORAGE = Storage()
+
+
+@pytest.fixture
+def bundle(bundle_directory: Path, tmp_path: Path) -> Path:
+    """A copy that may be spoilt."""
+    return Path(shutil.copytree(bundle_directory, tmp_path / "bundle"))
+
+
+@pytest.fixture
+def encoder(encoder_directory: Path, tmp_path: Path) -> Path:
+    """A copy that may be spoilt."""
+    return Path(shutil.copytree(encoder_directory, tmp_path / "encoder"))
+
+
+def test_what_is_written_is_what_is_read(tmp_path: Path) -> None:
+    info = make_bundle(tmp_path / "b", max_length=48, pooling="cls", normalize=False, metrics={"macro_f1": 0.25})
+    assert read_bundle_info(str(tmp_path / "b"), STORAGE) == info
+    fetched = fetch_bundle(str(tmp_path / "b"), STORAGE)
+    assert (fetched.path, fetched.info) == (tmp_path / "b", info)
+    assert (info.labels, info.max_length, info.pooling, info.normalize) == (LABELS, 48, "cls", False)
+    assert info.model_version == info.fingerprint[:16]
+
+
+def test_every_file_but_bundle_json_is_listed_with_its_hash(bundle: Path) -> None:
+    there = {path.relative_to(bundle).as_posix() for path in bundle.rglob("*") if path.is_file()}
+    assert set(read_bundle_info(str(bundle), STORAGE).files) == there - {BUNDLE_FILE}
+
+
+def test_transformers_loads_a_bundle_and_agrees(bundle_directory: Path) -> None:
+    texts = make_rows(12)["text"].to_pylist()
+    network = AutoModelForSequenceClassification.from_pretrained(bundle_directory).eval()
+    tokenizer = AutoTokenizer.from_pretrained(bundle_directory)
+    with torch.no_grad():
+        plain = network(**tokenizer(texts, padding=True, return_tensors="pt")).logits.numpy()
+    model = EncoderModel(
+        load_network(bundle_directory, "AutoModelForSequenceClassification"),
+        Runtime(torch.device("cpu"), False, BatchBudget(100, 10)),
+        EmbeddingOptions("mean", normalize=True),
+        pad_id=0,
+    )
+    own = model.run(TextTokenizer(load_tokenizer(bundle_directory), 32).encode(pa.array(texts))).logits
+    np.testing.assert_allclose(own, plain, atol=1e-5)
+    assert network.config.id2label == dict(enumerate(LABELS))
+
+
+def test_sentence_transformers_reads_the_same_settings(tmp_path: Path) -> None:
+    make_bundle(tmp_path / "b", max_length=48, pooling="max", normalize=False)
+    modules = json.loads((tmp_path / "b" / "modules.json").read_text())
+    pooling = json.loads((tmp_path / "b" / "1_Pooling" / "config.json").read_text())
+    assert [module["type"].rsplit(".", 1)[-1] for module in modules] == ["Transformer", "Pooling"]
+    assert [name for name, is_on in pooling.items() if is_on is True] == ["pooling_mode_max_tokens"]
+    assert pooling["word_embedding_dimension"] == 32
+    assert json.loads((tmp_path / "b" / "sentence_bert_config.json").read_text())["max_seq_length"] == 48
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json", "tokenizer.json", "1_Pooling/config.json"])
+def test_a_file_that_was_changed_is_noticed(bundle: Path, name: str) -> None:
+    with (bundle / name).open("r+b") as stream:
+        stream.seek(-2, 2)
+        stream.write(b"  ")
+    with pytest.raises(ModelError, match=f"{name} differs from what was written"):
+        fetch_bundle(str(bundle), STORAGE)
+
+
+@pytest.mark.parametrize("name", ["tokenizer.json", "model.safetensors"])
+def test_a_file_that_is_missing_is_noticed(bundle: Path, name: str) -> None:
+    (bundle / name).unlink()
+    with pytest.raises(ModelError, match=f"{name} is missing"):
+        fetch_bundle(str(bundle), STORAGE)
+
+
+def test_a_directory_without_bundle_json_is_no_bundle(bundle: Path) -> None:
+    (bundle / BUNDLE_FILE).unlink()
+    with pytest.raises(ModelError, match=r"no bundle\.json; expected a bundle written by `bertmill finetune`"):
+        fetch_bundle(str(bundle), STORAGE)
+
+
+def spoil(key: str, value: object) -> Callable[[Path], None]:
+    def change(bundle: Path) -> None:
+        raw = json.loads((bundle / BUNDLE_FILE).read_text())
+        (bundle / BUNDLE_FILE).write_text(json.dumps({**raw, key: value}))
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (spoil("format_version", 2), "format_version: Input should be 1"),
+        (spoil("pooling", "sum"), "pooling: Input should be 'mean', 'cls' or 'max'"),
+        (spoil("surprise", 1), "surprise: Extra inputs are not permitted"),
+        (lambda bundle: (bundle / BUNDLE_FILE).write_text("{"), "Invalid JSON"),
+    ],
+)
+def test_a_bundle_json_of_another_kind_is_refused(bundle: Path, change: Callable[[Path], object], message: str) -> None:
+    change(bundle)
+    with pytest.raises(ModelError, match=message):
+        read_bundle_info(str(bundle), STORAGE)
+
+
+def test_the_fingerprint_changes_with_what_changes_outputs(tmp_path: Path) -> None:
+    variants = {
+        "same": make_bundle(tmp_path / "0"),
+        "again": make_bundle(tmp_path / "1"),
+        "metrics": make_bundle(tmp_path / "2", metrics={"macro_f1": 0.9}),
+        "origin": make_bundle(tmp_path / "3", base_model="other", run_fingerprint="2" * 64, data_fingerprint="3" * 64),
+        "max_length": make_bundle(tmp_path / "4", max_length=33),
+        "labels": make_bundle(tmp_path / "5", labels=("a", "b", "c")),
+        "weights": make_bundle(tmp_path / "6", seed=1),
+        "pooling": make_bundle(tmp_path / "7", pooling="cls"),
+        "normalize": make_bundle(tmp_path / "8", normalize=False),
+    }
+    prints = {name: info.fingerprint for name, info in variants.items()}
+    assert prints["same"] == prints["again"] == prints["metrics"] == prints["origin"]
+    assert len(set(prints.values())) == 6
+
+
+def test_a_bundle_written_over_another_is_whole(tmp_path: Path) -> None:
+    make_bundle(tmp_path / "b", seed=1)
+    info = make_bundle(tmp_path / "b", seed=2)
+    assert fetch_bundle(str(tmp_path / "b"), STORAGE).info == info
+
+
+def test_an_encoder_directory_resolves_to_itself(encoder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(encoder.parent)
+    assert resolve_encoder(str(encoder), STORAGE) == str(encoder)
+    assert resolve_encoder("./encoder", STORAGE) == str(encoder)
+    assert resolve_encoder("encoder", STORAGE) == str(encoder)
+
+
+def test_a_hub_id_is_passed_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert resolve_encoder("google-bert/bert-base-uncased", STORAGE) == "google-bert/bert-base-uncased"
+
+
+@pytest.mark.parametrize("model", ["./nowhere", "/no/where", "models/of/mine"])
+def test_a_path_that_is_not_there_is_not_taken_for_a_hub_id(model: str) -> None:
+    with pytest.raises(ModelError, match="no such directory; expected a Hugging Face model"):
+        resolve_encoder(model, STORAGE)
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (["tokenizer.json", "vocab.txt"], r"has no a tokenizer \(tokenizer\.json or vocab\.txt\)"),
+        (["config.json"], r"has no config\.json"),
+        (["model.safetensors", "config.json"], r"has no config\.json and no model\.safetensors"),
+    ],
+)
+def test_an_incomplete_encoder_says_what_it_lacks(encoder: Path, names: list[str], message: str) -> None:
+    for name in names:
+        (encoder / name).unlink()
+    with pytest.raises(ModelError, match=message) as caught:
+        resolve_encoder(str(encoder), STORAGE)
+    assert "save_pretrained" in caught.value.remedy
+
+
+def test_a_package_uri_names_a_directory_in_an_installed_package(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package = tmp_path / "tiny_weights_for_tests"
+    make_encoder(package / "model")
+    (package / "__init__.py").touch()
+    monkeypatch.syspath_prepend(str(tmp_path))
+    try:
+        resolved = resolve_encoder("package://tiny_weights_for_tests/model", STORAGE)
+        with pytest.raises(ModelError, match="no such directory"):
+            resolve_encoder("package://tiny_weights_for_tests/other", STORAGE)
+    finally:
+        sys.modules.pop("tiny_weights_for_tests", None)
+    assert resolved == str(package / "model")
+
+
+def test_a_package_that_is_not_installed_is_an_error() -> None:
+    with pytest.raises(ModelError, match="the Python package no_such_weights is not installed") as caught:
+        resolve_encoder("package://no_such_weights/model", STORAGE)
+    assert caught.value.remedy == "pip install no_such_weights"
+
+
+def test_the_model_fingerprint_follows_content_and_not_place(encoder: Path, encoder_directory: Path) -> None:
+    assert fingerprint_model(str(encoder)) == fingerprint_model(str(encoder_directory))
+    tokenizer_only = fingerprint_model(str(encoder), tokenizer_only=True)
+    make_encoder(encoder, seed=9)
+    assert fingerprint_model(str(encoder)) != fingerprint_model(str(encoder_directory))
+    assert fingerprint_model(str(encoder), tokenizer_only=True) == tokenizer_only
+    tokenizer = make_tokenizer(encoder)
+    tokenizer.add_tokens(["bertmill"])
+    tokenizer.save_pretrained(encoder)
+    assert fingerprint_model(str(encoder), tokenizer_only=True) != tokenizer_only
+    assert fingerprint_model("google-bert/bert-base-uncased") == "google-bert/bert-base-uncased"
+
+
+def test_a_bundle_may_go_where_nothing_is_or_another_bundle_stands(tmp_path: Path, bundle: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    before = sorted(tmp_path.rglob("*"))
+    for place in (tmp_path / "new", tmp_path / "empty", bundle):
+        check_bundle_target(str(place), STORAGE)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_bundle_never_goes_over_something_else(tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").write_text("years of work")
+    with pytest.raises(OutputTakenError, match=r"already holds 1 files that are no bundle \(first: .*thesis\.tex\)"):
+        check_bundle_target(str(tmp_path), STORAGE)

@@ -1,0 +1,172 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+
+from pipeline.encoder.attention import Runtime
+from pipeline.encoder.batching import BatchBudget
+from pipeline.encoder.model import EmbeddingOptions, EncoderModel, load_network, load_tokenizer
+from pipeline.encoder.tokenize import TextTokenizer, TokenRows
+from pipeline.errors import ModelError
+from tests.tiny import make_network, make_rows
+
+HEAD = "AutoModelForSequenceClassification"
+CPU = torch.device("cpu")
+SMALL = BatchBudget(tokens=60, rows=7)
+MEAN = EmbeddingOptions("mean", normalize=False)
+
+
+@pytest.fixture(scope="module")
+def rows(encoder_directory: Path) -> TokenRows:
+    return TextTokenizer(load_tokenizer(encoder_directory), 32).encode(make_rows(40)["text"])
+
+
+def model_of(network: Any, embedding: EmbeddingOptions = MEAN, bf16: bool = False) -> EncoderModel:
+    return EncoderModel(network, Runtime(CPU, bf16, SMALL), embedding, pad_id=0)
+
+
+def plain_forward(network: Any, rows: TokenRows, index: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """One row alone, without padding: (logits [classes], last hidden states [tokens, hidden])."""
+    ids = torch.from_numpy(rows.row(index).astype(np.int64))[None]
+    with torch.no_grad():
+        output = network(input_ids=ids, attention_mask=torch.ones_like(ids), output_hidden_states=True)
+    return output.logits[0], output.hidden_states[-1][0]
+
+
+def by_hand(states_SH: torch.Tensor, options: EmbeddingOptions) -> np.ndarray:
+    states = states_SH.numpy().astype(np.float64)
+    vector = {"mean": states.mean(axis=0), "cls": states[0], "max": states.max(axis=0)}[options.pooling]
+    return vector / np.linalg.norm(vector) if options.normalize else vector
+
+
+@pytest.mark.parametrize("normalize", [False, True])
+@pytest.mark.parametrize("pooling", ["mean", "cls", "max"])
+def test_batches_give_what_plain_transformers_gives_row_by_row(rows: TokenRows, pooling: str, normalize: bool) -> None:
+    network, options = make_network(), EmbeddingOptions(pooling, normalize)
+    with model_of(network, options) as model:
+        outputs = model.run(rows)
+    for index in range(len(rows)):
+        logits, states = plain_forward(network, rows, index)
+        np.testing.assert_allclose(outputs.logits[index], logits.numpy(), atol=1e-5)
+        np.testing.assert_allclose(outputs.embeddings[index], by_hand(states, options), atol=1e-5)
+    assert outputs.finite.all()
+    assert (outputs.logits.dtype, outputs.embeddings.dtype) == (np.float32, np.float32)
+
+
+def test_padded_tokens_are_counted(rows: TokenRows) -> None:
+    with model_of(make_network()) as model:
+        padded = model.run(rows).num_padded_tokens
+    assert int(rows.lengths.sum()) < padded < 2 * int(rows.lengths.sum())
+
+
+def test_bf16_stays_near_fp32(rows: TokenRows) -> None:
+    network = make_network()
+    with model_of(network) as exact, model_of(network, bf16=True) as rough:
+        difference = np.abs(exact.run(rows).logits - rough.run(rows).logits)
+    assert 0 < difference.max() < 0.1
+
+
+def test_rows_that_are_not_finite_are_flagged_and_touch_no_other(rows: TokenRows) -> None:
+    clean, poisoned = make_network(), make_network()
+    token = int(rows.row(0)[1])
+    with torch.no_grad():
+        poisoned.base_model.embeddings.word_embeddings.weight[token] = float("nan")
+    has_token = np.array([token in rows.row(index) for index in range(len(rows))])
+    assert 0 < has_token.sum() < len(rows)
+    for bf16 in (False, True):
+        outputs, expected = model_of(poisoned, bf16=bf16).run(rows), model_of(clean, bf16=bf16).run(rows)
+        assert outputs.finite.tolist() == (~has_token).tolist()
+        np.testing.assert_array_equal(outputs.logits[~has_token], expected.logits[~has_token])
+
+
+def test_an_embedding_alone_may_be_not_finite(rows: TokenRows) -> None:
+    network = make_network()
+
+    def spoil(_module: Any, _inputs: Any, output: Any) -> None:
+        output[0][:, 1] = float("inf")  # only mean and max pooling look at the second token
+
+    network.base_model.encoder.register_forward_hook(spoil)
+    assert not model_of(network, EmbeddingOptions("mean", normalize=False)).run(rows).finite.any()
+    assert model_of(network, EmbeddingOptions("cls", normalize=False)).run(rows).finite.all()
+
+
+def test_a_row_that_fails_only_in_bf16_is_run_again_in_fp32(rows: TokenRows) -> None:
+    network = make_network()
+    with model_of(network) as exact:
+        expected = exact.run(rows)
+
+    def overflow(_module: Any, _inputs: Any, output: torch.Tensor) -> torch.Tensor:
+        return output * float("inf") if torch.is_autocast_enabled("cpu") else output
+
+    network.classifier.register_forward_hook(overflow)
+    outputs = model_of(network, bf16=True).run(rows)
+    assert outputs.finite.all()
+    np.testing.assert_allclose(outputs.logits, expected.logits, atol=1e-5)
+    np.testing.assert_allclose(outputs.embeddings, expected.embeddings, atol=1e-5)
+
+
+def test_no_rows_give_empty_outputs() -> None:
+    none = TokenRows(np.zeros(0, np.int32), np.zeros(1, np.int64), np.zeros(0, np.bool_))
+    outputs = model_of(make_network()).run(none)
+    assert (len(outputs.logits), len(outputs.embeddings), len(outputs.finite)) == (0, 0, 0)
+    assert outputs.num_padded_tokens == 0
+
+
+def test_leaving_the_context_takes_the_hook_off() -> None:
+    network = make_network()
+    hooks = len(network.base_model._forward_hooks)
+    with model_of(network):
+        assert len(network.base_model._forward_hooks) == hooks + 1
+    assert len(network.base_model._forward_hooks) == hooks
+
+
+def test_a_new_head_comes_from_the_seed_and_the_encoder_from_disk(encoder_directory: Path) -> None:
+    loaded = []
+    for seed in (1, 1, 2):
+        torch.manual_seed(seed)
+        network = load_network(encoder_directory, HEAD, num_labels=5)
+        loaded.append(network.state_dict())
+    assert torch.equal(loaded[0]["classifier.weight"], loaded[1]["classifier.weight"])
+    assert not torch.equal(loaded[0]["classifier.weight"], loaded[2]["classifier.weight"])
+    assert loaded[0]["classifier.weight"].shape == (5, 32)
+    embedding = "bert.embeddings.word_embeddings.weight"
+    assert torch.equal(loaded[0][embedding], loaded[2][embedding])
+    assert {tensor.dtype for tensor in loaded[0].values() if tensor.is_floating_point()} == {torch.float32}
+
+
+def test_weights_that_are_not_there_are_an_error(tmp_path: Path, encoder_directory: Path) -> None:
+    (tmp_path / "config.json").write_text((encoder_directory / "config.json").read_text())
+    with pytest.raises(ModelError, match="the model cannot be loaded") as caught:
+        load_network(tmp_path, HEAD)
+    assert "model.safetensors" in caught.value.remedy
+
+
+def test_pickled_weights_are_never_read(tmp_path: Path) -> None:
+    network = make_network()
+    network.config.save_pretrained(tmp_path)
+    torch.save(network.state_dict(), tmp_path / "pytorch_model.bin")
+    with pytest.raises(ModelError, match="the model cannot be loaded"):
+        load_network(tmp_path, HEAD)
+
+
+def test_a_family_without_the_head_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "vit"}))
+    with pytest.raises(ModelError, match="a ViT model has no AutoModelForSequenceClassification head"):
+        load_network(tmp_path, HEAD)
+
+
+def test_a_tokenizer_that_is_not_there_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="its tokenizer cannot be loaded") as caught:
+        load_tokenizer(tmp_path)
+    assert "tokenizer.save_pretrained" in caught.value.remedy
+
+
+def test_loaded_tokenizers_are_fast(encoder_directory: Path) -> None:
+    encoded = TextTokenizer(load_tokenizer(encoder_directory), 8).encode(pa.array(["good film"]))
+    assert encoded.lengths.tolist() == [4]

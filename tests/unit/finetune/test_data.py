@@ -1,0 +1,165 @@
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from pipeline.corpus.reader import Columns
+from pipeline.encoder.tokenize import TextTokenizer
+from pipeline.errors import CorpusError, SpecError
+from pipeline.finetune.data import (
+    LabelledSet,
+    TokenCacheJob,
+    TokenCacheWriter,
+    cache_file,
+    check_labels,
+    check_usable,
+    load_tokens,
+    missing_shards,
+    open_split,
+)
+from pipeline.storage import Storage
+from pipeline.tasks.text_classification import IGNORED, TextClassification
+from tests.tiny import LABELS, make_tokenizer, write_corpus
+
+STORAGE, TASK = Storage(), TextClassification()
+COLUMNS = Columns(("text",), ("label",))
+
+
+def write(directory: Path, name: str = "a", **columns: Any) -> Path:
+    directory.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.table(columns), directory / f"{name}.parquet")
+    return directory
+
+
+def open_directory(directory: Path) -> LabelledSet:
+    return open_split((str(directory),), TASK, COLUMNS, STORAGE)
+
+
+def writer_for(split: LabelledSet, cache: Path, tokenizer_directory: Path) -> TokenCacheWriter:
+    job = TokenCacheJob(str(tokenizer_directory), 16, split.columns, split.options, str(cache), 1, STORAGE)
+    return TokenCacheWriter(job, TextTokenizer(make_tokenizer(tokenizer_directory), 16))
+
+
+def test_a_split_knows_its_rows_labels_and_identity(tmp_path: Path) -> None:
+    table = write_corpus(tmp_path / "train", num_files=3, rows_per_file=10)
+    split = open_directory(tmp_path / "train")
+    assert split.num_rows == table.num_rows
+    assert split.labels == LABELS
+    assert split.fingerprint == open_directory(tmp_path / "train").fingerprint
+    write_corpus(tmp_path / "train", num_files=1, rows_per_file=11, seed=7)
+    assert open_directory(tmp_path / "train").fingerprint != split.fingerprint
+
+
+def test_a_split_read_through_other_columns_is_another_one(tmp_path: Path) -> None:
+    write(tmp_path, text=["x", "y"], title=["x", "y"], label=["a", "b"])
+    prints = {
+        open_split((str(tmp_path),), TASK, columns, STORAGE).fingerprint
+        for columns in (COLUMNS, Columns(("title",), ("label",)), Columns(("text",), ("title",)))
+    }
+    assert len(prints) == 3
+
+
+@pytest.mark.parametrize(
+    ("columns", "labels"),
+    [
+        ([pa.array([3, 10, 1])], ("1", "3", "10")),
+        ([pa.array(["b", None, "a"])], ("a", "b")),
+        ([pa.array(["b", "a"]), pa.array(["c", "a"]).dictionary_encode()], ("a", "b", "c")),
+    ],
+)
+def test_labels_are_gathered_over_all_files(tmp_path: Path, columns: list[pa.Array], labels: tuple[str, ...]) -> None:
+    for number, column in enumerate(columns):
+        write(tmp_path, str(number), text=["x"] * len(column), label=column)
+    assert open_directory(tmp_path).labels == labels
+
+
+def test_a_split_without_rows_is_an_error(tmp_path: Path) -> None:
+    write(tmp_path, text=pa.array([], pa.string()), label=pa.array([], pa.string()))
+    with pytest.raises(CorpusError, match="no rows in 1 files"):
+        open_directory(tmp_path)
+
+
+def test_labels_that_validation_has_and_training_has_not_are_named(tmp_path: Path) -> None:
+    train = open_directory(write(tmp_path / "train", text=["x"] * 3, label=["good", "bad", "good"]))
+    validation = open_directory(write(tmp_path / "validation", text=["x"] * 3, label=["good", "worse", "worst"]))
+    check_labels(train, None, "spec.yaml")
+    check_labels(train, train, "spec.yaml")
+    with pytest.raises(SpecError, match="labels never trained: 'worse', 'worst'; expected some of: bad, good"):
+        check_labels(train, validation, "spec.yaml")
+
+
+@pytest.mark.parametrize(("labels", "named"), [(["a", "a"], "a"), ([None, None], "none")])
+def test_one_label_is_not_enough(tmp_path: Path, labels: list[str | None], named: str) -> None:
+    split = open_directory(write(tmp_path, text=["x", "y"], label=pa.array(labels, pa.string())))
+    with pytest.raises(SpecError, match=f"column 'label' holds the labels: {named}; expected two labels or more"):
+        check_labels(split, None, "spec.yaml")
+
+
+def test_the_token_cache_holds_usable_rows_only(tmp_path: Path, tokenizer: Any) -> None:
+    texts = ["good film", None, " ", "bad", "the film was dull", "great"]
+    labels = ["positive", "positive", "negative", None, "negative", "positive"]
+    split = open_directory(write(tmp_path / "train", text=texts, label=labels))
+    (shard,) = split.shards
+    receipt = writer_for(split, tmp_path / "cache", tmp_path / "tokenizer").process(shard)
+    data = load_tokens([cache_file(str(tmp_path / "cache"), shard)], TASK, split.labels, STORAGE)
+    expected = tokenizer(["good film", "the film was dull", "great"], truncation=True, max_length=16)["input_ids"]
+    assert [data.rows.row(row).tolist() for row in range(len(data))] == expected
+    assert data.targets.tolist() == [1, 0, 1]
+    assert data.rows.truncated.tolist() == [False] * 3
+    assert receipt.to_pylist() == [{"num_rows": 6, "num_tokens": len(data.rows.ids)}]
+
+
+@pytest.mark.parametrize(("max_bad_fraction", "is_allowed"), [(0.0, False), (0.24, False), (0.25, True), (1.0, True)])
+def test_rows_without_text_or_label_are_counted_from_the_cache(
+    tmp_path: Path, max_bad_fraction: float, is_allowed: bool
+) -> None:
+    texts, labels = ["x", "y", None, "z"] * 2, ["a", "b", "a", "b"] * 2
+    split, cache = open_directory(write(tmp_path / "train", text=texts, label=labels)), str(tmp_path / "cache")
+    writer_for(split, tmp_path / "cache", tmp_path / "tokenizer").process(split.shards[0])
+    expected = contextlib.nullcontext() if is_allowed else pytest.raises(CorpusError, match="2 of 8 labelled rows")
+    with expected as caught:
+        check_usable(split, cache, max_bad_fraction, STORAGE)
+    assert (caught is None) == is_allowed
+
+
+def test_a_cache_is_filled_once_and_read_in_shard_order(tmp_path: Path, tokenizer: Any) -> None:
+    table = write_corpus(tmp_path / "train", num_files=4, rows_per_file=7)
+    split = open_directory(tmp_path / "train")
+    cache = str(tmp_path / "cache")
+    writer = writer_for(split, tmp_path / "cache", tmp_path / "tokenizer")
+    assert missing_shards(split, cache, STORAGE) == list(split.shards)
+    for shard in reversed(split.shards):
+        writer.process(shard)
+    assert missing_shards(split, cache, STORAGE) == []
+    data = load_tokens([cache_file(cache, shard) for shard in split.shards], TASK, split.labels, STORAGE)
+    assert data.targets.tolist() == [LABELS.index(label) for label in table["label"].to_pylist()]
+    expected = tokenizer(table["text"].to_pylist(), truncation=True, max_length=16)["input_ids"]
+    assert [data.rows.row(row).tolist() for row in range(len(data))] == expected
+
+
+def test_tokenising_a_shard_twice_writes_the_same_rows(tmp_path: Path) -> None:
+    write_corpus(tmp_path / "train", num_files=1)
+    split = open_directory(tmp_path / "train")
+    writer = writer_for(split, tmp_path / "cache", tmp_path / "tokenizer")
+    path = Path(cache_file(str(tmp_path / "cache"), split.shards[0]))
+    writer.process(split.shards[0])
+    first = pq.read_table(path)
+    writer.process(split.shards[0])
+    assert pq.read_table(path).equals(first)
+    assert [item.name for item in path.parent.iterdir()] == [path.name]
+
+
+def test_a_label_the_bundle_does_not_know_is_ignored_in_training(tmp_path: Path) -> None:
+    split = open_directory(write(tmp_path / "train", text=["x", "y"], label=["a", "b"]))
+    writer_for(split, tmp_path / "cache", tmp_path / "tokenizer").process(split.shards[0])
+    data = load_tokens([cache_file(str(tmp_path / "cache"), split.shards[0])], TASK, ("b",), STORAGE)
+    assert data.targets.tolist() == [IGNORED, 0]
+
+
+def test_no_cache_files_give_no_rows() -> None:
+    assert len(load_tokens([], TASK, LABELS, STORAGE)) == 0

@@ -1,0 +1,143 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from pipeline.errors import TrainingError
+from pipeline.finetune.data import TokenData
+from pipeline.finetune.loop import evaluate, status_record, train
+from tests.tiny import make_network
+from tests.unit.finetune.training import Notes, context_for, job_for, same_weights, token_data, weights_of
+
+RECIPE = {"batch_rows": 8, "learning_rate": 3e-3, "warmup_fraction": 0.1}
+
+
+@pytest.fixture(scope="module")
+def data(tokenizer: Any) -> TokenData:
+    return token_data(tokenizer, 116)
+
+
+@pytest.fixture(scope="module")
+def validation(tokenizer: Any) -> TokenData:
+    return token_data(tokenizer, 30, seed=1)
+
+
+def with_dropout(seed: int = 0) -> Any:
+    network = make_network(seed=seed)
+    for module in network.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.2
+    return network
+
+
+def test_a_learnable_set_is_learnt(data: TokenData, validation: TokenData, tmp_path: Path) -> None:
+    notes = Notes(tmp_path)
+    job = job_for(context_for(data, **RECIPE), epochs=6, validation=validation)
+    before = evaluate(job)
+    after = train(job, notes.hooks())
+    losses = [status.loss for status in notes.statuses]
+    assert before is not None
+    assert after is not None
+    assert losses[-1] < 0.5 * losses[0]
+    assert after.metrics["macro_f1"] > max(0.9, before.metrics["macro_f1"])
+    assert after.metrics["loss"] < before.metrics["loss"]
+
+
+def test_statuses_come_every_ten_steps_and_after_each_epoch(
+    data: TokenData, validation: TokenData, tmp_path: Path
+) -> None:
+    notes = Notes(tmp_path)
+    train(job_for(context_for(data, **RECIPE), epochs=2, validation=validation), notes.hooks())
+    assert [(status.step, status.epoch) for status in notes.statuses] == [(10, 0), (15, 0), (20, 1), (30, 1)]
+    assert {status.num_steps for status in notes.statuses} == {30}
+    assert [status.step for status in notes.statuses if status.validation] == [15, 30]
+    assert all(0 <= status.padding_share < 1 and status.tokens_per_s > 0 for status in notes.statuses)
+    assert notes.statuses[0].learning_rate == pytest.approx(3e-3 * 21 / 27)
+    record = status_record(notes.statuses[0])
+    assert record["step"] == 10
+    assert "validation" not in record
+
+
+def test_state_is_saved_after_each_epoch_and_when_it_is_time(data: TokenData, tmp_path: Path) -> None:
+    rarely, often = Notes(tmp_path / "rarely"), Notes(tmp_path / "often")
+    train(job_for(context_for(data, **RECIPE), epochs=2), rarely.hooks())
+    train(job_for(context_for(data, **RECIPE), epochs=2, every_s=1e-9), often.hooks())
+    assert (len(rarely.checkpoints), len(often.checkpoints)) == (2, 4)
+
+
+@pytest.mark.parametrize("position", [0, 1, 2])
+def test_a_resumed_run_ends_with_exactly_the_same_weights(
+    data: TokenData, validation: TokenData, tmp_path: Path, position: int
+) -> None:
+    """Checkpoints 0 and 2 are in the middle of an epoch; dropout is on, so its seeding counts too."""
+    network, notes = with_dropout(), Notes(tmp_path)
+    job = job_for(context_for(data, network, **RECIPE), epochs=2, validation=validation, every_s=1e-9)
+    figures = train(job, notes.hooks())
+    resumed, again = with_dropout(seed=9), Notes(tmp_path / "again")
+    second = job_for(context_for(data, resumed, **RECIPE), epochs=2, validation=validation)
+    torch.manual_seed(1234)
+    figures_again = train(second, again.hooks(restore=notes.checkpoints[position]))
+    assert again.statuses[0].step > (10, 15, 20)[position]
+    assert same_weights(weights_of(resumed), weights_of(network))
+    assert figures is not None
+    assert figures_again is not None
+    assert figures_again.metrics == figures.metrics
+
+
+def test_a_run_that_was_complete_is_only_evaluated(data: TokenData, validation: TokenData, tmp_path: Path) -> None:
+    network, notes = make_network(), Notes(tmp_path)
+    figures = train(job_for(context_for(data, network, **RECIPE), validation=validation), notes.hooks())
+    restored, again = make_network(seed=9), Notes(tmp_path / "again")
+    job = job_for(context_for(data, restored, **RECIPE), validation=validation)
+    figures_again = train(job, again.hooks(restore=notes.checkpoints[-1]))
+    assert (again.statuses, again.checkpoints) == ([], [])
+    assert same_weights(weights_of(restored), weights_of(network))
+    assert figures is not None
+    assert figures_again is not None
+    assert figures_again.metrics == figures.metrics
+
+
+def test_a_run_may_end_within_an_epoch(data: TokenData, tmp_path: Path) -> None:
+    notes = Notes(tmp_path)
+    train(job_for(context_for(data, min_steps=17, **RECIPE)), notes.hooks())
+    assert [status.step for status in notes.statuses] == [10, 15, 17]
+    assert len(notes.checkpoints) == 2
+
+
+def test_evaluation_changes_nothing_about_training(data: TokenData, validation: TokenData, tmp_path: Path) -> None:
+    plain, evaluated = with_dropout(), with_dropout()
+    train(job_for(context_for(data, plain, **RECIPE), epochs=2), Notes(tmp_path / "a").hooks())
+    train(job_for(context_for(data, evaluated, **RECIPE), epochs=2, validation=validation), Notes(tmp_path).hooks())
+    assert same_weights(weights_of(plain), weights_of(evaluated))
+
+
+def test_evaluation_looks_at_every_row_once(data: TokenData, validation: TokenData) -> None:
+    network = make_network()
+    result = evaluate(job_for(context_for(data, network), validation=validation))
+    hits = 0
+    for row in range(len(validation)):
+        ids = torch.from_numpy(validation.rows.row(row).astype(np.int64))[None]
+        with torch.no_grad():
+            hits += int(network(input_ids=ids).logits.argmax() == validation.targets[row])
+    assert result is not None
+    assert result.num_rows == len(validation)
+    assert result.metrics["accuracy"] == pytest.approx(hits / len(validation))
+
+
+def test_without_validation_rows_there_are_no_figures(data: TokenData, tokenizer: Any, tmp_path: Path) -> None:
+    assert evaluate(job_for(context_for(data), validation=token_data(tokenizer, 0))) is None
+    assert train(job_for(context_for(data, **RECIPE)), Notes(tmp_path).hooks()) is None
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(data: TokenData, tmp_path: Path) -> None:
+    network, notes = make_network(), Notes(tmp_path)
+    with torch.no_grad():
+        network.classifier.bias[0] = float("nan")
+    with pytest.raises(TrainingError, match=r"the loss is nan within steps 0-9") as caught:
+        train(job_for(context_for(data, network, **RECIPE)), notes.hooks())
+    assert "learning_rate" in caught.value.remedy
+    assert notes.checkpoints == []

@@ -1,0 +1,112 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.errors import CorpusError, ModelError, OutputTakenError, SpecError
+from pipeline.finetune.prepare import PreparedTraining, prepare_training
+from pipeline.finetune.spec import FinetuneSpec
+from tests.tiny import make_bundle, make_encoder, write_corpus
+
+
+@pytest.fixture
+def place(tmp_path: Path, encoder_directory: Path) -> dict[str, Any]:
+    """A spec's raw fields, with data that is there."""
+    write_corpus(tmp_path / "train")
+    write_corpus(tmp_path / "validation", num_files=1, seed=1)
+    return {
+        "task": "text-classification",
+        "model": str(encoder_directory),
+        "data": {"train": str(tmp_path / "train"), "validation": str(tmp_path / "validation")},
+        "output": str(tmp_path / "out" / "bundle"),
+    }
+
+
+def prepare(raw: dict[str, Any], **changes: Any) -> PreparedTraining:
+    return prepare_training(FinetuneSpec.model_validate({**raw, **changes}), "spec.yaml")
+
+
+def test_preparing_checks_everything_and_writes_nothing(place: dict[str, Any], tmp_path: Path) -> None:
+    before = sorted(tmp_path.rglob("*"))
+    run = prepare(place)
+    assert (run.train.num_rows, run.validation and run.validation.num_rows) == (60, 20)
+    assert run.finished_bundle() is None
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_the_run_is_the_same_wherever_it_runs(place: dict[str, Any], tmp_path: Path) -> None:
+    name = prepare(place).run_name
+    for changes in (
+        {"compute": {"workers": 4, "batch_tokens": 99}},
+        {"checkpoint": {"every_s": 1.0, "keep": 9}},
+        {"output": str(tmp_path / "elsewhere")},
+        {"work": str(tmp_path / "work")},
+    ):
+        assert prepare(place, **changes).run_name == name
+
+
+def test_another_recipe_model_or_data_is_another_run(place: dict[str, Any], tmp_path: Path) -> None:
+    train = place["data"]["train"]
+    other_model = make_encoder(tmp_path / "other", seed=3)
+    variants = [
+        prepare(place),
+        prepare(place, training={"epochs": 4}),
+        prepare(place, training={"seed": 18}),
+        prepare(place, pooling="cls"),
+        prepare(place, compute={"precision": "bf16"}),
+        prepare(place, model=other_model),
+        prepare(place, data={"train": train}),
+        prepare(place, data={"train": train, "validation": train}),
+    ]
+    assert len({run.run_name for run in variants}) == len(variants)
+
+
+def test_the_token_cache_is_shared_by_recipes_and_not_by_tokenizers(place: dict[str, Any]) -> None:
+    cache = prepare(place).cache_uri
+    assert prepare(place, training={"epochs": 9, "seed": 3}).cache_uri == cache
+    assert prepare(place, training={"max_length": 64}).cache_uri != cache
+    assert prepare(place, data={"train": place["data"]["train"], "label": "id"}).cache_uri != cache
+
+
+def test_a_bundle_of_this_very_run_is_recognised(place: dict[str, Any], tmp_path: Path) -> None:
+    run = prepare(place)
+    make_bundle(place["output"], run_fingerprint="f" * 64)
+    assert run.finished_bundle() is None
+    info = make_bundle(place["output"], run_fingerprint=run.fingerprint)
+    assert run.finished_bundle() == info
+
+
+@pytest.mark.parametrize(
+    ("changes", "kind", "message"),
+    [
+        ({"task": "summarise"}, SpecError, "task: 'summarise' is unknown"),
+        ({"model": "/no/where"}, ModelError, "no such directory"),
+        ({"data": {"train": "/no/where"}}, CorpusError, "nothing there"),
+    ],
+)
+def test_wrong_fields_are_found(place: dict[str, Any], changes: Any, kind: type[Exception], message: str) -> None:
+    with pytest.raises(kind, match=message):
+        prepare(place, **changes)
+
+
+def test_columns_go_by_the_names_in_the_spec(place: dict[str, Any]) -> None:
+    train = place["data"]["train"]
+    data = {"train": train, "inputs": {"text": "id"}, "label": "text"}
+    assert prepare(place, data=data).train.columns.needed == ("id", "text")
+    with pytest.raises(CorpusError, match=r"no column 'body', 'stars'"):
+        prepare(place, data={"train": train, "inputs": {"text": "body"}, "label": "stars"})
+
+
+def test_the_output_must_be_free(place: dict[str, Any]) -> None:
+    output = Path(place["output"])
+    output.mkdir(parents=True)
+    (output / "notes.txt").write_text("mine")
+    with pytest.raises(OutputTakenError, match=r"first: .*notes\.txt"):
+        prepare(place)
+
+
+def test_work_goes_beside_the_output_unless_told(place: dict[str, Any]) -> None:
+    assert prepare(place).spec.work_uri == f"{place['output']}.work"
+    assert prepare(place, work="/scratch/run").spec.work_uri == "/scratch/run"

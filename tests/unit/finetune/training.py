@@ -1,0 +1,78 @@
+"""Parts for the training tests: a learnable data set in memory, contexts and jobs, hooks that note what they get."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from pipeline.encoder.attention import Runtime
+from pipeline.encoder.batching import BatchBudget
+from pipeline.encoder.tokenize import TextTokenizer
+from pipeline.finetune.data import TokenData
+from pipeline.finetune.loop import LoopHooks, LoopJob, TrainingStatus
+from pipeline.finetune.plan import TrainingPlan
+from pipeline.finetune.spec import CheckpointConfig, TrainingConfig
+from pipeline.finetune.step import StepContext
+from pipeline.tasks.text_classification import TextClassification
+from tests.tiny import LABELS, make_network, make_rows
+
+TASK = TextClassification()
+RUNTIME = Runtime(torch.device("cpu"), autocast_bf16=False, budget=BatchBudget(tokens=512, rows=64))
+
+
+def token_data(tokenizer: Any, num_rows: int, seed: int = 0) -> TokenData:
+    """Rows of `make_rows`, tokenised."""
+    table = make_rows(num_rows, seed)
+    rows = TextTokenizer(tokenizer, 32).encode(table["text"])
+    return TokenData(rows, TASK.encode_targets(table["label"], LABELS))
+
+
+def context_for(data: TokenData, network: Any = None, world_size: int = 1, **recipe: Any) -> StepContext:
+    """A run's context in fp32 on CPU; `recipe` goes to TrainingConfig."""
+    config = TrainingConfig(**{"max_grad_norm": 1e9, **recipe})
+    return StepContext(network or make_network(), TASK, data, RUNTIME, config, pad_id=0, world_size=world_size)
+
+
+def job_for(
+    context: StepContext, *, epochs: int = 1, validation: TokenData | None = None, every_s: float = 1e9
+) -> LoopJob:
+    """The only rank's job."""
+    recipe = context.config
+    plan = TrainingPlan(len(context.data), recipe.batch_rows, epochs, recipe.min_steps, recipe.seed)
+    return LoopJob(context, plan, validation, LABELS, CheckpointConfig(every_s=every_s), "fingerprint", rank=0)
+
+
+@dataclass
+class Notes:
+    """Hooks as plain functions: statuses are listed, checkpoints written below a directory."""
+
+    directory: Path
+    statuses: list[TrainingStatus] = field(default_factory=list)
+    checkpoints: list[Path] = field(default_factory=list)
+
+    def hooks(self, restore: Path | None = None) -> LoopHooks:
+        return LoopHooks(restore, self._save, self.statuses.append)
+
+    def _save(self, write: Callable[[Path], None]) -> None:
+        target = self.directory / f"checkpoint-{len(self.checkpoints)}"
+        shutil.rmtree(target, ignore_errors=True)
+        write(target)
+        self.checkpoints.append(target)
+
+
+def weights_of(network: Any) -> dict[str, torch.Tensor]:
+    return {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}
+
+
+def same_weights(left: dict[str, torch.Tensor], right: dict[str, torch.Tensor]) -> bool:
+    return left.keys() == right.keys() and all(torch.equal(left[name], right[name]) for name in left)
+
+
+def gradients_of(network: Any) -> dict[str, np.ndarray]:
+    return {name: value.grad.numpy().copy() for name, value in network.named_parameters() if value.grad is not None}

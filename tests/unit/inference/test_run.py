@@ -1,0 +1,179 @@
+"""Preparing, accounting and publishing, which need no Ray; streaming is tested in tests/flow."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from deltalake import DeltaTable
+
+from pipeline.errors import AccountingError, CorpusError, OutputTakenError, TooManyBadRowsError
+from pipeline.inference.run import PreparedRun, RunReport, publish_run, run_id_for
+from pipeline.output.ledger import DoneRecord
+from tests.tiny import make_bundle, write_corpus
+from tests.unit.inference.scoring import NIGHT, files_below, prepared, score_all
+
+
+@pytest.fixture
+def corpus(tmp_path: Path) -> Path:
+    write_corpus(tmp_path / "corpus", num_files=4, rows_per_file=15)
+    return tmp_path / "corpus"
+
+
+def open_run(bundle: Path, corpus: Path, shard_rows: int = 15, **changes: object) -> PreparedRun:
+    block = {"shard_rows": shard_rows, "keep": ["id"], **changes}
+    return prepared(bundle, corpus, corpus.parent / "table", corpus=block)
+
+
+def finish(run: PreparedRun, run_id: str = "run-1") -> RunReport:
+    return publish_run(run, score_all(run, run_id), run_id, time.monotonic())
+
+
+def published_ids(corpus: Path) -> list[str]:
+    return sorted(DeltaTable(corpus.parent / "table").to_pyarrow_table()["id"].to_pylist())
+
+
+def test_preparing_writes_nothing(bundle_directory: Path, corpus: Path) -> None:
+    run = open_run(bundle_directory, corpus)
+    assert (run.plan.num_rows, run.plan.num_pending_rows, run.is_published) == (60, 60, False)
+    assert not (corpus.parent / "table").exists()
+
+
+def test_a_night_holds_every_row_once(bundle_directory: Path, corpus: Path) -> None:
+    report = finish(open_run(bundle_directory, corpus))
+    everything = sorted(pq.read_table(corpus)["id"].to_pylist())
+    assert published_ids(corpus) == everything
+    assert (report.num_rows, report.num_scored_rows, report.num_quarantined_rows) == (60, 60, 0)
+    assert report.published
+
+
+def test_the_manifest_is_the_report(bundle_directory: Path, corpus: Path) -> None:
+    report = finish(open_run(bundle_directory, corpus), "run-9")
+    manifest = corpus.parent / "table" / "_manifests" / f"run_date={NIGHT}" / "run-9.json"
+    assert RunReport(**json.loads(manifest.read_text())) == report
+
+
+def test_a_published_night_has_nothing_left_to_do(bundle_directory: Path, corpus: Path) -> None:
+    report = finish(open_run(bundle_directory, corpus))
+    again = open_run(bundle_directory, corpus)
+    assert (again.is_published, again.plan.pending) == (True, ())
+    repeated = finish(again, "run-2")
+    assert (repeated.published, repeated.table_version) == (False, report.table_version)
+    assert repeated.num_rows_this_run == 0
+
+
+def test_only_new_and_changed_files_are_scored_again(bundle_directory: Path, corpus: Path) -> None:
+    finish(open_run(bundle_directory, corpus))
+    write_corpus(corpus, num_files=1, rows_per_file=16, seed=5)
+    run = open_run(bundle_directory, corpus)
+    assert run.plan.num_pending_rows == 16
+    assert finish(run, "run-2").num_rows_this_run == 16
+    assert published_ids(corpus) == sorted(pq.read_table(corpus)["id"].to_pylist())
+
+
+def test_a_changed_model_scores_everything_again_and_never_mixes(corpus: Path) -> None:
+    bundle = corpus.parent / "bundle"
+    make_bundle(bundle)
+    finish(open_run(bundle, corpus))
+    info = make_bundle(bundle, seed=1)
+    run = open_run(bundle, corpus)
+    assert run.plan.num_pending_rows == 60
+    finish(run, "run-2")
+    versions = DeltaTable(corpus.parent / "table").to_pyarrow_table()["model_version"].to_pylist()
+    assert set(versions) == {info.model_version}
+    assert len(versions) == 60
+
+
+def test_an_interrupted_night_goes_on_where_it_stopped(bundle_directory: Path, corpus: Path) -> None:
+    first = open_run(bundle_directory, corpus)
+    plan = replace(first.plan, shards=first.plan.shards[:2])
+    score_all(replace(first, plan=plan))
+    second = open_run(bundle_directory, corpus)
+    assert len(second.plan.done) == 2
+    report = finish(second, "run-2")
+    assert (report.num_shards_done_before, report.num_rows_this_run) == (2, 30)
+    assert len(published_ids(corpus)) == 60
+
+
+def test_a_record_whose_file_is_gone_is_scored_again(bundle_directory: Path, corpus: Path) -> None:
+    first = open_run(bundle_directory, corpus)
+    lost = score_all(first)[0]
+    assert lost.path is not None
+    (corpus.parent / "table" / lost.path).unlink()
+    second = open_run(bundle_directory, corpus)
+    assert second.plan.stale == (lost.shard,)
+    second.ledger.drop(second.plan.stale)
+    finish(second, "run-2")
+    assert len(published_ids(corpus)) == 60
+
+
+@pytest.mark.parametrize("off_by", [-1, 1])
+def test_rows_that_do_not_add_up_are_not_published(bundle_directory: Path, corpus: Path, off_by: int) -> None:
+    run = open_run(bundle_directory, corpus)
+    records = score_all(run)
+    wrong = replace(records[0], num_scored_rows=records[0].num_scored_rows + off_by)
+    with pytest.raises(AccountingError, match=f"15 rows in, {15 + off_by} rows accounted for; not published"):
+        publish_run(run, [wrong, *records[1:]], "run-1", 0)
+    assert "_delta_log" not in {path.split("/")[0] for path in files_below(corpus.parent / "table")}
+
+
+def test_a_shard_without_a_record_is_not_published(bundle_directory: Path, corpus: Path) -> None:
+    run = open_run(bundle_directory, corpus)
+    with pytest.raises(AccountingError, match="15 rows in, no record; not published"):
+        publish_run(run, score_all(run)[1:], "run-1", 0)
+
+
+def test_a_file_that_vanished_before_the_commit_is_not_published(bundle_directory: Path, corpus: Path) -> None:
+    run = open_run(bundle_directory, corpus)
+    records: list[DoneRecord] = score_all(run)
+    (corpus.parent / "table" / str(records[0].path)).unlink()
+    with pytest.raises(AccountingError, match="the files of 1 finished shards are gone"):
+        publish_run(run, records, "run-1", 0)
+
+
+def spoil(corpus: Path, num_bad: int) -> None:
+    texts = pa.array([None] * num_bad + ["good"] * (60 - num_bad), pa.string())
+    for path in corpus.iterdir():
+        path.unlink()
+    pq.write_table(pa.table({"id": [str(row) for row in range(60)], "text": texts}), corpus / "a.parquet")
+
+
+def test_too_many_bad_rows_publish_nothing_and_say_why(bundle_directory: Path, corpus: Path) -> None:
+    spoil(corpus, num_bad=7)
+    run = open_run(bundle_directory, corpus, shard_rows=60, max_bad_fraction=0.1)
+    with pytest.raises(TooManyBadRowsError, match=r"7 of 60 rows cannot be scored.*text is null: 7"):
+        finish(run)
+    assert "_delta_log" not in {path.split("/")[0] for path in files_below(corpus.parent / "table")}
+
+
+def test_few_bad_rows_go_to_a_table_of_their_own(bundle_directory: Path, corpus: Path) -> None:
+    spoil(corpus, num_bad=6)
+    report = finish(open_run(bundle_directory, corpus, shard_rows=60, max_bad_fraction=0.1))
+    bad = DeltaTable(corpus.parent / "table" / "_quarantine").to_pyarrow_table()
+    assert bad["source_row"].to_pylist() == list(range(6))
+    assert set(bad["reason"].to_pylist()) == {"text is null"}
+    assert (report.num_scored_rows, report.num_quarantined_rows) == (54, 6)
+
+
+def test_a_corpus_without_rows_is_an_error(bundle_directory: Path, corpus: Path) -> None:
+    for path in corpus.iterdir():
+        pq.write_table(pq.read_table(path).slice(0, 0), path)
+    with pytest.raises(CorpusError, match="no rows in 4 files"):
+        open_run(bundle_directory, corpus)
+
+
+def test_other_columns_need_another_table(bundle_directory: Path, corpus: Path) -> None:
+    finish(open_run(bundle_directory, corpus))
+    with pytest.raises(OutputTakenError, match="only there: id"):
+        open_run(bundle_directory, corpus, keep=[])
+
+
+def test_run_ids_name_their_night_and_differ() -> None:
+    ids = {run_id_for(NIGHT) for _ in range(20)}
+    assert len(ids) == 20
+    assert all(name.startswith(f"{NIGHT}-") for name in ids)

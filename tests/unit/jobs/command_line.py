@@ -1,0 +1,46 @@
+"""Runs `bertmill` in this process with a Ray that refuses to start."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from typer.testing import CliRunner
+
+from jobs.cli import app
+
+
+@dataclass(frozen=True)
+class Finished:
+    """What a command left behind."""
+
+    exit_code: int
+    stdout: str
+    stderr: str
+
+
+def run_command(*arguments: str) -> Finished:
+    """Run one `bertmill` command; an exception that no user should see is raised here."""
+    result = CliRunner().invoke(app, list(arguments))
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return Finished(result.exit_code, result.stdout, result.stderr)
+
+
+def write_spec(path: Path, raw: dict[str, Any]) -> str:
+    """Write a spec; returns its path as the command line takes it."""
+    path.write_text(yaml.safe_dump(raw), encoding="utf-8")
+    return str(path)
+
+
+def assert_refused(finished: Finished, *expected: str) -> None:
+    """Exit code 2, nothing on stdout, one error on stderr with these words, a remedy and no traceback."""
+    assert finished.exit_code == 2, finished.stderr
+    assert finished.stdout == ""
+    assert finished.stderr.startswith("error: ")
+    assert "\n  -> " in finished.stderr
+    assert "Traceback" not in finished.stderr
+    for words in expected:
+        assert words in finished.stderr

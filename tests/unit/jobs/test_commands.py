@@ -1,0 +1,94 @@
+from __future__ import annotations
+
+import json
+from datetime import UTC, date, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from jsonschema import Draft202012Validator, ValidationError
+
+from jobs.demo.job import SPECS as SPEC_DIRECTORY
+from jobs.schema import SPECS
+from jobs.score import parse_date
+from pipeline.config import load_spec
+from pipeline.errors import SpecError
+from tests.tiny import make_bundle
+from tests.unit.inference.scoring import prepared, score_all
+from tests.unit.jobs.command_line import run_command, write_spec
+
+
+@pytest.mark.parametrize(("text", "night"), [("2026-11-23", "2026-11-23"), ("20261123", "2026-11-23")])
+def test_a_night_is_an_iso_date(text: str, night: str) -> None:
+    assert parse_date(text) == night
+
+
+def test_the_night_is_today_unless_given() -> None:
+    before = datetime.now(UTC).date()
+    assert before <= date.fromisoformat(parse_date(None)) <= datetime.now(UTC).date()
+
+
+@pytest.mark.parametrize("text", ["", "tomorrow", "2026-13-01", "2026-02-30", "23.11.2026", "2026-11-23T00:00"])
+def test_a_night_that_is_no_date_is_refused(text: str) -> None:
+    with pytest.raises(SpecError, match="expected a date like 2026-11-23"):
+        parse_date(text)
+
+
+def test_every_published_schema_is_a_json_schema() -> None:
+    together = json.loads(run_command("schema").stdout)
+    assert together.keys() == {"finetune", "evaluate", "score"}
+    for job, schema in together.items():
+        Draft202012Validator.check_schema(schema)
+        assert json.loads(run_command("schema", job).stdout) == schema
+
+
+def test_the_shipped_specs_fit_their_model() -> None:
+    for name, model in SPECS.items():
+        assert isinstance(load_spec(SPEC_DIRECTORY / f"{name.value}.yaml", model), model)
+
+
+def test_a_schema_refuses_unknown_fields() -> None:
+    schema = json.loads(run_command("schema", "score").stdout)
+    raw = {"bundle": "b", "corpus": {"uri": ["c"]}, "output": {"uri": "o"}}
+    Draft202012Validator(schema).validate(raw)
+    with pytest.raises(ValidationError, match="surprise"):
+        Draft202012Validator(schema).validate({**raw, "surprise": 1})
+
+
+def test_a_plan_counts_the_work_and_writes_nothing(score_raw: dict[str, Any], tmp_path: Path) -> None:
+    finished = run_command("plan", write_spec(tmp_path / "spec.yaml", score_raw), "--date", "2026-11-23")
+    assert finished.exit_code == 0
+    assert "corpus: 2 files, 40 rows" in finished.stdout
+    assert "40 rows (none is done under this fingerprint)" in finished.stdout
+    assert "estimate: 40 rows, about " in finished.stdout
+    assert not (tmp_path / "output").exists()
+
+
+def test_a_plan_knows_what_was_done_before(score_raw: dict[str, Any], tmp_path: Path, bundle_directory: Path) -> None:
+    block = {"keep": ["id"], "shard_rows": 20}
+    score_raw["corpus"].update(block)
+    score_raw["compute"] = {"device": "cpu", "precision": "fp32"}
+    score_all(prepared(bundle_directory, tmp_path / "corpus", tmp_path / "output", corpus=block))
+    finished = run_command("plan", write_spec(tmp_path / "spec.yaml", score_raw), "--date", "2026-11-23")
+    assert "40 rows (same files, same fingerprint)" in finished.stdout
+    assert "to score" not in finished.stdout
+
+
+def test_a_bundle_that_this_recipe_made_is_not_made_again(train_raw: dict[str, Any], tmp_path: Path) -> None:
+    from pipeline.finetune.prepare import prepare_training
+    from pipeline.finetune.spec import FinetuneSpec
+
+    run = prepare_training(FinetuneSpec.model_validate(train_raw), "spec.yaml")
+    info = make_bundle(train_raw["output"], run_fingerprint=run.fingerprint, metrics={"macro_f1": 0.75})
+    finished = run_command("finetune", write_spec(tmp_path / "spec.yaml", train_raw))
+    assert finished.exit_code == 0
+    assert "already trained" in finished.stdout
+    assert info.model_version in finished.stdout
+    assert "macro_f1 0.7500" in finished.stdout
+
+
+def test_every_job_explains_itself() -> None:
+    for job in ("finetune", "evaluate", "score", "plan", "table", "schema", "demo"):
+        finished = run_command(job, "--help")
+        assert finished.exit_code == 0
+        assert job in finished.stdout

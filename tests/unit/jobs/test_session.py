@@ -1,0 +1,81 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from jobs.session import Resources, check_local_gpus, choose_pool, guarded, ray_session
+from pipeline.config import ComputeConfig, PoolOptions
+from pipeline.errors import AccountingError, ComputeError, TransientStorageError
+
+
+@pytest.mark.parametrize(
+    ("compute", "resources", "expected"),
+    [
+        ({}, Resources(8, 0, True), PoolOptions(1, 8, 0.0)),
+        ({}, Resources(16, 4, True), PoolOptions(4, 4, 1.0)),
+        ({}, Resources(6, 4, False), PoolOptions(4, 1, 1.0)),
+        ({"device": "cpu"}, Resources(16, 4, True), PoolOptions(1, 16, 0.0)),
+        ({"device": "cpu", "workers": 3}, Resources(16, 0, True), PoolOptions(3, 5, 0.0)),
+        ({"workers": 2, "cpus_per_worker": 2}, Resources(8, 0, True), PoolOptions(2, 2, 0.0)),
+        ({"workers": 4}, Resources(2, 0, True), PoolOptions(4, 1, 0.0)),
+        ({"workers": 50, "cpus_per_worker": 4}, Resources(8, 0, False), PoolOptions(50, 4, 0.0)),
+        ({"device": "gpu", "workers": 1}, Resources(8, 2, True), PoolOptions(1, 8, 1.0)),
+    ],
+)
+def test_auto_becomes_one_worker_per_gpu_or_one_with_all_cores(
+    compute: dict[str, object], resources: Resources, expected: PoolOptions
+) -> None:
+    assert choose_pool(ComputeConfig.model_validate(compute), resources) == expected
+
+
+@pytest.mark.parametrize(
+    ("compute", "resources", "message"),
+    [
+        ({"device": "gpu"}, Resources(8, 0, False), "the Ray cluster has no GPU"),
+        ({"workers": 0}, Resources(8, 0, True), r"compute\.workers is 0"),
+        ({"workers": 3, "cpus_per_worker": 3}, Resources(8, 0, True), "3 workers with 3 CPUs each; .* room for 8"),
+        ({"workers": 9}, Resources(4, 0, True), "9 workers with 1 CPUs each"),
+    ],
+)
+def test_what_the_machine_cannot_hold_is_refused(
+    compute: dict[str, object], resources: Resources, message: str
+) -> None:
+    with pytest.raises(ComputeError, match=message) as caught:
+        choose_pool(ComputeConfig.model_validate(compute), resources)
+    assert caught.value.remedy
+
+
+def test_gpus_are_only_looked_for_where_the_work_is_local(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    gpu = ComputeConfig(device="gpu")
+    with pytest.raises(ComputeError, match="this machine has no GPU that torch can use"):
+        check_local_gpus(gpu, None)
+    with pytest.raises(ComputeError, match="this machine has no GPU"), ray_session(gpu, None):
+        pass
+    assert check_local_gpus(gpu, "ray://cluster:10001") is None
+    assert check_local_gpus(ComputeConfig(), None) is None
+
+
+@pytest.mark.parametrize(
+    ("error", "exit_code"),
+    [(TransientStorageError("the store is away", "wait"), 75), (AccountingError("rows are missing"), 4)],
+)
+def test_errors_become_messages_and_exit_codes(
+    error: Exception, exit_code: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit, match=str(exit_code)), guarded(debug=False):
+        raise error
+    captured = capsys.readouterr()
+    assert captured.err == f"error: {error}\n"
+    assert captured.out == ""
+
+
+def test_an_interruption_says_how_to_go_on(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="130"), guarded(debug=False):
+        raise KeyboardInterrupt
+    assert "run the same command to go on" in capsys.readouterr().err
+
+
+def test_other_exceptions_are_bugs_and_pass_through() -> None:
+    with pytest.raises(ZeroDivisionError, match="division by zero"), guarded(debug=False):
+        _ = 1 / 0

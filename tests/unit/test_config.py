@@ -1,0 +1,129 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from pydantic import Field, ValidationError
+
+from pipeline.config import SpecModel, StorageConfig, Uri, Uris, load_spec, parse_spec
+from pipeline.errors import SpecError
+
+
+class Inner(SpecModel):
+    size: int = Field(4, ge=1)
+    names: tuple[str, ...] = ()
+
+
+class Outer(SpecModel):
+    uri: Uri
+    places: Uris = ("/tmp",)
+    inner: Inner = Inner()
+
+
+def write(directory: Path, text: str) -> Path:
+    path = directory / "spec.yaml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def problems_of(directory: Path, text: str, overrides: tuple[str, ...] = ()) -> dict[str, str]:
+    with pytest.raises(SpecError, match=r"spec\.yaml") as caught:
+        load_spec(write(directory, text), Outer, overrides)
+    return {problem.field: str(problem) for problem in caught.value.problems}
+
+
+def test_a_spec_is_read_with_its_defaults(tmp_path: Path) -> None:
+    spec = load_spec(write(tmp_path, "uri: /data/\ninner: {names: [a, b]}\n"), Outer)
+    assert spec == Outer(uri="/data", inner=Inner(size=4, names=("a", "b")))
+
+
+def test_a_missing_field_says_how_to_give_it(tmp_path: Path) -> None:
+    problems = problems_of(tmp_path, "inner: {size: 2}\n")
+    assert problems == {"uri": "uri: is missing; expected a value\n  -> add `uri: ...` or pass --set uri=..."}
+
+
+def test_an_unknown_field_lists_the_known_ones(tmp_path: Path) -> None:
+    problems = problems_of(tmp_path, "uri: /d\ninner: {sise: 2}\nplace: x\n")
+    assert problems["inner.sise"] == "inner.sise: is not a known field; expected one of: names, size"
+    assert problems["place"] == "place: is not a known field; expected one of: inner, places, uri"
+
+
+def test_a_wrong_type_shows_the_value(tmp_path: Path) -> None:
+    problems = problems_of(tmp_path, "uri: /d\ninner: {size: many}\n")
+    assert problems["inner.size"].startswith("inner.size: holds 'many'; expected ")
+
+
+def test_every_problem_is_found_at_once(tmp_path: Path) -> None:
+    problems = problems_of(tmp_path, "inner: {size: 0, names: 3}\nplaces: []\nother: 1\n")
+    assert set(problems) == {"uri", "inner.size", "inner.names", "places", "other"}
+
+
+@pytest.mark.parametrize("model", [Outer(uri="/d"), Inner(), StorageConfig()])
+def test_specs_are_frozen(model: SpecModel) -> None:
+    name = next(iter(type(model).model_fields))
+    with pytest.raises(ValidationError, match="frozen"):
+        setattr(model, name, "other")
+
+
+def test_defaults_are_checked_too() -> None:
+    class Wrong(SpecModel):
+        size: int = Field(0, ge=1)
+
+    with pytest.raises(ValidationError, match="greater than or equal to 1"):
+        Wrong()
+
+
+def test_overrides_are_yaml_and_make_blocks(tmp_path: Path) -> None:
+    path = write(tmp_path, "uri: /d\n")
+    spec = load_spec(path, Outer, ("inner.size=7", "inner.names=[a, b]", "uri=/x=y", "places=/one"))
+    assert spec.inner == Inner(size=7, names=("a", "b"))
+    assert (spec.uri, spec.places) == ("/x=y", ("/one",))
+
+
+def test_a_later_override_wins(tmp_path: Path) -> None:
+    assert load_spec(write(tmp_path, "uri: /d\n"), Outer, ("inner.size=7", "inner.size=8")).inner.size == 8
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("inner.size", r"--set inner\.size: has no '='; expected field\.sub=value"),
+        ("=3", r"--set =3: has no '='"),
+        ("uri.deep=1", r"--set uri\.deep: uri is not a block"),
+        ("inner.names=[a", r"--set inner\.names: '\[a' is not YAML"),
+        ("inner.size=big", r"inner\.size: holds 'big'"),
+    ],
+)
+def test_a_bad_override_is_named(tmp_path: Path, override: str, expected: str) -> None:
+    with pytest.raises(SpecError, match=expected):
+        load_spec(write(tmp_path, "uri: /d\n"), Outer, (override,))
+
+
+def test_a_missing_file_says_where_it_was_looked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SpecError, match=f"(?s)no.yaml.*does not exist.*looked in {tmp_path}"):
+        load_spec("no.yaml", Outer)
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (b"uri: [1", "cannot be read"),
+        (b"- a\n- b\n", "holds list; expected a mapping"),
+        (b"", "holds NoneType; expected a mapping"),
+        (b"\xff\xfe\x00", "cannot be read"),
+    ],
+)
+def test_what_is_no_yaml_mapping_is_refused(tmp_path: Path, content: bytes, expected: str) -> None:
+    path = tmp_path / "spec.yaml"
+    path.write_bytes(content)
+    with pytest.raises(SpecError, match=expected):
+        load_spec(path, Outer)
+
+
+def test_uris_get_one_spelling(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    raw = {"uri": "data/../in/", "places": ["s3a://bucket/a/", "./b"]}
+    spec = parse_spec(raw, Outer, "test")
+    assert spec.uri == f"{tmp_path}/in"
+    assert spec.places == ("s3://bucket/a", f"{tmp_path}/b")

@@ -1,0 +1,76 @@
+from __future__ import annotations
+
+import pyarrow as pa
+import pytest
+
+from pipeline.schema import (
+    QUARANTINE_SCHEMA,
+    RESERVED_COLUMNS,
+    RUN_DATE,
+    file_schema,
+    kept_field,
+    scored_schema,
+)
+
+KEPT = pa.schema([pa.field("id", pa.string())])
+TASK_FIELDS = [pa.field("label", pa.string()), pa.field("score", pa.float32())]
+
+
+def test_columns_stand_in_the_documented_order() -> None:
+    with_embedding = scored_schema(KEPT, TASK_FIELDS, with_embedding=True)
+    assert with_embedding.names == [
+        *("source_file", "source_row", "id", "label", "score", "embedding"),
+        *("num_tokens", "truncated", "num_windows", "model_version", "run_id", "run_date"),
+    ]
+    without = scored_schema(KEPT, TASK_FIELDS, with_embedding=False)
+    assert without.names == [name for name in with_embedding.names if name != "embedding"]
+
+
+def test_the_partition_column_is_in_the_table_and_not_in_its_files() -> None:
+    schema = scored_schema(KEPT, TASK_FIELDS, with_embedding=True)
+    assert schema.field(RUN_DATE).type == pa.date32()
+    assert file_schema(schema).names == schema.names[:-1]
+    assert RUN_DATE not in file_schema(QUARANTINE_SCHEMA).names
+
+
+def test_embeddings_are_plain_lists_of_float32() -> None:
+    kind = scored_schema(KEPT, [], with_embedding=True).field("embedding").type
+    assert pa.types.is_list(kind)
+    assert kind.value_type == pa.float32()
+
+
+def test_every_column_bertmill_writes_is_reserved() -> None:
+    written = scored_schema(pa.schema([]), [], with_embedding=True).names
+    assert set(written) == RESERVED_COLUMNS
+
+
+@pytest.mark.parametrize(
+    ("kind", "stored"),
+    [
+        (pa.string(), pa.string()),
+        (pa.large_string(), pa.string()),
+        (pa.string_view(), pa.string()),
+        (pa.binary_view(), pa.binary()),
+        (pa.large_binary(), pa.binary()),
+        (pa.dictionary(pa.int8(), pa.large_string()), pa.string()),
+        (pa.dictionary(pa.int8(), pa.int64()), pa.int64()),
+        (pa.int32(), pa.int32()),
+        (pa.uint8(), pa.int64()),
+        (pa.uint64(), pa.int64()),
+        (pa.float16(), pa.float32()),
+        (pa.float64(), pa.float64()),
+        (pa.bool_(), pa.bool_()),
+        (pa.date32(), pa.date32()),
+        (pa.timestamp("s"), pa.timestamp("us")),
+        (pa.timestamp("ns", "Europe/Berlin"), pa.timestamp("us", "UTC")),
+        (pa.decimal128(10, 2), pa.decimal128(10, 2)),
+        (pa.list_(pa.float16()), pa.list_(pa.field("element", pa.float32()))),
+        (pa.large_list(pa.large_string()), pa.list_(pa.field("element", pa.string()))),
+        (pa.list_(pa.float32(), 4), pa.list_(pa.field("element", pa.float32()))),
+        (pa.list_(pa.list_(pa.uint8())), pa.list_(pa.field("element", pa.list_(pa.field("element", pa.int64()))))),
+    ],
+)
+def test_a_kept_column_is_stored_as_a_type_every_reader_knows(kind: pa.DataType, stored: pa.DataType) -> None:
+    field = kept_field(pa.field("column", kind, nullable=False, metadata={"a": "b"}))
+    assert (field.name, field.type, field.nullable) == ("column", stored, True)
+    assert field.metadata is None

@@ -1,0 +1,58 @@
+from __future__ import annotations
+
+import pytest
+
+from pipeline import telemetry
+from pipeline.telemetry import PLAIN_INTERVAL_S, Meter, ProgressDisplay
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """A clock that stands; its only element is the time in seconds."""
+    now_s = [100.0]
+    monkeypatch.setattr(telemetry.time, "monotonic", lambda: now_s[0])
+    return now_s
+
+
+def test_a_log_gets_plain_lines_at_most_every_few_seconds(
+    clock: list[float], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with ProgressDisplay("scoring", 2_000, "rows") as display:
+        display.update(100, "too early")
+        clock[0] += PLAIN_INTERVAL_S
+        display.update(500, "10 rows/s")
+        display.update(600, "too early again")
+        clock[0] += PLAIN_INTERVAL_S
+        display.update(1_000)
+    assert capsys.readouterr().err.splitlines() == [
+        "scoring: 500/2,000 rows (25%), 15 s left; 10 rows/s",
+        "scoring: 1,000/2,000 rows (50%), 10 s left",
+    ]
+
+
+def test_the_end_is_always_said_and_only_once(clock: list[float], capsys: pytest.CaptureFixture[str]) -> None:
+    with ProgressDisplay("training", 8, "steps") as display:
+        display.update(8, "loss 0.1")
+        clock[0] += 10 * PLAIN_INTERVAL_S
+        display.update(8, "loss 0.1")
+    assert capsys.readouterr().err == "training: 8/8 steps (100%); loss 0.1\n"
+
+
+def test_nothing_goes_to_stdout(clock: list[float], capsys: pytest.CaptureFixture[str]) -> None:
+    with ProgressDisplay("scoring", 1, "rows") as display:
+        display.update(1)
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err == "scoring: 1/1 rows (100%)\n"
+
+
+def test_a_meter_gives_rates_since_its_start(clock: list[float]) -> None:
+    meter = Meter(started_s=clock[0])
+    meter.num_rows, meter.num_tokens = 400, 81_000
+    clock[0] += 2
+    assert meter.elapsed_s == 2
+    assert meter.rates() == "200 rows/s, 40,500 tokens/s"
+
+
+def test_a_meter_that_has_just_begun_does_not_divide_by_zero(clock: list[float]) -> None:
+    assert Meter().rates() == "0 rows/s, 0 tokens/s"
