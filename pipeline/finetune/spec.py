@@ -6,9 +6,10 @@ import hashlib
 import json
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, PositiveInt, model_validator
 
 from pipeline.config import ComputeConfig, SpecModel, StorageConfig, Uri, Uris
+from pipeline.uris import overlaps
 
 
 class DataConfig(SpecModel):
@@ -33,7 +34,7 @@ class TrainingConfig(SpecModel):
     weight_decay: float = Field(0.01, ge=0)
     max_grad_norm: float = Field(1.0, gt=0)
     max_length: int = Field(128, ge=8, description="tokens kept of each text, special tokens included")
-    micro_batch_tokens: int | Literal["auto"] = Field(
+    micro_batch_tokens: PositiveInt | Literal["auto"] = Field(
         "auto", description="padded tokens of one forward and backward pass; auto: 1,024 on CPU, 16,384 on a GPU"
     )
     seed: int = 17
@@ -61,6 +62,14 @@ class FinetuneSpec(SpecModel):
     checkpoint: CheckpointConfig = CheckpointConfig()
     compute: ComputeConfig = ComputeConfig()
     storage: StorageConfig = StorageConfig()
+
+    @model_validator(mode="after")
+    def _output_is_apart(self) -> FinetuneSpec:
+        inputs = (*self.data.train, *(self.data.validation or ()))
+        for place in (self.output, self.work_uri):
+            if any(overlaps(uri, place) for uri in inputs):
+                raise ValueError(f"{place} overlaps with the training data: a run would read its own output")
+        return self
 
     @property
     def work_uri(self) -> str:

@@ -17,7 +17,7 @@ from pipeline.corpus.reader import Columns, FileFooter, ReadOptions, kept_schema
 from pipeline.corpus.shards import ShardSize, cut_shards
 from pipeline.corpus.stream import stream_shards
 from pipeline.encoder.bundle import BundleInfo, read_bundle_info
-from pipeline.errors import AccountingError, Checks, CorpusError, TooManyBadRowsError
+from pipeline.errors import AccountingError, Checks, CorpusError, Problem, SpecError, TooManyBadRowsError
 from pipeline.inference.plan import ScorePlan, fingerprint_run, plan_scoring, quarantine_files, scored_files
 from pipeline.inference.spec import ScoreSpec
 from pipeline.inference.worker import InputSource, ModelSource, ScoreJob
@@ -26,6 +26,7 @@ from pipeline.output.table import Night, Published, check_table_target, live_fil
 from pipeline.schema import QUARANTINE_SCHEMA, RUN_DATE, scored_schema
 from pipeline.storage import Storage
 from pipeline.tasks import find_task
+from pipeline.tasks.base import Task
 from pipeline.telemetry import Meter, ProgressDisplay
 from pipeline.uris import join_uri
 
@@ -93,6 +94,7 @@ def prepare_run(spec: ScoreSpec, run_date: str) -> PreparedRun:
     assert bundle is not None
     assert files is not None
     task = find_task(bundle.task, spec.bundle)
+    _check_names(spec, task)
     inputs = {**bundle.inputs, **spec.corpus.inputs}
     columns = Columns(tuple(inputs[name] for name in task.inputs), spec.corpus.keep)
     cache = LayoutCache(join_uri(table_uri, "_bertmill", "layouts"), columns, storage)
@@ -111,6 +113,22 @@ def prepare_run(spec: ScoreSpec, run_date: str) -> PreparedRun:
     options = ReadOptions(kept, spec.corpus.empty_text == "quarantine")
     source = InputSource(columns, options)
     return PreparedRun(spec, bundle, tuple(footers), cache, source, schema, ledger, plan)
+
+
+def _check_names(spec: ScoreSpec, task: Task) -> None:
+    """Names that can be judged only once the bundle's task is known."""
+    problems = []
+    unknown = sorted(set(spec.corpus.inputs) - set(task.inputs))
+    if unknown:
+        expected = f"task {task.name} takes: {', '.join(task.inputs)}"
+        problems.append(Problem("corpus.inputs", f"{unknown[0]!r} is no input", expected))
+    written = {field.name for field in task.output_fields()}
+    taken = sorted(name for name in spec.corpus.keep if name.lower() in written)
+    if taken:
+        remedy = "leave it out, or rename it in the corpus"
+        problems.append(Problem("corpus.keep", f"{taken[0]!r} is written by task {task.name}", "other names", remedy))
+    if problems:
+        raise SpecError("spec", tuple(problems))
 
 
 def score_pending(run: PreparedRun, pool: PoolOptions, run_id: str) -> list[DoneRecord]:

@@ -29,8 +29,8 @@ class TextClassification:
 
     def find_labels(self, targets: pa.ChunkedArray) -> tuple[str, ...]:
         """Distinct labels: integers in numeric order, everything else in string order."""
-        values = [value for value in pc.unique(targets).to_pylist() if value is not None]
-        return tuple(str(value) for value in sorted(values))
+        values = sorted(value for value in pc.unique(targets).to_pylist() if value is not None)
+        return tuple(pa.array(values, targets.type).cast(pa.string()).to_pylist())
 
     def encode_targets(self, targets: pa.ChunkedArray, labels: Sequence[str]) -> TargetArray:
         """Index of each label; -100 where it is null or not among `labels`."""
