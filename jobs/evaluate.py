@@ -9,7 +9,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from jobs.session import Address, Debug, Overrides, SpecPath, guarded, preparing, ray_session
+from jobs.cluster import ray_session
+from jobs.session import Address, Debug, Overrides, SpecPath, guarded, preparing
 from pipeline.config import load_spec
 from pipeline.inference.spec import EvaluateSpec
 from pipeline.storage import Storage

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import typer
 
-from jobs.session import Address, Debug, Overrides, SpecPath, guarded, preparing, ray_session
+from jobs.cluster import ray_session
+from jobs.session import Address, Debug, Overrides, SpecPath, guarded, preparing
 from pipeline.config import load_spec
 from pipeline.finetune.spec import FinetuneSpec
 

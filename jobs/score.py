@@ -7,7 +7,8 @@ from datetime import UTC, date, datetime
 
 import typer
 
-from jobs.session import Address, Debug, Overrides, SpecPath, Today, guarded, preparing, ray_session
+from jobs.cluster import ray_session
+from jobs.session import Address, Debug, Overrides, SpecPath, Today, guarded, preparing
 from pipeline.config import load_spec
 from pipeline.errors import Problem, SpecError
 from pipeline.inference.spec import ScoreSpec

@@ -1,38 +1,22 @@
-"""What every job needs around its work: errors as messages and exit codes, and a Ray to run on."""
+"""What every job needs around its work: options, and errors as messages and exit codes."""
 
 from __future__ import annotations
 
 import contextlib
-import os
-import socket
 import sys
 import traceback
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Annotated
 
 import typer
 
-from pipeline.config import ComputeConfig, PoolOptions
-from pipeline.errors import BertmillError, ComputeError, StorageUnreachableError, TransientStorageError
+from pipeline.errors import BertmillError, StorageUnreachableError, TransientStorageError
 
 SpecPath = Annotated[str, typer.Argument(help="the YAML spec", metavar="SPEC", show_default=False)]
 Overrides = Annotated[list[str] | None, typer.Option("--set", help="override a field: --set a.b=c", metavar="A.B=C")]
 Address = Annotated[str | None, typer.Option(help="Ray cluster; default: $RAY_ADDRESS, else a local one for this job")]
 Debug = Annotated[bool, typer.Option("--debug", help="show tracebacks")]
 Today = Annotated[str | None, typer.Option("--date", help="the night to publish, YYYY-MM-DD; default: today, UTC")]
-
-_CONNECT_TIMEOUT_S = 5
-_MIN_LOGICAL_CPUS = 4  # below this Ray Data and Ray Train can wait for each other's slots for ever
-
-
-@dataclass(frozen=True)
-class Resources:
-    """What the session's Ray has to give."""
-
-    num_cpus: int
-    num_gpus: int
-    is_local: bool
 
 
 @contextlib.contextmanager
@@ -60,106 +44,3 @@ def preparing() -> Iterator[None]:
         yield
     except TransientStorageError as error:
         raise StorageUnreachableError(error.message, error.remedy) from None
-
-
-@contextlib.contextmanager
-def ray_session(compute: ComputeConfig, address: str | None) -> Iterator[PoolOptions]:
-    """Connect to a cluster, or start a local Ray and stop it afterwards; yields the pool the spec asks for.
-
-    Raises:
-        ComputeError: the cluster cannot be reached, or cannot hold what the spec asks for.
-    """
-    address = address or os.environ.get("RAY_ADDRESS")
-    check_local_gpus(compute, address)
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # C++ warnings about what Ray Data does on purpose
-    import ray
-
-    if address is None:
-        cpus = max(_MIN_LOGICAL_CPUS, os.cpu_count() or 1)
-        with _muted_stderr():
-            ray.init("local", num_cpus=cpus, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
-    else:
-        check_reachable(address)
-        try:
-            ray.init(address=address, log_to_driver=False, logging_level="ERROR")
-        except (ConnectionError, ValueError, RuntimeError) as error:
-            raise _no_cluster(address, str(error).splitlines()[0]) from None
-    try:
-        total = ray.cluster_resources()
-        local = address is None
-        cpus = (os.cpu_count() or 1) if local else int(total.get("CPU", 1))
-        yield choose_pool(compute, Resources(cpus, int(total.get("GPU", 0)), local))
-    finally:
-        ray.shutdown()
-
-
-@contextlib.contextmanager
-def _muted_stderr() -> Iterator[None]:
-    """Drop what Ray's C++ core prints to the process's stderr as it starts; its errors are exceptions."""
-    kept = os.dup(2)
-    with open(os.devnull, "wb") as nothing:
-        os.dup2(nothing.fileno(), 2)
-    try:
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-
-
-def check_reachable(address: str) -> None:
-    """Refuse an address at which nothing listens; by itself Ray tries for minutes.
-
-    Raises:
-        ComputeError: no connection within a few seconds. Names such as `auto` are left to Ray.
-    """
-    host, _, port = address.removeprefix("ray://").rpartition(":")
-    if not host or not port.isdigit():
-        return
-    try:
-        socket.create_connection((host.strip("[]"), int(port)), timeout=_CONNECT_TIMEOUT_S).close()
-    except OSError as error:
-        raise _no_cluster(address, str(error)) from None
-
-
-def _no_cluster(address: str, reason: str) -> ComputeError:
-    return ComputeError(
-        f"no Ray cluster at {address!r}: {reason}",
-        "check --address (or RAY_ADDRESS), or leave both out for a local Ray",
-    )
-
-
-def check_local_gpus(compute: ComputeConfig, address: str | None) -> None:
-    """Refuse a GPU where none is, before Ray starts; only a local Ray can be judged so early."""
-    if compute.device != "gpu" or address is not None:
-        return
-    import torch
-
-    if not torch.cuda.is_available():
-        raise ComputeError(
-            "compute.device is gpu, but this machine has no GPU that torch can use",
-            "set compute.device: auto (or --set compute.device=cpu), or give --address of a cluster with GPUs",
-        )
-
-
-def choose_pool(compute: ComputeConfig, resources: Resources) -> PoolOptions:
-    """Resolve `auto`: one worker per GPU, or one with every core on CPU.
-
-    Raises:
-        ComputeError: GPUs are asked for and the cluster has none, or more workers than fit a local Ray.
-    """
-    use_gpu = compute.device == "gpu" or (compute.device == "auto" and resources.num_gpus > 0)
-    if use_gpu and resources.num_gpus == 0:
-        raise ComputeError("compute.device is gpu, but the Ray cluster has no GPU", "set compute.device: auto")
-    default_workers = resources.num_gpus if use_gpu else 1
-    workers = default_workers if compute.workers == "auto" else compute.workers
-    if workers < 1:
-        raise ComputeError(f"compute.workers is {workers}", "use 1 or more, or auto")
-    cpus = compute.cpus_per_worker if compute.cpus_per_worker != "auto" else max(1, resources.num_cpus // workers)
-    room = max(_MIN_LOGICAL_CPUS, resources.num_cpus)
-    if resources.is_local and workers * cpus > room:
-        raise ComputeError(
-            f"compute asks for {workers} workers with {cpus} CPUs each; this machine has room for {room}",
-            "lower compute.workers or compute.cpus_per_worker, or set both to auto",
-        )
-    return PoolOptions(workers, cpus, 1.0 if use_gpu else 0.0)

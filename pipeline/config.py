@@ -13,7 +13,16 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PositiveInt,
+    ValidationError,
+    WithJsonSchema,
+)
 
 from pipeline.errors import Problem, SpecError
 from pipeline.uris import canonical_uri
@@ -33,7 +42,12 @@ def _as_tuple(value: object) -> object:
 
 Uri = Annotated[str, Field(min_length=1), AfterValidator(canonical_uri)]
 """A place, in its one spelling: relative paths are taken from the directory the job is started in."""
-Uris = Annotated[tuple[Uri, ...], BeforeValidator(_as_tuple), Field(min_length=1)]
+Uris = Annotated[
+    tuple[Uri, ...],
+    BeforeValidator(_as_tuple),
+    Field(min_length=1),
+    WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}, "minItems": 1}]}),
+]
 """One URI or a list of them."""
 
 
@@ -68,13 +82,13 @@ class CorpusConfig(SpecModel):
 class ComputeConfig(SpecModel):
     """What runs the model, and how many of it."""
 
-    workers: int | Literal["auto"] = Field("auto", description="processes; auto: one per GPU, or one on CPU")
+    workers: PositiveInt | Literal["auto"] = Field("auto", description="processes; auto: one per GPU, or one on CPU")
     device: Literal["auto", "cpu", "gpu"] = "auto"
     precision: Literal["auto", "bf16", "fp32"] = Field(
         "auto", description="auto: bf16 where the hardware multiplies it natively, else fp32"
     )
-    cpus_per_worker: int | Literal["auto"] = Field("auto", description="threads of one worker on CPU")
-    batch_tokens: int | Literal["auto"] = Field("auto", description="padded tokens of one forward pass")
+    cpus_per_worker: PositiveInt | Literal["auto"] = Field("auto", description="threads of one worker on CPU")
+    batch_tokens: PositiveInt | Literal["auto"] = Field("auto", description="padded tokens of one forward pass")
 
 
 @dataclass(frozen=True)

@@ -61,10 +61,19 @@ def file_schema(table_schema: pa.Schema) -> pa.Schema:
 def kept_field(field: pa.Field) -> pa.Field:
     """How a corpus column is stored: types every reader knows, always nullable.
 
-    Dictionaries are decoded, large and view types narrowed, so that files of one corpus that differ only in
-    encoding give one table schema.
+    Dictionaries are decoded, large and view types narrowed, numbers widened to 64 bits and a column of nulls taken
+    as strings, so that files (and nights) that differ only in such ways give one table schema.
     """
-    return pa.field(field.name, _plain_type(field.type), nullable=True)
+    return pa.field(field.name, _widened(_plain_type(field.type)), nullable=True)
+
+
+def _widened(kind: pa.DataType) -> pa.DataType:
+    """Numbers of 64 bits; a column of nulls may hold strings tomorrow."""
+    if pa.types.is_null(kind):
+        return pa.string()
+    if pa.types.is_floating(kind):
+        return pa.float64()
+    return pa.int64() if pa.types.is_integer(kind) else kind
 
 
 def _plain_type(kind: pa.DataType) -> pa.DataType:
@@ -76,6 +85,8 @@ def _plain_type(kind: pa.DataType) -> pa.DataType:
         return pa.binary()
     if pa.types.is_float16(kind):
         return pa.float32()
+    if pa.types.is_fixed_size_binary(kind):
+        return pa.binary()
     if pa.types.is_timestamp(kind):
         return pa.timestamp("us", tz="UTC" if kind.tz else None)
     if pa.types.is_unsigned_integer(kind):

@@ -42,10 +42,13 @@ _DENIED = re.compile(
 )
 _TRANSIENT = re.compile(
     r"NETWORK_CONNECTION|EndpointConnection|Could not connect|connect timeout|timed? ?out|SlowDown|SLOW_DOWN|"
-    r"INTERNAL_FAILURE|InternalError|SERVICE_UNAVAILABLE|ServiceUnavailable|503|\b500\b|reset by peer|"
+    r"INTERNAL_FAILURE|InternalError|SERVICE_UNAVAILABLE|ServiceUnavailable|\b503\b|\b500\b|reset by peer|"
     r"Connection was closed|IncompleteRead|curlCode|reduce your request rate|RequestTimeout",
     re.IGNORECASE,
 )
+
+
+_NAMES = re.compile(r"'[^']*'|\"[^\"]*\"|\S*/\S*")
 
 
 @dataclass(frozen=True)
@@ -96,7 +99,7 @@ class Storage:
         def read() -> bytes | None:
             try:
                 return bytes(filesystem.cat_file(path))
-            except FileNotFoundError:
+            except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
                 return None
 
         return retrying(read, f"read {uri}")
@@ -148,7 +151,7 @@ class Storage:
         scheme, path = split_uri(uri)
 
         def remove() -> None:
-            with contextlib.suppress(FileNotFoundError):
+            with contextlib.suppress(FileNotFoundError, NotADirectoryError):
                 _fsspec(scheme, self.config).rm_file(path)
 
         retrying(remove, f"delete {uri}")
@@ -196,8 +199,11 @@ def retrying(call: Callable[[], ResultT], what: str) -> ResultT:
 
 def classify_error(error: Exception, what: str) -> BertmillError | None:
     """What a library's error means to us; None if it is not about the store at all."""
+    if isinstance(error, (FileNotFoundError, NotADirectoryError, IsADirectoryError)):
+        return None
     text = f"{type(error).__name__}: {error}"
     first_line = text.splitlines()[0][:400]
+    text = _NAMES.sub(" ", text)  # what a file is called says nothing about why it failed
     if isinstance(error, PermissionError) or _DENIED.search(text):
         return StorageDeniedError(
             f"cannot {what}: {first_line}",

@@ -23,6 +23,11 @@ def canonical_uri(uri: str) -> str:
     return path if scheme == "file" else f"{scheme}://{path}"
 
 
+def overlaps(left: str, right: str) -> bool:
+    """Whether two canonical URIs are the same place, or one lies inside the other."""
+    return f"{left}/".startswith(f"{right}/") or f"{right}/".startswith(f"{left}/")
+
+
 def join_uri(base: str, *parts: str) -> str:
     """Append path parts to a URI."""
     return "/".join([base.rstrip("/"), *parts])

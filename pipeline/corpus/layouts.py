@@ -20,6 +20,7 @@ _SCHEMA = pa.schema(
     [
         ("uri", pa.string()),
         ("etag", pa.string()),
+        ("partition", pa.string()),
         ("group_rows", pa.list_(pa.int64())),
         ("group_bytes", pa.list_(pa.int64())),
         ("arrow_schema", pa.dictionary(pa.int32(), pa.binary())),
@@ -48,9 +49,9 @@ class LayoutCache:
             CorpusError: a file that had to be opened is corrupt or lacks a column.
         """
         known = self._load()
-        unknown = [file for file in files if (file.uri, file.etag) not in known]
+        unknown = [file for file in files if _key(file) not in known]
         fresh = {footer.layout.file.uri: footer for footer in read_footers(unknown, self.columns, self.storage)}
-        return [fresh.get(file.uri) or _footer(file, *known[file.uri, file.etag]) for file in files]
+        return [fresh.get(file.uri) or _footer(file, *known[_key(file)]) for file in files]
 
     def save(self, footers: Iterable[FileFooter]) -> None:
         """Remember exactly these footers."""
@@ -58,6 +59,7 @@ class LayoutCache:
             {
                 "uri": footer.layout.file.uri,
                 "etag": footer.layout.file.etag,
+                "partition": repr(footer.layout.file.partition),
                 "group_rows": [group.num_rows for group in footer.layout.row_groups],
                 "group_bytes": [group.text_bytes for group in footer.layout.row_groups],
                 "arrow_schema": footer.schema.serialize().to_pybytes(),
@@ -73,19 +75,27 @@ class LayoutCache:
         key = hashlib.sha256(repr((self.columns.inputs, self.columns.kept)).encode()).hexdigest()
         return join_uri(self.root, f"{key[:32]}.parquet")
 
-    def _load(self) -> dict[tuple[str, str], tuple[tuple[RowGroup, ...], pa.Schema]]:
+    def _load(self) -> dict[tuple[str, str, str], tuple[tuple[RowGroup, ...], pa.Schema]]:
         content = self.storage.read_bytes(self._uri)
         if content is None:
             return {}
         schemas: dict[bytes, pa.Schema] = {}
         known = {}
-        for row in pq.read_table(io.BytesIO(content)).to_pylist():
+        try:
+            rows = pq.read_table(io.BytesIO(content)).to_pylist()
+        except (pa.ArrowException, OSError):
+            return {}  # a memory that cannot be read is none; the next save replaces it
+        for row in rows:
             packed = row["arrow_schema"]
             if packed not in schemas:
                 schemas[packed] = pa.ipc.read_schema(pa.py_buffer(packed))
             groups = tuple(map(RowGroup, row["group_rows"], row["group_bytes"]))
-            known[row["uri"], row["etag"]] = (groups, schemas[packed])
+            known[row["uri"], row["etag"], row["partition"]] = (groups, schemas[packed])
         return known
+
+
+def _key(file: CorpusFile) -> tuple[str, str, str]:
+    return file.uri, file.etag, repr(file.partition)
 
 
 def _footer(file: CorpusFile, groups: tuple[RowGroup, ...], schema: pa.Schema) -> FileFooter:

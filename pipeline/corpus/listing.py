@@ -39,7 +39,9 @@ def list_corpus(uris: Iterable[str], storage: Storage) -> list[CorpusFile]:
     files: dict[str, CorpusFile] = {}
     for uri in uris:
         for file in _list_one(canonical_uri(uri), storage):
-            files[file.uri] = file
+            known = files.get(file.uri)
+            if known is None or len(file.partition) > len(known.partition):
+                files[file.uri] = file  # the root that lies higher knows more hive keys
     return [files[uri] for uri in sorted(files)]
 
 

@@ -135,7 +135,7 @@ def _read_piece(piece: Piece, columns: Columns, options: ReadOptions, storage: S
         SOURCE_FILE: pa.repeat(pa.scalar(piece.file.uri, pa.string()), piece.num_rows),
         SOURCE_ROW: pa.array(range(piece.start_row, piece.stop_row), pa.int64()),
     }
-    arrays.update({field.name: table[field.name].cast(field.type) for field in options.kept_schema})
+    arrays.update({field.name: _cast(table[field.name], field, piece.file) for field in options.kept_schema})
     reason: pa.Array = pa.nulls(piece.num_rows, pa.string())
     for name in columns.inputs:
         values, reasons = _clean_column(table[name], options.quarantine_blank)
@@ -143,6 +143,18 @@ def _read_piece(piece: Piece, columns: Columns, options: ReadOptions, storage: S
         reason = pc.coalesce(reason, reasons)
     arrays[REASON] = reason
     return pa.table(arrays)
+
+
+def _cast(column: pa.ChunkedArray, field: pa.Field, file: CorpusFile) -> pa.ChunkedArray:
+    """A kept column in its table type; timestamps lose what is below a microsecond, nothing else loses anything."""
+    try:
+        return column.cast(field.type, safe=not pa.types.is_timestamp(field.type))
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+        raise CorpusError(
+            f"{file.uri}: column {field.name!r} is {column.type} and cannot be kept as {field.type}: "
+            f"{str(error).splitlines()[0]}",
+            "leave the column out of corpus.keep, or store it with a type that fits",
+        ) from None
 
 
 def _clean_column(column: pa.ChunkedArray, quarantine_blank: bool) -> tuple[pa.ChunkedArray, pa.ChunkedArray]:
@@ -193,6 +205,9 @@ def _read_footer(file: CorpusFile, columns: Columns, storage: Storage) -> FileFo
     for key, _ in file.partition:
         if key not in schema.names:
             schema = schema.append(pa.field(key, pa.string()))
+    doubled = [name for name in columns.needed if schema.names.count(name) > 1]
+    if doubled:
+        raise CorpusError(f"{file.uri}: has two columns {doubled[0]!r}", "rename one of them")
     missing = [name for name in columns.needed if name not in schema.names]
     if missing:
         raise CorpusError(
@@ -206,7 +221,9 @@ def _read_footer(file: CorpusFile, columns: Columns, storage: Storage) -> FileFo
 def _row_group(group: pq.RowGroupMetaData, columns: Columns) -> RowGroup:
     chunks = (group.column(index) for index in range(group.num_columns))
     text_bytes = sum(
-        chunk.total_uncompressed_size for chunk in chunks if chunk.path_in_schema.split(".")[0] in columns.inputs
+        chunk.total_uncompressed_size
+        for chunk in chunks
+        if any(f"{chunk.path_in_schema}.".startswith(f"{name}.") for name in columns.inputs)
     )
     return RowGroup(group.num_rows, text_bytes)
 

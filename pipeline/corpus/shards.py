@@ -141,7 +141,7 @@ class _Pack:
 
     def ends_after(self, layout: FileLayout) -> bool:
         """Whether the pack ends here: with a chance equal to the file's share of a shard, by its URI's hash."""
-        chance = self._size.share(layout.num_rows, layout.text_bytes)
+        chance = max(self._size.share(layout.num_rows, layout.text_bytes), _MAX_PACK / _MAX_PACKED_FILES)
         digest = hashlib.sha256(layout.file.uri.encode("utf-8", "surrogateescape")).digest()
         if int.from_bytes(digest[:8], "big") < chance * 2.0**64:
             return True

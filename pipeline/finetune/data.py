@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline.config import Uris
-from pipeline.corpus.listing import list_corpus
+from pipeline.corpus.listing import CorpusFile, list_corpus
 from pipeline.corpus.reader import (
     REASON,
     Columns,
@@ -187,7 +187,7 @@ def open_split(uris: Uris, task: Task, columns: Columns, storage: Storage) -> La
     if not shards:
         raise CorpusError(f"{', '.join(uris)}: no rows in {len(footers)} files", "labelled rows are needed")
     options = ReadOptions(kept_schema(footers, columns.kept), quarantine_blank=True)
-    targets = _read_targets([footer.layout.file.uri for footer in footers], options.kept_schema, storage)
+    targets = _read_targets([footer.layout.file for footer in footers], options.kept_schema, storage)
     try:
         learned = task.learn(targets)
     except (pa.ArrowException, TypeError, KeyError) as error:
@@ -302,12 +302,16 @@ def _lengths(column: pa.ChunkedArray) -> npt.NDArray[np.int64]:
     return np.asarray(pc.list_value_length(column).to_numpy(), np.int64)
 
 
-def _read_targets(uris: Sequence[str], schema: pa.Schema, storage: Storage) -> pa.ChunkedArray:
-    """The target column of all files, cast to the type they share."""
+def _read_targets(files: Sequence[CorpusFile], schema: pa.Schema, storage: Storage) -> pa.ChunkedArray:
+    """The target column of all files, cast to the type they share; a hive key counts as a column."""
     (field,) = schema
     chunks: list[pa.Array] = []
-    for uri in uris:
-        filesystem, path = storage.open_arrow(uri)
-        column = pq.read_table(path, filesystem=filesystem, columns=[field.name], partitioning=None)[field.name]
-        chunks += column.cast(field.type).chunks
+    for file in files:
+        filesystem, path = storage.open_arrow(file.uri)
+        with pq.ParquetFile(path, filesystem=filesystem) as parquet:
+            if field.name in parquet.schema_arrow.names:
+                chunks += parquet.read([field.name])[field.name].cast(field.type).chunks
+            else:
+                value = pa.scalar(dict(file.partition)[field.name])
+                chunks.append(pa.repeat(value, parquet.metadata.num_rows).cast(field.type))
     return pa.chunked_array(chunks, field.type)

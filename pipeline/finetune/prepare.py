@@ -20,7 +20,7 @@ from pipeline.errors import Checks, ModelError, Problem, SpecError
 from pipeline.finetune.data import LabelledSet, check_labels, open_split
 from pipeline.finetune.spec import FinetuneSpec
 from pipeline.storage import Storage
-from pipeline.tasks import find_task
+from pipeline.tasks import check_inputs, find_task
 from pipeline.uris import join_uri
 
 
@@ -98,6 +98,7 @@ def prepare_training(spec: FinetuneSpec, source: str) -> PreparedTraining:
             "task", f"{spec.task} has nothing to train", "another task", "`bertmill bundle` wraps an encoder"
         )
         raise SpecError(source, (problem,))
+    check_inputs(spec.data.inputs, task.inputs, source)
     inputs = tuple(spec.data.inputs.get(name, name) for name in task.inputs)
     columns = Columns(inputs, (spec.data.label or task.target,))
     checks = Checks()
@@ -110,7 +111,7 @@ def prepare_training(spec: FinetuneSpec, source: str) -> PreparedTraining:
     assert encoder is not None
     assert train_set is not None
     check_labels(task, train_set, validation, source)
-    check_family(encoder, task.head_class)
+    check_family(encoder, task.head_class, spec.max_length)
     data_parts = [train_set.fingerprint, validation.fingerprint if validation else ""]
     data_fingerprint = hashlib.sha256("".join(data_parts).encode()).hexdigest()
     fingerprint = spec.fingerprint(data_fingerprint, fingerprint_model(encoder))

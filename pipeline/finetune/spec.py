@@ -6,9 +6,10 @@ import hashlib
 import json
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, PositiveInt, model_validator
 
 from pipeline.config import ComputeConfig, SpecModel, StorageConfig, Uri, Uris
+from pipeline.uris import overlaps
 
 _RECIPE = {"task", "training", "max_length", "long_text", "stride", "pooling", "normalize"}
 
@@ -34,7 +35,7 @@ class TrainingConfig(SpecModel):
     warmup_fraction: float = Field(0.1, ge=0, le=1)
     weight_decay: float = Field(0.01, ge=0)
     max_grad_norm: float = Field(1.0, gt=0)
-    micro_batch_tokens: int | Literal["auto"] = Field(
+    micro_batch_tokens: PositiveInt | Literal["auto"] = Field(
         "auto", description="padded tokens of one forward and backward pass; auto: 1,024 on CPU, 16,384 on a GPU"
     )
     seed: int = 17
@@ -70,6 +71,14 @@ class FinetuneSpec(SpecModel):
     def _windows_move_on(self) -> FinetuneSpec:
         if self.stride > self.max_length // 2:
             raise ValueError(f"stride {self.stride} is more than half of max_length {self.max_length}")
+        return self
+
+    @model_validator(mode="after")
+    def _output_is_apart(self) -> FinetuneSpec:
+        inputs = (*self.data.train, *(self.data.validation or ()))
+        for place in (self.output, self.work_uri):
+            if any(overlaps(uri, place) for uri in inputs):
+                raise ValueError(f"{place} overlaps with the training data: a run would read its own output")
         return self
 
     @property

@@ -22,7 +22,7 @@ from pipeline.inference.predictor import ModelSource, Predictor, load_predictor
 from pipeline.inference.spec import EvaluateSpec
 from pipeline.inference.worker import InputSource
 from pipeline.storage import Storage
-from pipeline.tasks import find_task
+from pipeline.tasks import check_inputs, find_task
 from pipeline.tasks.base import Evaluation, Learned, Task
 from pipeline.telemetry import Meter, ProgressDisplay
 
@@ -101,6 +101,7 @@ def prepare_evaluation(spec: EvaluateSpec) -> PreparedEvaluation:
     assert bundle is not None
     assert files is not None
     task = find_task(bundle.task, spec.bundle)
+    check_inputs(spec.corpus.inputs, flat_inputs(task), "spec")
     inputs = {**bundle.inputs, **spec.corpus.inputs}
     columns = Columns(tuple(inputs.get(name, name) for name in flat_inputs(task)), (spec.label or task.target,))
     footers = read_footers(files, columns, storage)
@@ -133,7 +134,7 @@ def run_evaluation(run: PreparedEvaluation, pool: PoolOptions) -> Evaluation:
     results = pa.concat_tables(parts)
     num_bad = run.num_rows - results.num_rows
     limit = run.spec.corpus.max_bad_fraction
-    if num_bad > limit * run.num_rows:
+    if num_bad > limit * run.num_rows or results.num_rows == 0:
         raise CorpusError(
             f"{num_bad} of {run.num_rows} rows have no usable text, or a target that is missing, broken or unknown to "
             f"the bundle; more than max_bad_fraction {limit}",

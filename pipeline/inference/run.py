@@ -17,7 +17,7 @@ from pipeline.corpus.reader import Columns, FileFooter, ReadOptions, holds_words
 from pipeline.corpus.shards import ShardSize, cut_shards
 from pipeline.corpus.stream import stream_shards
 from pipeline.encoder.bundle import BundleInfo, read_bundle_info
-from pipeline.errors import AccountingError, Checks, CorpusError, TooManyBadRowsError
+from pipeline.errors import AccountingError, Checks, CorpusError, Problem, SpecError, TooManyBadRowsError
 from pipeline.inference.plan import ScorePlan, fingerprint_run, plan_scoring, quarantine_files, scored_files
 from pipeline.inference.predictor import ModelSource
 from pipeline.inference.spec import ScoreSpec
@@ -26,7 +26,8 @@ from pipeline.output.ledger import DoneRecord, Ledger, records_from
 from pipeline.output.table import Night, Published, check_table_target, live_files, open_table, publish_night
 from pipeline.schema import QUARANTINE_SCHEMA, RUN_DATE, scored_schema
 from pipeline.storage import Storage
-from pipeline.tasks import find_task
+from pipeline.tasks import check_inputs, find_task
+from pipeline.tasks.base import Task
 from pipeline.telemetry import Meter, ProgressDisplay
 from pipeline.uris import join_uri
 
@@ -94,6 +95,7 @@ def prepare_run(spec: ScoreSpec, run_date: str) -> PreparedRun:
     assert bundle is not None
     assert files is not None
     task = find_task(bundle.task, spec.bundle)
+    _check_names(spec, task)
     inputs = {**bundle.inputs, **spec.corpus.inputs}
     columns = Columns(tuple(inputs[name] for name in task.inputs), spec.corpus.keep)
     cache = LayoutCache(join_uri(table_uri, "_bertmill", "layouts"), columns, storage)
@@ -112,6 +114,17 @@ def prepare_run(spec: ScoreSpec, run_date: str) -> PreparedRun:
     options = ReadOptions(kept, spec.corpus.empty_text == "quarantine")
     source = InputSource(columns, options, holds_words(footers, columns))
     return PreparedRun(spec, bundle, tuple(footers), cache, source, schema, ledger, plan)
+
+
+def _check_names(spec: ScoreSpec, task: Task) -> None:
+    """Names that can be judged only once the bundle's task is known."""
+    check_inputs(spec.corpus.inputs, task.inputs, "spec")
+    written = {field.name for field in task.output_fields()}
+    taken = sorted(name for name in spec.corpus.keep if name.lower() in written)
+    if taken:
+        remedy = "leave it out, or rename it in the corpus"
+        problem = Problem("corpus.keep", f"{taken[0]!r} is written by task {task.name}", "other names", remedy)
+        raise SpecError("spec", (problem,))
 
 
 def score_pending(run: PreparedRun, pool: PoolOptions, run_id: str) -> list[DoneRecord]:

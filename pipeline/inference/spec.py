@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from pipeline.config import ComputeConfig, CorpusConfig, SpecModel, StorageConfig, Uri
 from pipeline.schema import RESERVED_COLUMNS
+from pipeline.uris import overlaps
 
 
 class OutputConfig(SpecModel):
@@ -24,12 +25,22 @@ class ScoreSpec(SpecModel):
     compute: ComputeConfig = ComputeConfig()
     storage: StorageConfig = StorageConfig()
 
+    @model_validator(mode="after")
+    def _output_is_apart(self) -> ScoreSpec:
+        inside = [uri for uri in self.corpus.uri if overlaps(uri, self.output.uri)]
+        if inside:
+            raise ValueError(f"output.uri and corpus.uri overlap ({inside[0]}): a run would read its own output")
+        return self
+
     @field_validator("corpus")
     @classmethod
     def _kept_names_are_free(cls, corpus: CorpusConfig) -> CorpusConfig:
-        taken = sorted(set(corpus.keep) & RESERVED_COLUMNS)
+        names = [name.lower() for name in corpus.keep]
+        taken = sorted(set(names) & RESERVED_COLUMNS)
         if taken:
             raise ValueError(f"corpus.keep names columns that bertmill writes itself: {', '.join(taken)}")
+        if len(set(names)) < len(names):
+            raise ValueError("corpus.keep names a column twice (upper and lower case are one column in a table)")
         return corpus
 
 

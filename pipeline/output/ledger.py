@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, fields
-from json import JSONDecodeError, dumps, loads
+from json import dumps, loads
 
 import pyarrow as pa
 
@@ -65,7 +65,7 @@ def parse_record(text: str | bytes, source: str) -> DoneRecord:
     try:
         values = loads(text)
         return DoneRecord(**{field.name: values[field.name] for field in fields(DoneRecord)})
-    except (JSONDecodeError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         raise AccountingError(
             f"{source}: not a done-record: {error}", "remove it; the shard is then scored again"
         ) from None

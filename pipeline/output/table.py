@@ -15,10 +15,11 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 from deltalake import CommitProperties, DeltaTable, Transaction
-from deltalake.exceptions import DeltaError, TableNotFoundError
+from deltalake import Schema as DeltaSchema
+from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
 from deltalake.transaction import AddAction, RemoveAction
 
-from pipeline.errors import CommitConflictError, OutputTakenError
+from pipeline.errors import CommitConflictError, OutputTakenError, TransientStorageError
 from pipeline.schema import RUN_DATE
 from pipeline.storage import Storage, classify_error
 
@@ -86,9 +87,18 @@ def check_table_target(uri: str, schema: pa.Schema, storage: Storage) -> None:
         OutputTakenError: something else is there, or a table with other columns.
     """
     table = open_table(uri, storage)
+    if "%" in uri:
+        raise OutputTakenError(f"{uri}: Delta reads '%' in a path as an escape", "choose an `output.uri` without '%'")
     if table is not None:
         _check_schema(table, uri, schema)
         return
+    try:
+        DeltaSchema.from_arrow(schema)
+    except Exception as error:
+        raise OutputTakenError(
+            f"{uri}: a Delta table cannot hold these columns: {str(error).splitlines()[0]}",
+            "leave the column out of corpus.keep, or store it in the corpus with a plainer type",
+        ) from None
     strange = [
         item.uri
         for item in storage.list_objects(uri)
@@ -121,7 +131,14 @@ def publish_night(uri: str, night: Night, storage: Storage) -> Published:
             _commit(table, actions, night)
             return Published(table.version(), published.num_added_files, published.num_removed_files)
         except DeltaError as error:
-            failure = error  # lost a race, or lost the answer: the table itself tells, so read it again
+            # Lost a race, or lost the answer: the table itself tells, so read it again. Anything else will not pass.
+            known = classify_error(error, f"publish to {uri}")
+            if not isinstance(error, CommitFailedError) and "already exists" not in str(error).lower():
+                if known is None:
+                    raise OutputTakenError(f"{uri}: cannot publish: {str(error).splitlines()[0]}") from None
+                if not isinstance(known, TransientStorageError):
+                    raise known from None
+            failure = error
     raise CommitConflictError(
         f"{uri}: night {night.run_date} could not be committed in {_NUM_ATTEMPTS} attempts: {failure}",
         "another publisher of this night is active; run the same command again when it has ended",

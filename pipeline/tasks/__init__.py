@@ -4,6 +4,8 @@ columns, and what its metrics are; rooms above and below never name a task.
 Adding one is a file that fits `base.Task` and a line in `TASKS`.
 """
 
+from collections.abc import Iterable, Sequence
+
 from pipeline.errors import Problem, SpecError
 from pipeline.tasks.base import Task
 from pipeline.tasks.embedding import Embedding
@@ -23,6 +25,17 @@ _ALL: tuple[Task, ...] = (
     Embedding(),
 )
 TASKS: dict[str, Task] = {task.name: task for task in _ALL}
+
+
+def check_inputs(given: Iterable[str], known: Sequence[str], source: str) -> None:
+    """Refuse names that are no inputs of a task.
+
+    Raises:
+        SpecError: naming them.
+    """
+    unknown = sorted(set(given) - set(known))
+    if unknown:
+        raise SpecError(source, (Problem("inputs", f"{unknown[0]!r} is no input", f"some of: {', '.join(known)}"),))
 
 
 def find_task(name: str, source: str) -> Task:

@@ -37,11 +37,11 @@ class TextClassification:
     main_metric = "macro_f1"
 
     def learn(self, targets: pa.ChunkedArray) -> Learned:
-        """Distinct labels: integers in numeric order, everything else in string order; a struct's own order."""
+        """Distinct labels: numbers in numeric order, everything else in string order; a struct's own order."""
         if pa.types.is_struct(targets.type):
             return Learned(tuple(field.name for field in targets.type))
-        values = [value for value in pc.unique(targets).to_pylist() if value is not None]
-        return Learned(tuple(str(value) for value in sorted(values)))
+        values = sorted(value for value in pc.unique(targets).to_pylist() if value is not None)
+        return Learned(tuple(pa.array(values, targets.type).cast(pa.string()).to_pylist()))
 
     def head_config(self, learned: Learned) -> dict[str, object]:
         """Names of the classes."""

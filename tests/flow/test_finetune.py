@@ -57,7 +57,7 @@ def write_split(uri: str, seed: int, num_rows: int) -> None:
 
 
 def make_spec(root: str, encoder: Path, name: str, **training: Any) -> FinetuneSpec:
-    recipe = {"epochs": 2, "batch_rows": 16, "learning_rate": 2e-3, "max_length": 32, **training}
+    recipe = {"epochs": 2, "batch_rows": 16, "learning_rate": 2e-3, **training}
     raw = {
         "task": "text-classification",
         "model": str(encoder),
@@ -67,6 +67,7 @@ def make_spec(root: str, encoder: Path, name: str, **training: Any) -> FinetuneS
             "max_bad_fraction": 0.05,
         },
         "output": join_uri(root, name),
+        "max_length": 32,
         "training": recipe,
         "compute": {"precision": "fp32", "device": "cpu"},
     }

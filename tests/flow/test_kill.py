@@ -13,8 +13,9 @@ import pytest
 
 from pipeline.corpus.shards import Shard
 from pipeline.corpus.stream import stream_shards
+from pipeline.inference.predictor import ModelSource
 from pipeline.inference.run import PreparedRun, prepare_run, publish_run
-from pipeline.inference.worker import ModelSource, ScoreJob, ShardScorer
+from pipeline.inference.worker import ScoreJob, ShardScorer
 from pipeline.output.ledger import DoneRecord, Ledger, records_from
 from pipeline.output.table import open_table
 from pipeline.storage import Storage

@@ -18,7 +18,7 @@ from transformers import AutoModel, AutoModelForSequenceClassification, AutoToke
 from jobs.demo.corpus import prepare_data
 from pipeline.config import ComputeConfig
 from pipeline.encoder.attention import cpu_has_bf16
-from pipeline.inference.worker import ModelSource, load_predictor
+from pipeline.inference.predictor import ModelSource, load_predictor
 from pipeline.storage import Storage
 from tests.flow import helpers
 
@@ -65,7 +65,7 @@ def test_fp32_scoring_is_exact(demo_directory: Path) -> None:
     texts = [row["text"] for row in read_file(demo_directory / "labelled" / "test.parquet")]
     compute = ComputeConfig(precision="fp32", device="cpu")
     predictor = load_predictor(ModelSource(str(demo_directory / "bundle"), compute, 2, Storage()))
-    _, outputs = predictor.predict(helpers.pa.chunked_array([texts]))
+    _, outputs = predictor.predict([helpers.pa.chunked_array([texts])])
     _, scores, embeddings = plain_fp32(demo_directory / "bundle", texts)
     np.testing.assert_allclose(outputs.embeddings, embeddings, atol=1e-5)
     np.testing.assert_allclose(torch.tensor(outputs.logits).softmax(-1), scores, atol=1e-5)

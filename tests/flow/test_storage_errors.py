@@ -12,10 +12,10 @@ from tests.flow.s3_server import S3Server
 from tests.tiny import make_bundle
 
 _JOB = """
-import sys, jobs.session
+import sys, jobs.cluster
 def no_ray(*arguments):
     raise AssertionError("Ray must not be started")
-jobs.session.ray_session = no_ray
+jobs.cluster.ray_session = no_ray
 sys.argv = ["bertmill", *sys.argv[1:]]
 import jobs.score
 jobs.score.ray_session = no_ray

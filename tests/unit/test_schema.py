@@ -54,10 +54,10 @@ def test_every_column_bertmill_writes_is_reserved() -> None:
         (pa.large_binary(), pa.binary()),
         (pa.dictionary(pa.int8(), pa.large_string()), pa.string()),
         (pa.dictionary(pa.int8(), pa.int64()), pa.int64()),
-        (pa.int32(), pa.int32()),
+        (pa.int32(), pa.int64()),
         (pa.uint8(), pa.int64()),
         (pa.uint64(), pa.int64()),
-        (pa.float16(), pa.float32()),
+        (pa.float16(), pa.float64()),
         (pa.float64(), pa.float64()),
         (pa.bool_(), pa.bool_()),
         (pa.date32(), pa.date32()),
@@ -74,3 +74,7 @@ def test_a_kept_column_is_stored_as_a_type_every_reader_knows(kind: pa.DataType,
     field = kept_field(pa.field("column", kind, nullable=False, metadata={"a": "b"}))
     assert (field.name, field.type, field.nullable) == ("column", stored, True)
     assert field.metadata is None
+
+
+def test_a_column_of_nulls_is_stored_as_strings() -> None:
+    assert kept_field(pa.field("column", pa.null())).type == pa.string()

@@ -173,9 +173,9 @@ def test_a_path_that_is_not_there_is_not_taken_for_a_hub_id(model: str) -> None:
 @pytest.mark.parametrize(
     ("names", "message"),
     [
-        (["tokenizer.json", "vocab.txt"], r"has no a tokenizer \(tokenizer\.json or vocab\.txt\)"),
-        (["config.json"], r"has no config\.json"),
-        (["model.safetensors", "config.json"], r"has no config\.json and no model\.safetensors"),
+        (["tokenizer.json", "vocab.txt"], r"lacks a tokenizer \(tokenizer\.json or vocab\.txt\)"),
+        (["config.json"], r"lacks config\.json"),
+        (["model.safetensors", "config.json"], r"lacks config\.json, model\.safetensors"),
     ],
 )
 def test_an_incomplete_encoder_says_what_it_lacks(encoder: Path, names: list[str], message: str) -> None:

@@ -119,7 +119,7 @@ def test_a_training_set_of_one_label(train_raw: Raw, tmp_path: Path) -> None:
     [
         (shutil.rmtree, ["no such directory"]),
         (lambda model: [(model / name).unlink() for name in ("tokenizer.json", "vocab.txt")], ["a tokenizer"]),
-        (lambda model: (model / "model.safetensors").unlink(), ["no model.safetensors"]),
+        (lambda model: (model / "model.safetensors").unlink(), ["lacks model.safetensors"]),
     ],
     ids=["missing", "no tokenizer", "no weights"],
 )

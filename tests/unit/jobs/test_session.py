@@ -3,7 +3,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from jobs.session import Resources, check_local_gpus, choose_pool, guarded, ray_session
+from jobs.cluster import Resources, check_local_gpus, choose_pool, ray_session
+from jobs.session import guarded
 from pipeline.config import ComputeConfig, PoolOptions
 from pipeline.errors import AccountingError, ComputeError, TransientStorageError
 
@@ -32,7 +33,7 @@ def test_auto_becomes_one_worker_per_gpu_or_one_with_all_cores(
     ("compute", "resources", "message"),
     [
         ({"device": "gpu"}, Resources(8, 0, False), "the Ray cluster has no GPU"),
-        ({"workers": 0}, Resources(8, 0, True), r"compute\.workers is 0"),
+        ({"device": "gpu", "workers": 3}, Resources(8, 2, True), "3 GPU workers; this machine has 2 GPUs"),
         ({"workers": 3, "cpus_per_worker": 3}, Resources(8, 0, True), "3 workers with 3 CPUs each; .* room for 8"),
         ({"workers": 9}, Resources(4, 0, True), "9 workers with 1 CPUs each"),
     ],
