@@ -233,8 +233,8 @@ def missing_shards(split: LabelledSet, cache_uri: str, storage: Storage) -> list
     return [shard for shard in split.shards if cache_file(cache_uri, shard) not in there]
 
 
-def check_usable(split: LabelledSet, cache_uri: str, max_bad_fraction: float, storage: Storage) -> None:
-    """Compare the cache's rows with the split's: the difference had no usable text or no label.
+def check_cached(split: LabelledSet, cache_uri: str, max_bad_fraction: float, storage: Storage) -> None:
+    """Look up in the cache how many rows of a split could not be used, and why.
 
     Raises:
         CorpusError: more of them than allowed.
@@ -245,10 +245,19 @@ def check_usable(split: LabelledSet, cache_uri: str, max_bad_fraction: float, st
         footer = pq.read_metadata(path, filesystem=filesystem).metadata
         num_bad += int(footer[_NUM_BAD])
         reasons += json.loads(footer[_REASONS])
-    if num_bad > max_bad_fraction * split.num_rows or num_bad == split.num_rows:
+    check_usable(split.num_rows, num_bad, reasons, max_bad_fraction)
+
+
+def check_usable(num_rows: int, num_bad: int, reasons: Sequence[str], max_bad_fraction: float) -> None:
+    """Refuse a split of which too much cannot be used.
+
+    Raises:
+        CorpusError: with the first reasons.
+    """
+    if num_bad > max_bad_fraction * num_rows or num_bad == num_rows:
         shown = "\n".join(f"- {reason}" for reason in reasons[:_MAX_NAMED])
         raise CorpusError(
-            f"{num_bad} of {split.num_rows} labelled rows cannot be used, more than data.max_bad_fraction "
+            f"{num_bad} of {num_rows} labelled rows cannot be used, more than data.max_bad_fraction "
             f"{max_bad_fraction}:\n{shown}",
             "mend the data, or raise data.max_bad_fraction",
         )

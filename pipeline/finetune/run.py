@@ -24,7 +24,7 @@ from pipeline.corpus.stream import find_cause, stream_shards
 from pipeline.encoder.attention import set_threads
 from pipeline.encoder.bundle import BundleInfo, read_bundle_info
 from pipeline.errors import BertmillError, CorpusError, ModelError, TrainingError
-from pipeline.finetune.data import TokenCacheJob, check_usable, missing_shards
+from pipeline.finetune.data import TokenCacheJob, check_cached, missing_shards
 from pipeline.finetune.loop import LoopHooks, TrainingStatus, train
 from pipeline.finetune.prepare import PreparedTraining
 from pipeline.finetune.worker import MetricsLog, build_job, write_result
@@ -39,7 +39,7 @@ def run_training(run: PreparedTraining, pool: PoolOptions) -> BundleInfo:
     Raises:
         TrainingError: training stopped, or lost its workers too often.
     """
-    tokenize_splits(run, pool)
+    tokenize_training(run, pool)
     board = ray.remote(num_cpus=0)(_Board).remote()
     filesystem, path = run.storage.open_arrow(run.spec.work_uri)
     if hasattr(filesystem, "create_dir"):
@@ -69,22 +69,20 @@ def run_training(run: PreparedTraining, pool: PoolOptions) -> BundleInfo:
     return read_bundle_info(run.spec.output, run.storage)
 
 
-def tokenize_splits(run: PreparedTraining, pool: PoolOptions) -> None:
-    """Fill the token cache.
+def tokenize_training(run: PreparedTraining, pool: PoolOptions) -> None:
+    """Fill the token cache with what it lacks. Validation is tokenised by the workers: it is read once a run.
 
     Raises:
-        CorpusError: more rows lack usable text or a label than the spec allows.
+        CorpusError: more rows lack usable text or a target than the spec allows.
     """
-    for split in (run.train, run.validation):
-        pending = missing_shards(split, run.cache_uri, run.storage) if split else []
-        if split is None or not pending:
-            continue
+    pending = missing_shards(run.train, run.cache_uri, run.storage)
+    if pending:
         job = TokenCacheJob(
             run.encoder,
             run.token_options,
             run.spec.task,
             run.train.learned,
-            split,
+            run.train,
             run.cache_uri,
             max(1, int(pool.cpus_per_worker)),
             run.storage,
@@ -95,8 +93,7 @@ def tokenize_splits(run: PreparedTraining, pool: PoolOptions) -> None:
                 meter.num_rows += sum(receipt["num_rows"].to_pylist())
                 meter.num_tokens += sum(receipt["num_tokens"].to_pylist())
                 display.update(meter.num_rows, meter.rates())
-    for split in filter(None, (run.train, run.validation)):
-        check_usable(split, run.cache_uri, run.spec.data.max_bad_fraction, run.storage)
+    check_cached(run.train, run.cache_uri, run.spec.data.max_bad_fraction, run.storage)
 
 
 class _Board:

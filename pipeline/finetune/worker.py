@@ -13,7 +13,7 @@ from pipeline.encoder.attention import choose_runtime
 from pipeline.encoder.bundle import BundleInfo, write_bundle
 from pipeline.encoder.model import load_network, load_tokenizer
 from pipeline.encoder.tokenize import Padding, TextTokenizer
-from pipeline.finetune.data import cache_file, load_tokens, read_usable
+from pipeline.finetune.data import cache_file, check_usable, load_tokens, read_usable
 from pipeline.finetune.loop import Judgement, LoopJob, TrainingStatus, ValidationRows, status_record
 from pipeline.finetune.plan import TrainingPlan
 from pipeline.finetune.prepare import PreparedTraining
@@ -57,6 +57,8 @@ def _validation_rows(
         return None
     task = find_task(run.spec.task, "spec")
     parts = [read_usable(shard, split, task, run.train.learned, run.storage) for shard in split.shards]
+    reasons = [reason for part in parts for reason in part.reasons]
+    check_usable(split.num_rows, len(reasons), reasons, run.spec.data.max_bad_fraction)
     targets = pa.chunked_array([chunk for part in parts for chunk in part.targets.chunks], parts[0].targets.type)
     texts = [
         pa.chunked_array([chunk for part in parts for chunk in part.texts[index].chunks], pa.large_string())
