@@ -108,8 +108,16 @@ class TextTokenizer:
                 f"the tokenizer {type(tokenizer).__name__} has no fast form",
                 "save it with a tokenizer.json (tokenizer.save_pretrained of a fast tokenizer)",
             )
+        windowed = options.long_text == "window"
+        room = options.max_length - backend.num_special_tokens_to_add(is_pair=True)
+        if windowed and options.stride >= room:
+            raise ModelError(
+                f"windows of {options.max_length} tokens that share {options.stride} cannot move on",
+                f"use a stride below {room}, or a greater max_length",
+            )
         self._backend = backend
         self._options = options
+        self._stride = options.stride if windowed else 0
         self._uses_types = "token_type_ids" in tokenizer.model_input_names
         self._backend.no_padding()
         self.pad_id: int = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
@@ -123,7 +131,7 @@ class TextTokenizer:
                 spans are asked for (a question keeps its context), else the longer of the two.
         """
         strategy = "only_second" if len(texts) == 2 and self._options.with_spans else "longest_first"
-        self._backend.enable_truncation(self._options.max_length, stride=self._options.stride, strategy=strategy)
+        self._backend.enable_truncation(self._options.max_length, stride=self._stride, strategy=strategy)
         encode = self._backend.encode_batch if self._options.with_spans else self._backend.encode_batch_fast
         collector = _Collector(self._options, self._uses_types and len(texts) == 2, len(texts) - 1)
         for start in range(0, len(texts[0]), _CHUNK_ROWS):
