@@ -118,8 +118,9 @@ class TextTokenizer:
         self._backend = backend
         self._options = options
         self._stride = options.stride if windowed else 0
-        self._uses_types = "token_type_ids" in tokenizer.model_input_names
         self._backend.no_padding()
+        self._uses_types = "token_type_ids" in tokenizer.model_input_names
+        self._types_vary = any(backend.encode("").type_ids)  # XLNet: even a single text's last token has its own
         self.pad_id: int = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
         self.pads_left: bool = tokenizer.padding_side == "left"
 
@@ -133,7 +134,9 @@ class TextTokenizer:
         strategy = "only_second" if len(texts) == 2 and self._options.with_spans else "longest_first"
         self._backend.enable_truncation(self._options.max_length, stride=self._stride, strategy=strategy)
         encode = self._backend.encode_batch if self._options.with_spans else self._backend.encode_batch_fast
-        collector = _Collector(self._options, self._uses_types and len(texts) == 2, len(texts) - 1)
+        collector = _Collector(
+            self._options, self._uses_types and (len(texts) == 2 or self._types_vary), len(texts) - 1
+        )
         for start in range(0, len(texts[0]), _CHUNK_ROWS):
             chunks = [text.slice(start, _CHUNK_ROWS).to_pylist() for text in texts]
             batch = chunks[0] if len(chunks) == 1 else list(zip(*chunks, strict=True))

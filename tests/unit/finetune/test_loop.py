@@ -11,7 +11,15 @@ from pipeline.errors import TrainingError
 from pipeline.finetune.data import TokenData
 from pipeline.finetune.loop import ValidationRows, evaluate, status_record, train
 from tests.tiny import LABELS, make_network
-from tests.unit.finetune.training import Notes, context_for, job_for, same_weights, token_data, validation_rows, weights_of
+from tests.unit.finetune.training import (
+    Notes,
+    context_for,
+    job_for,
+    same_weights,
+    token_data,
+    validation_rows,
+    weights_of,
+)
 
 RECIPE = {"batch_rows": 8, "learning_rate": 3e-3, "warmup_fraction": 0.1}
 
