@@ -78,7 +78,7 @@ class MultiLabel:
     def decode(self, outputs: ModelOutputs, examples: Examples, learned: Learned) -> list[pa.Array]:
         """Sigmoid and thresholds."""
         scores = sigmoid(outputs.logits)
-        chosen = scores >= _thresholds(learned)
+        chosen = scores >= _thresholds(learned)[: scores.shape[1]]  # without rows the model has no width either
         names = np.array(learned.labels, dtype=object)
         labels = [names[row].tolist() for row in chosen]
         return [pa.array(labels, self.output_fields()[0].type), score_lists(scores)]
