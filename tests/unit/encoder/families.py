@@ -78,7 +78,8 @@ class Family:
             torch.manual_seed(seed)
             network = auto_class.from_config(config, attn_implementation=attention_kernel(model_class))
             for weights in network.parameters():
-                torch.nn.init.normal_(weights, std=0.2)
+                if weights.ndim > 1:
+                    torch.nn.init.normal_(weights, std=0.3)
         return network.eval()
 
 

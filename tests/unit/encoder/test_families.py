@@ -23,7 +23,7 @@ HEADS = {
 }
 CASES = [(family, head) for family in FAMILIES for head in HEADS]
 TEXTS = [
-    "the film was good, lovely and so much more than words can say.",
+    "the film was good, lovely and so much more than words say.",
     "bad",
     "the film",
     "",
@@ -40,7 +40,7 @@ def encoded(family: str, *texts: list[str]) -> tuple[TokenRows, Padding]:
 
 def alone(family: str, network: Any, *texts: str) -> tuple[np.ndarray, np.ndarray]:
     """One row as transformers alone would run it: (logits without the batch axis, mean of the last hidden states)."""
-    inputs = FAMILIES[family].tokenizer()(*texts, return_tensors="pt")
+    inputs = FAMILIES[family].tokenizer()(*([text] for text in texts), return_tensors="pt")
     with torch.no_grad():
         output = network(**inputs, output_hidden_states=True)
     logits = head_logits(output)
