@@ -108,10 +108,19 @@ class TextTokenizer:
                 f"the tokenizer {type(tokenizer).__name__} has no fast form",
                 "save it with a tokenizer.json (tokenizer.save_pretrained of a fast tokenizer)",
             )
+        windowed = options.long_text == "window"
+        room = options.max_length - backend.num_special_tokens_to_add(is_pair=True)
+        if windowed and options.stride >= room:
+            raise ModelError(
+                f"windows of {options.max_length} tokens that share {options.stride} cannot move on",
+                f"use a stride below {room}, or a greater max_length",
+            )
         self._backend = backend
         self._options = options
-        self._uses_types = "token_type_ids" in tokenizer.model_input_names
+        self._stride = options.stride if windowed else 0
         self._backend.no_padding()
+        self._uses_types = "token_type_ids" in tokenizer.model_input_names
+        self._types_vary = any(backend.encode("").type_ids)  # XLNet: even a single text's last token has its own
         self.pad_id: int = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
         self.pads_left: bool = tokenizer.padding_side == "left"
 
@@ -120,18 +129,39 @@ class TextTokenizer:
 
         Args:
             texts: One or two string arrays without nulls [R]. In a pair only the second is cut or windowed when
-                spans are asked for (a question keeps its context), else the longer of the two.
+                spans are asked for (a question keeps its context; beyond half a window it is cut itself), else the
+                longer of the two.
         """
-        strategy = "only_second" if len(texts) == 2 and self._options.with_spans else "longest_first"
-        self._backend.enable_truncation(self._options.max_length, stride=self._options.stride, strategy=strategy)
+        is_question = len(texts) == 2 and self._options.with_spans
+        strategy = "only_second" if is_question else "longest_first"
         encode = self._backend.encode_batch if self._options.with_spans else self._backend.encode_batch_fast
-        collector = _Collector(self._options, self._uses_types and len(texts) == 2, len(texts) - 1)
+        with_types = self._uses_types and (len(texts) == 2 or self._types_vary)
+        collector = _Collector(self._options, with_types, len(texts) - 1)
         for start in range(0, len(texts[0]), _CHUNK_ROWS):
             chunks = [text.slice(start, _CHUNK_ROWS).to_pylist() for text in texts]
+            whole = chunks[0]
+            if is_question:
+                chunks[0] = self._fitting(whole)
             batch = chunks[0] if len(chunks) == 1 else list(zip(*chunks, strict=True))
-            for encoding in encode(batch):
-                collector.add(encoding)
+            self._backend.enable_truncation(self._options.max_length, stride=self._stride, strategy=strategy)
+            for encoding, text, kept in zip(encode(batch), whole, chunks[0], strict=True):
+                collector.add(encoding, was_cut=text != kept)
         return collector.collect()
+
+    def _fitting(self, questions: list[str]) -> list[str]:
+        """Questions cut to half a window, and so that a context can move on behind them."""
+        room = self._options.max_length - self._backend.num_special_tokens_to_add(is_pair=True)
+        limit = max(0, min(room // 2, room - self._stride - 1))
+        self._backend.no_truncation()
+        fitting = []
+        encodings = self._backend.encode_batch(questions, add_special_tokens=False)
+        for text, encoding in zip(questions, encodings, strict=True):
+            kept, offsets = text, encoding.offsets
+            while len(offsets) > limit:  # a shorter text may be split otherwise, so it is looked at again
+                kept = kept[: min(offsets[limit][0], len(kept) - 1)]
+                offsets = self._backend.encode(kept, add_special_tokens=False).offsets
+            fitting.append(kept)
+        return fitting
 
 
 class _Collector:
@@ -146,11 +176,11 @@ class _Collector:
         self._rows: list[int] = []
         self._truncated: list[bool] = []
 
-    def add(self, encoding: Any) -> None:
+    def add(self, encoding: Any, was_cut: bool) -> None:
         overflowing = encoding.overflowing
         windowed = self._options.long_text == "window"
         row = len(self._truncated)
-        self._truncated.append(bool(overflowing) and not windowed)
+        self._truncated.append(was_cut or (bool(overflowing) and not windowed))
         for window in [encoding, *overflowing] if windowed else [encoding]:
             self._rows.append(row)
             self._ids.append(np.asarray(window.ids, np.int32))

@@ -266,14 +266,14 @@ def check_usable(num_rows: int, num_bad: int, reasons: Sequence[str], max_bad_fr
 def load_tokens(files: Iterable[str], storage: Storage) -> TokenData:
     """Read cache files into memory, in the order given."""
     parts = [_read_cached(uri, storage) for uri in files]
-    ids = np.concatenate([part.ids for part in parts])
-    types = np.concatenate([part.types for part in parts]) if all(part.types is not None for part in parts) else None
+    ids = np.concatenate([np.zeros(0, np.int32), *(part.ids for part in parts)])
+    types = _joined_types([part for part in parts if len(part.lengths)])
     offsets = concat_lengths([part.lengths for part in parts])
     rows = TokenRows(ids, offsets, np.zeros(len(offsets) - 1, np.bool_), None, types)
     targets = WindowTargets(
-        np.concatenate([part.targets for part in parts]),
+        np.concatenate([np.zeros(0, np.float32), *(part.targets for part in parts)]),
         concat_lengths([part.target_lengths for part in parts]),
-        np.concatenate([part.weights for part in parts]),
+        np.concatenate([np.zeros(0, np.int64), *(part.weights for part in parts)]),
     )
     return TokenData(rows, targets)
 
@@ -301,6 +301,12 @@ def _read_cached(uri: str, storage: Storage) -> _CachedPart:
         _lengths(table["target"]),
         table["weight"].to_numpy().astype(np.int64),
     )
+
+
+def _joined_types(parts: Sequence[_CachedPart]) -> npt.NDArray[np.uint8] | None:
+    """Segments of parts that hold rows; a shard without any usable row knows nothing of segments."""
+    types = [part.types for part in parts if part.types is not None]
+    return np.concatenate(types) if types and len(types) == len(parts) else None
 
 
 def _flat(column: pa.ChunkedArray) -> npt.NDArray[np.generic]:

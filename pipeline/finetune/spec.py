@@ -9,6 +9,7 @@ from typing import Literal
 from pydantic import Field, PositiveInt, model_validator
 
 from pipeline.config import ComputeConfig, SpecModel, StorageConfig, Uri, Uris
+from pipeline.tasks import TASKS
 from pipeline.uris import overlaps
 
 _RECIPE = {"task", "training", "max_length", "long_text", "stride", "pooling", "normalize"}
@@ -69,7 +70,9 @@ class FinetuneSpec(SpecModel):
 
     @model_validator(mode="after")
     def _windows_move_on(self) -> FinetuneSpec:
-        if self.stride > self.max_length // 2:
+        task = TASKS.get(self.task)
+        is_windowed = self.long_text == "window" or (task is not None and task.windows_always)
+        if is_windowed and self.stride > self.max_length // 2:
             raise ValueError(f"stride {self.stride} is more than half of max_length {self.max_length}")
         return self
 

@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 from pipeline.schema import SCORES_TYPE
 from pipeline.tasks.base import Evaluation, Examples, FloatArray, Learned, WindowTargets
 from pipeline.tasks.numbers import f1_scores, fixed_targets, matrix, score_lists, sigmoid
-from pipeline.tasks.text_classification import class_names, combined
+from pipeline.tasks.text_classification import class_names, combined, distinct_labels, label_names
 
 if TYPE_CHECKING:
     import torch
@@ -37,9 +37,8 @@ class MultiLabel:
     main_metric = "micro_f1"
 
     def learn(self, targets: pa.ChunkedArray) -> Learned:
-        """Distinct labels in string order."""
-        values = pc.unique(pc.list_flatten(targets)).to_pylist()
-        return Learned(tuple(sorted(str(value) for value in values if value is not None)))
+        """Distinct labels: numbers in numeric order, everything else in string order."""
+        return Learned(distinct_labels(pc.list_flatten(targets)))
 
     def head_config(self, learned: Learned) -> dict[str, object]:
         """Class names, and transformers' own name for this kind of head."""
@@ -47,8 +46,16 @@ class MultiLabel:
 
     def check(self, targets: pa.ChunkedArray, texts: Sequence[pa.ChunkedArray], learned: Learned) -> pa.Array:
         """The list is there (it may be empty) and holds known labels only."""
-        known = set(learned.labels)
-        return pa.array([_problem(labels, known) for labels in targets.to_pylist()], pa.string())
+        lists = combined(targets)
+        names = label_names(pc.list_flatten(lists))
+        is_unknown = pc.invert(pc.is_in(names, value_set=pa.array(learned.labels, pa.string())))
+        reasons: list[str | None] = [
+            "labels are null" if missing else None for missing in pc.is_null(lists).to_pylist()
+        ]
+        rows = pc.list_parent_indices(lists).filter(is_unknown).to_pylist()
+        for row, name in sorted(zip(rows, map(str, names.filter(is_unknown).to_pylist()), strict=True), reverse=True):
+            reasons[row] = f"label is unknown: {name}"
+        return pa.array(reasons, pa.string())
 
     def window_targets(self, targets: pa.ChunkedArray, examples: Examples, learned: Learned) -> WindowTargets:
         """[W, C], 1 for each label of the row."""
@@ -71,7 +78,7 @@ class MultiLabel:
     def decode(self, outputs: ModelOutputs, examples: Examples, learned: Learned) -> list[pa.Array]:
         """Sigmoid and thresholds."""
         scores = sigmoid(outputs.logits)
-        chosen = scores >= _thresholds(learned)
+        chosen = scores >= _thresholds(learned)[: scores.shape[1]]  # without rows the model has no width either
         names = np.array(learned.labels, dtype=object)
         labels = [names[row].tolist() for row in chosen]
         return [pa.array(labels, self.output_fields()[0].type), score_lists(scores)]
@@ -85,6 +92,8 @@ class MultiLabel:
 
     def tune(self, judged: pa.Table, learned: Learned) -> Learned:
         """For each label the threshold with the highest F1 on these rows; labels without a true row keep 0.5."""
+        if not judged.num_rows:
+            return learned
         truth, scores = matrix(judged["truth"]), matrix(judged["scores"])
         tuned = {
             f"threshold.{label}": _best_threshold(truth[:, index] > 0, scores[:, index])
@@ -94,6 +103,8 @@ class MultiLabel:
 
     def evaluate(self, judged: pa.Table, learned: Learned) -> Evaluation:
         """Micro and macro F1 (a label without truth and prediction counts 0), exact-match accuracy."""
+        if not judged.num_rows:
+            return Evaluation(0, {})
         truth, scores = matrix(judged["truth"]) > 0, matrix(judged["scores"])
         predicted = scores >= _thresholds(learned)
         hits, support, chosen = (truth & predicted).sum(axis=0), truth.sum(axis=0), predicted.sum(axis=0)
@@ -105,17 +116,10 @@ class MultiLabel:
         return Evaluation(judged.num_rows, metrics)
 
 
-def _problem(labels: list[str] | None, known: set[str]) -> str | None:
-    if labels is None:
-        return "labels are null"
-    unknown = sorted({str(label) for label in labels} - known)
-    return f"label is unknown: {unknown[0]}" if unknown else None
-
-
 def _multi_hot(targets: pa.ChunkedArray, labels: Sequence[str]) -> FloatArray:
     lists = combined(targets)
     hot = np.zeros((len(lists), len(labels)), np.float32)
-    columns = pc.index_in(pc.list_flatten(lists).cast(pa.string()), value_set=pa.array(labels, pa.string()))
+    columns = pc.index_in(label_names(pc.list_flatten(lists)), value_set=pa.array(labels, pa.string()))
     rows = pc.list_parent_indices(lists)
     present = pc.is_valid(columns)
     hot[pc.filter(rows, present).to_numpy(), pc.filter(columns, present).to_numpy()] = 1

@@ -49,7 +49,7 @@ class QuestionAnswering:
 
     def learn(self, targets: pa.ChunkedArray) -> Learned:
         """Whether unanswerable questions occur: only then does the bundle ever decline."""
-        answered = [bool(row and row["text"]) for row in targets.to_pylist()]
+        answered = [bool(row["text"]) for row in targets.to_pylist() if row and row["text"] is not None]
         return Learned((), {"may_decline": float(not all(answered)), "null_threshold": 0.0})
 
     def head_config(self, learned: Learned) -> dict[str, object]:
@@ -133,11 +133,14 @@ class QuestionAnswering:
         if not learned.options["may_decline"] or judged.num_rows == 0:
             return learned
         margins, f1 = judged["margin"].to_numpy(), judged["f1_if_answered"].to_numpy()
-        threshold = tune_threshold(margins, f1, judged["answerable"].to_numpy())
+        heard = np.isfinite(margins)  # a context without tokens is never answered, whatever the threshold
+        threshold = tune_threshold(margins[heard], f1[heard], judged["answerable"].to_numpy()[heard])
         return Learned(learned.labels, {**learned.options, "null_threshold": threshold})
 
     def evaluate(self, judged: pa.Table, learned: Learned) -> Evaluation:
         """EM and F1 in percent, as SQuAD reports them, overall and by kind of question."""
+        if not judged.num_rows:
+            return Evaluation(0, {})
         answerable = judged["answerable"].to_numpy()
         margins = judged["margin"].to_numpy()
         answered = np.ones(len(margins), np.bool_)

@@ -78,7 +78,7 @@ class Similarity:
         return learned
 
     def evaluate(self, judged: pa.Table, learned: Learned) -> Evaluation:
-        """Pearson and Spearman, root mean square error."""
+        """Pearson and Spearman."""
         return correlate(judged)
 
     def _stretch(self, outputs: ModelOutputs, learned: Learned) -> npt.NDArray[np.float64]:
@@ -99,6 +99,8 @@ def check_finite(targets: pa.ChunkedArray) -> pa.Array:
 
 def correlate(judged: pa.Table) -> Evaluation:
     """Correlations of the columns `truth` and `predicted`."""
+    if not judged.num_rows:
+        return Evaluation(0, {})
     truth, predicted = judged["truth"].to_numpy(), judged["predicted"].to_numpy()
     metrics = {"spearman": spearman(truth, predicted), "pearson": pearson(truth, predicted)}
     return Evaluation(len(truth), metrics)

@@ -40,8 +40,7 @@ class TextClassification:
         """Distinct labels: numbers in numeric order, everything else in string order; a struct's own order."""
         if pa.types.is_struct(targets.type):
             return Learned(tuple(field.name for field in targets.type))
-        values = sorted(value for value in pc.unique(targets).to_pylist() if value is not None)
-        return Learned(tuple(pa.array(values, targets.type).cast(pa.string()).to_pylist()))
+        return Learned(distinct_labels(targets))
 
     def head_config(self, learned: Learned) -> dict[str, object]:
         """Names of the classes."""
@@ -146,8 +145,23 @@ def class_names(labels: Sequence[str]) -> dict[str, object]:
 
 def encode_labels(targets: pa.ChunkedArray, labels: Sequence[str]) -> npt.NDArray[np.int64]:
     """Index of each label [R]; -100 where it is null or not among `labels`."""
-    positions = pc.index_in(targets.cast(pa.string()), value_set=pa.array(labels, pa.string()))
+    positions = pc.index_in(label_names(targets), value_set=pa.array(labels, pa.string()))
     return np.asarray(pc.fill_null(positions, int(IGNORED)).to_numpy(), np.int64)
+
+
+def distinct_labels(values: pa.Array | pa.ChunkedArray) -> tuple[str, ...]:
+    """Names of the distinct labels, in the order of the values themselves; nulls are none."""
+    distinct = pc.drop_null(pc.unique(_decoded(values)))
+    return tuple(label_names(distinct.take(pc.sort_indices(distinct))).to_pylist())
+
+
+def label_names(values: pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:
+    """Labels of any type as text: Arrow's spelling (`true`, `1`, `0.5`), wherever labels are named or looked up."""
+    return _decoded(values).cast(pa.string())
+
+
+def _decoded(values: pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:
+    return values.cast(values.type.value_type) if pa.types.is_dictionary(values.type) else values
 
 
 def combined(values: pa.Array | pa.ChunkedArray) -> pa.Array:

@@ -8,7 +8,7 @@ label is its first token's; a word that the tokenizer drops has no token, no los
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -76,6 +76,8 @@ class TokenClassification:
         """As many tags as words and each of a known scheme; or ranges inside the text."""
         known = set(learned.labels)
         pairs = zip(targets.to_pylist(), texts[0].to_pylist(), strict=True)
+        if _are_spans(targets):
+            return pa.array([_span_problem(target, text) for target, text in pairs], pa.string())
         return pa.array([_problem(target, text, known) for target, text in pairs], pa.string())
 
     def window_targets(self, targets: pa.ChunkedArray, examples: Examples, learned: Learned) -> WindowTargets:
@@ -83,7 +85,8 @@ class TokenClassification:
         numbers = {label: index for index, label in enumerate(learned.labels)}
         tokens = examples.tokens
         values = np.full(len(tokens.ids), IGNORED, np.float32)
-        for row, (target, words) in enumerate(zip(targets.to_pylist(), _all_words(examples), strict=True)):
+        known_words = _all_words(_with_tagged_words(examples, targets))
+        for row, (target, words) in enumerate(zip(targets.to_pylist(), known_words, strict=True)):
             tags = _word_tags(target, words)
             for window in _row_windows(tokens.window_rows, row):
                 base, stop = tokens.offsets[window], tokens.offsets[window + 1]
@@ -120,7 +123,8 @@ class TokenClassification:
         """True and predicted IOB2 tags, word by word."""
         best = outputs[0].logits.argmax(axis=1) if len(outputs[0].logits) else np.zeros(0, np.int64)
         truth, predicted = [], []
-        for target, words in zip(targets.to_pylist(), _all_words(examples), strict=True):
+        known_words = _all_words(_with_tagged_words(examples, targets))
+        for target, words in zip(targets.to_pylist(), known_words, strict=True):
             truth.append(_word_tags(target, words))
             predicted.append([learned.labels[best[token]] if token >= 0 else OUTSIDE for token in words.tokens])
         return pa.table([truth, predicted], schema=_JUDGED)
@@ -142,19 +146,32 @@ class TokenClassification:
 def _known_spans(target: Sequence[Any]) -> list[TagSpan]:
     """Labels of a target of either kind; none where it cannot be read (`check` says why)."""
     if target and isinstance(target[0], dict):
-        return [TagSpan(0, 0, str(span["label"])) for span in target]
+        return [TagSpan(0, 0, span["label"]) for span in target if span and span["label"] is not None]
     try:
         return read_tags(target)
     except (ValueError, TypeError, AttributeError):
         return []
 
 
+def _are_spans(targets: pa.ChunkedArray) -> bool:
+    """Character spans, not tags; told by the type, as a list of either kind may be empty."""
+    return bool(pa.types.is_struct(targets.type.value_type))
+
+
+def _span_problem(target: Sequence[Any] | None, text: str) -> str | None:
+    if target is None:
+        return "tags are null"
+    for span in target:
+        if span is None or None in (span["start"], span["end"], span["label"]):
+            return "a span has nulls"
+        if not 0 <= span["start"] < span["end"] <= len(text):
+            return f"span {span['start']}-{span['end']} is outside the text"
+    return None
+
+
 def _problem(target: Sequence[Any] | None, text: str, known: set[str]) -> str | None:
     if target is None:
         return "tags are null"
-    if target and isinstance(target[0], dict):
-        outside = [span for span in target if not 0 <= span["start"] < span["end"] <= len(text)]
-        return f"span {outside[0]['start']}-{outside[0]['end']} is outside the text" if outside else None
     if len(target) != len(text.split(" ")):
         return f"{len(target)} tags for {len(text.split(' '))} words"
     try:
@@ -175,6 +192,11 @@ def _word_tags(target: Sequence[Any], words: _Words) -> list[str]:
         if len(inside):
             spans.append(TagSpan(int(inside[0]), int(inside[-1]) + 1, str(span["label"])))
     return write_tags(spans, len(words.ranges))
+
+
+def _with_tagged_words(examples: Examples, targets: pa.ChunkedArray) -> Examples:
+    """Tags are counted against words between single spaces (`check`), also where the text is a plain string."""
+    return examples if _are_spans(targets) else replace(examples, are_words=True)
 
 
 def _all_words(examples: Examples) -> Iterator[_Words]:

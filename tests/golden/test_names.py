@@ -48,5 +48,5 @@ def test_run_fingerprint_is_what_it_has_always_been() -> None:
             "compute": {"precision": "fp32"},
         }
     )
-    assert bundle.fingerprint == "dbf38d451c8007cb37fc930080a1ed16d7f4355443073b9cfb0ea8087a8c756c"
-    assert fingerprint_run(spec, bundle) == "9a980450614554757cec242253da4d7a518505d9969f61ac37b00a3ca4c3491c"
+    assert bundle.fingerprint == "1503a5517543a526c09dc61ef086fff0dd122ec23fb837435d619babbfc3be01"
+    assert fingerprint_run(spec, bundle) == "07ebf35fa5e887faeae54857f9582dddd75e18736346f6e50ad0e386af74787d"

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.encoder.batching import BatchBudget, plan_batches
-from pipeline.encoder.tokenize import TokenRows, pad_rows
+from pipeline.encoder.tokenize import Padding, TokenRows, pad_rows
 
 LENGTHS = st.lists(st.integers(0, 300), max_size=120)
 BUDGETS = st.builds(BatchBudget, st.integers(1, 2_000), st.integers(1, 64))
@@ -49,17 +49,22 @@ def test_the_same_lengths_give_the_same_batches(lengths: list[int], budget: Batc
     assert first == second
 
 
-@given(token_rows(), st.data())
-def test_padding_gives_back_every_row(rows: TokenRows, data: st.DataObject) -> None:
+@given(token_rows(), st.booleans(), st.data())
+def test_padding_gives_back_every_row(rows: TokenRows, left: bool, data: st.DataObject) -> None:
     picks = data.draw(st.lists(st.integers(0, max(len(rows) - 1, 0)), max_size=8 if len(rows) else 0))
-    ids_BS, mask_BS = pad_rows(rows, np.array(picks, np.int64), pad_id=0)
+    batch = pad_rows(rows, np.array(picks, np.int64), Padding(0, left))
+    ids_BS, mask_BS = batch.ids_BS, batch.mask_BS
+    assert batch.types_BS is None
     longest = max((int(rows.lengths[pick]) for pick in picks), default=0)
     assert ids_BS.shape == mask_BS.shape == (len(picks), longest)
     for position, pick in enumerate(picks):
         length = int(rows.lengths[pick])
-        assert ids_BS[position, :length].tolist() == rows.row(pick).tolist()
-        assert not ids_BS[position, length:].any()
-        assert mask_BS[position].tolist() == [1] * length + [0] * (longest - length)
+        gap = longest - length
+        tokens, padding = (slice(gap, None), slice(gap)) if left else (slice(length), slice(length, None))
+        assert ids_BS[position, tokens].tolist() == rows.row(pick).tolist()
+        assert not ids_BS[position, padding].any()
+        expected = [0] * gap + [1] * length if left else [1] * length + [0] * gap
+        assert mask_BS[position].tolist() == expected
 
 
 @given(token_rows())

@@ -23,7 +23,7 @@ from pipeline.encoder.bundle import (
     resolve_encoder,
 )
 from pipeline.encoder.model import EmbeddingOptions, EncoderModel, load_network, load_tokenizer
-from pipeline.encoder.tokenize import TextTokenizer
+from pipeline.encoder.tokenize import Padding, TextTokenizer, TokenOptions
 from pipeline.errors import ModelError, OutputTakenError
 from pipeline.storage import Storage
 from tests.tiny import LABELS, make_bundle, make_encoder, make_rows, make_tokenizer
@@ -67,9 +67,9 @@ def test_transformers_loads_a_bundle_and_agrees(bundle_directory: Path) -> None:
         load_network(bundle_directory, "AutoModelForSequenceClassification"),
         Runtime(torch.device("cpu"), False, BatchBudget(100, 10)),
         EmbeddingOptions("mean", normalize=True),
-        pad_id=0,
+        Padding(0),
     )
-    own = model.run(TextTokenizer(load_tokenizer(bundle_directory), 32).encode(pa.array(texts))).logits
+    own = model.run(TextTokenizer(load_tokenizer(bundle_directory), TokenOptions(32)).encode(pa.array(texts))).logits
     np.testing.assert_allclose(own, plain, atol=1e-5)
     assert network.config.id2label == dict(enumerate(LABELS))
 

@@ -12,7 +12,7 @@ import torch
 from pipeline.encoder.attention import Runtime
 from pipeline.encoder.batching import BatchBudget
 from pipeline.encoder.model import EmbeddingOptions, EncoderModel, load_network, load_tokenizer
-from pipeline.encoder.tokenize import TextTokenizer, TokenRows
+from pipeline.encoder.tokenize import Padding, TextTokenizer, TokenOptions, TokenRows
 from pipeline.errors import ModelError
 from tests.tiny import make_network, make_rows
 
@@ -24,11 +24,11 @@ MEAN = EmbeddingOptions("mean", normalize=False)
 
 @pytest.fixture(scope="module")
 def rows(encoder_directory: Path) -> TokenRows:
-    return TextTokenizer(load_tokenizer(encoder_directory), 32).encode(make_rows(40)["text"])
+    return TextTokenizer(load_tokenizer(encoder_directory), TokenOptions(32)).encode(make_rows(40)["text"])
 
 
 def model_of(network: Any, embedding: EmbeddingOptions = MEAN, bf16: bool = False) -> EncoderModel:
-    return EncoderModel(network, Runtime(CPU, bf16, SMALL), embedding, pad_id=0)
+    return EncoderModel(network, Runtime(CPU, bf16, SMALL), embedding, Padding(0))
 
 
 def plain_forward(network: Any, rows: TokenRows, index: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -168,5 +168,5 @@ def test_a_tokenizer_that_is_not_there_is_an_error(tmp_path: Path) -> None:
 
 
 def test_loaded_tokenizers_are_fast(encoder_directory: Path) -> None:
-    encoded = TextTokenizer(load_tokenizer(encoder_directory), 8).encode(pa.array(["good film"]))
+    encoded = TextTokenizer(load_tokenizer(encoder_directory), TokenOptions(8)).encode(pa.array(["good film"]))
     assert encoded.lengths.tolist() == [4]

@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from pipeline.encoder.tokenize import TextTokenizer, pad_rows
+from pipeline.encoder.tokenize import Padding, TextTokenizer, TokenOptions, pad_rows
 from pipeline.errors import ModelError
 from tests.tiny import make_rows, make_tokenizer
 
@@ -23,7 +23,7 @@ def fresh(tmp_path: Path) -> Any:
 
 def test_ids_are_those_of_the_plain_tokenizer(fresh: Any, tokenizer: Any) -> None:
     texts = TEXTS + make_rows(50)["text"].to_pylist()
-    rows = TextTokenizer(fresh, max_length=24).encode(pa.array(texts))
+    rows = TextTokenizer(fresh, TokenOptions(24)).encode(pa.array(texts))
     expected = tokenizer(texts, truncation=True, max_length=24)["input_ids"]
     assert [rows.row(index).tolist() for index in range(len(rows))] == expected
     assert rows.lengths.tolist() == [len(ids) for ids in expected]
@@ -31,7 +31,7 @@ def test_ids_are_those_of_the_plain_tokenizer(fresh: Any, tokenizer: Any) -> Non
 
 def test_truncation_is_flagged_exactly_where_tokens_were_lost(fresh: Any, tokenizer: Any) -> None:
     texts = [" ".join(["good"] * count) for count in range(12)]
-    rows = TextTokenizer(fresh, max_length=8).encode(pa.array(texts))
+    rows = TextTokenizer(fresh, TokenOptions(8)).encode(pa.array(texts))
     full = [len(ids) for ids in tokenizer(texts)["input_ids"]]
     assert rows.truncated.tolist() == [length > 8 for length in full]
     assert rows.lengths.tolist() == [min(length, 8) for length in full]
@@ -39,40 +39,40 @@ def test_truncation_is_flagged_exactly_where_tokens_were_lost(fresh: Any, tokeni
 
 
 def test_truncated_rows_keep_their_closing_token(fresh: Any) -> None:
-    rows = TextTokenizer(fresh, max_length=8).encode(pa.array(["good " * 50]))
+    rows = TextTokenizer(fresh, TokenOptions(8)).encode(pa.array(["good " * 50]))
     assert rows.row(0)[[0, -1]].tolist() == [fresh.cls_token_id, fresh.sep_token_id]
 
 
 @pytest.mark.parametrize("texts", [pa.array([], pa.large_string()), pa.chunked_array([], pa.string())])
 def test_no_texts_give_no_rows(fresh: Any, texts: Any) -> None:
-    rows = TextTokenizer(fresh, max_length=8).encode(texts)
+    rows = TextTokenizer(fresh, TokenOptions(8)).encode(texts)
     assert (len(rows), rows.ids.tolist(), rows.lengths.tolist(), rows.truncated.tolist()) == (0, [], [], [])
 
 
 def test_many_texts_in_chunks_come_out_in_order(fresh: Any) -> None:
     texts = [str(number) for number in range(5_000)]
     chunked = pa.chunked_array([pa.array(texts[:1_999]), pa.array(texts[1_999:2_000]), pa.array(texts[2_000:])])
-    encode = TextTokenizer(fresh, max_length=16).encode
+    encode = TextTokenizer(fresh, TokenOptions(16)).encode
     together, apart = encode(chunked), encode(pa.array(texts[3_000:]))
     assert len(together) == 5_000
     assert together.ids[together.offsets[3_000] :].tolist() == apart.ids.tolist()
 
 
 def test_dtypes_hold_for_big_shards(fresh: Any) -> None:
-    rows = TextTokenizer(fresh, max_length=8).encode(pa.array(["good"]))
+    rows = TextTokenizer(fresh, TokenOptions(8)).encode(pa.array(["good"]))
     assert (rows.ids.dtype, rows.offsets.dtype, rows.truncated.dtype) == (np.int32, np.int64, np.bool_)
 
 
 def test_padding_is_on_the_right_to_the_longest_row_of_the_batch(fresh: Any) -> None:
-    encoder = TextTokenizer(fresh, max_length=16)
+    encoder = TextTokenizer(fresh, TokenOptions(16))
     rows = encoder.encode(pa.array(["good", "the film was good", "bad film"]))
-    ids_BS, mask_BS = pad_rows(rows, np.array([2, 0]), encoder.pad_id)
-    assert mask_BS.tolist() == [[1, 1, 1, 1], [1, 1, 1, 0]]
-    assert ids_BS[0].tolist() == rows.row(2).tolist()
-    assert ids_BS[1].tolist() == [*rows.row(0).tolist(), encoder.pad_id]
-    assert (ids_BS.dtype, mask_BS.dtype) == (np.int64, np.int64)
+    batch = pad_rows(rows, np.array([2, 0]), Padding(encoder.pad_id, encoder.pads_left))
+    assert batch.mask_BS.tolist() == [[1, 1, 1, 1], [1, 1, 1, 0]]
+    assert batch.ids_BS[0].tolist() == rows.row(2).tolist()
+    assert batch.ids_BS[1].tolist() == [*rows.row(0).tolist(), encoder.pad_id]
+    assert (batch.ids_BS.dtype, batch.mask_BS.dtype, batch.types_BS) == (np.int64, np.int64, None)
 
 
 def test_a_tokenizer_without_a_fast_form_is_refused() -> None:
     with pytest.raises(ModelError, match="the tokenizer object has no fast form"):
-        TextTokenizer(object(), max_length=8)
+        TextTokenizer(object(), TokenOptions(8))

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import contextlib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.corpus.reader import Columns
-from pipeline.encoder.tokenize import TextTokenizer
+from pipeline.encoder.tokenize import TextTokenizer, TokenOptions
 from pipeline.errors import CorpusError, SpecError
 from pipeline.finetune.data import (
     LabelledSet,
@@ -23,7 +24,8 @@ from pipeline.finetune.data import (
     open_split,
 )
 from pipeline.storage import Storage
-from pipeline.tasks.text_classification import IGNORED, TextClassification
+from pipeline.tasks.base import Learned
+from pipeline.tasks.text_classification import TextClassification
 from tests.tiny import LABELS, make_tokenizer, write_corpus
 
 STORAGE, TASK = Storage(), TextClassification()
@@ -41,15 +43,16 @@ def open_directory(directory: Path) -> LabelledSet:
 
 
 def writer_for(split: LabelledSet, cache: Path, tokenizer_directory: Path) -> TokenCacheWriter:
-    job = TokenCacheJob(str(tokenizer_directory), 16, split.columns, split.options, str(cache), 1, STORAGE)
-    return TokenCacheWriter(job, TextTokenizer(make_tokenizer(tokenizer_directory), 16))
+    options = TokenOptions(16)
+    job = TokenCacheJob(str(tokenizer_directory), options, TASK.name, split.learned, split, str(cache), 1, STORAGE)
+    return TokenCacheWriter(job, TextTokenizer(make_tokenizer(tokenizer_directory), options))
 
 
 def test_a_split_knows_its_rows_labels_and_identity(tmp_path: Path) -> None:
     table = write_corpus(tmp_path / "train", num_files=3, rows_per_file=10)
     split = open_directory(tmp_path / "train")
     assert split.num_rows == table.num_rows
-    assert split.labels == LABELS
+    assert split.learned == Learned(LABELS)
     assert split.fingerprint == open_directory(tmp_path / "train").fingerprint
     write_corpus(tmp_path / "train", num_files=1, rows_per_file=11, seed=7)
     assert open_directory(tmp_path / "train").fingerprint != split.fingerprint
@@ -75,7 +78,7 @@ def test_a_split_read_through_other_columns_is_another_one(tmp_path: Path) -> No
 def test_labels_are_gathered_over_all_files(tmp_path: Path, columns: list[pa.Array], labels: tuple[str, ...]) -> None:
     for number, column in enumerate(columns):
         write(tmp_path, str(number), text=["x"] * len(column), label=column)
-    assert open_directory(tmp_path).labels == labels
+    assert open_directory(tmp_path).learned.labels == labels
 
 
 def test_a_split_without_rows_is_an_error(tmp_path: Path) -> None:
@@ -87,17 +90,17 @@ def test_a_split_without_rows_is_an_error(tmp_path: Path) -> None:
 def test_labels_that_validation_has_and_training_has_not_are_named(tmp_path: Path) -> None:
     train = open_directory(write(tmp_path / "train", text=["x"] * 3, label=["good", "bad", "good"]))
     validation = open_directory(write(tmp_path / "validation", text=["x"] * 3, label=["good", "worse", "worst"]))
-    check_labels(train, None, "spec.yaml")
-    check_labels(train, train, "spec.yaml")
+    check_labels(TASK, train, None, "spec.yaml")
+    check_labels(TASK, train, train, "spec.yaml")
     with pytest.raises(SpecError, match="labels never trained: 'worse', 'worst'; expected some of: bad, good"):
-        check_labels(train, validation, "spec.yaml")
+        check_labels(TASK, train, validation, "spec.yaml")
 
 
 @pytest.mark.parametrize(("labels", "named"), [(["a", "a"], "a"), ([None, None], "none")])
 def test_one_label_is_not_enough(tmp_path: Path, labels: list[str | None], named: str) -> None:
     split = open_directory(write(tmp_path, text=["x", "y"], label=pa.array(labels, pa.string())))
     with pytest.raises(SpecError, match=f"column 'label' holds the labels: {named}; expected two labels or more"):
-        check_labels(split, None, "spec.yaml")
+        check_labels(TASK, split, None, "spec.yaml")
 
 
 def test_the_token_cache_holds_usable_rows_only(tmp_path: Path, tokenizer: Any) -> None:
@@ -106,10 +109,10 @@ def test_the_token_cache_holds_usable_rows_only(tmp_path: Path, tokenizer: Any) 
     split = open_directory(write(tmp_path / "train", text=texts, label=labels))
     (shard,) = split.shards
     receipt = writer_for(split, tmp_path / "cache", tmp_path / "tokenizer").process(shard)
-    data = load_tokens([cache_file(str(tmp_path / "cache"), shard)], TASK, split.labels, STORAGE)
+    data = load_tokens([cache_file(str(tmp_path / "cache"), shard)], STORAGE)
     expected = tokenizer(["good film", "the film was dull", "great"], truncation=True, max_length=16)["input_ids"]
     assert [data.rows.row(row).tolist() for row in range(len(data))] == expected
-    assert data.targets.tolist() == [1, 0, 1]
+    assert data.targets.values.tolist() == [1, 0, 1]
     assert data.rows.truncated.tolist() == [False] * 3
     assert receipt.to_pylist() == [{"num_rows": 6, "num_tokens": len(data.rows.ids)}]
 
@@ -136,8 +139,8 @@ def test_a_cache_is_filled_once_and_read_in_shard_order(tmp_path: Path, tokenize
     for shard in reversed(split.shards):
         writer.process(shard)
     assert missing_shards(split, cache, STORAGE) == []
-    data = load_tokens([cache_file(cache, shard) for shard in split.shards], TASK, split.labels, STORAGE)
-    assert data.targets.tolist() == [LABELS.index(label) for label in table["label"].to_pylist()]
+    data = load_tokens([cache_file(cache, shard) for shard in split.shards], STORAGE)
+    assert data.targets.values.tolist() == [LABELS.index(label) for label in table["label"].to_pylist()]
     expected = tokenizer(table["text"].to_pylist(), truncation=True, max_length=16)["input_ids"]
     assert [data.rows.row(row).tolist() for row in range(len(data))] == expected
 
@@ -154,12 +157,16 @@ def test_tokenising_a_shard_twice_writes_the_same_rows(tmp_path: Path) -> None:
     assert [item.name for item in path.parent.iterdir()] == [path.name]
 
 
-def test_a_label_the_bundle_does_not_know_is_ignored_in_training(tmp_path: Path) -> None:
+def test_a_label_that_was_not_learned_is_left_out_and_counted(tmp_path: Path) -> None:
     split = open_directory(write(tmp_path / "train", text=["x", "y"], label=["a", "b"]))
+    split = replace(split, learned=Learned(("b",)))
+    cache = str(tmp_path / "cache")
     writer_for(split, tmp_path / "cache", tmp_path / "tokenizer").process(split.shards[0])
-    data = load_tokens([cache_file(str(tmp_path / "cache"), split.shards[0])], TASK, ("b",), STORAGE)
-    assert data.targets.tolist() == [IGNORED, 0]
+    data = load_tokens([cache_file(cache, split.shards[0])], STORAGE)
+    assert data.targets.values.tolist() == [0]
+    with pytest.raises(CorpusError, match=r"1 of 2 labelled rows(.|\n)*row 0: label is unknown"):
+        check_usable(split, cache, 0.0, STORAGE)
 
 
 def test_no_cache_files_give_no_rows() -> None:
-    assert len(load_tokens([], TASK, LABELS, STORAGE)) == 0
+    assert len(load_tokens([], STORAGE)) == 0

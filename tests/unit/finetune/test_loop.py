@@ -9,9 +9,17 @@ import torch
 
 from pipeline.errors import TrainingError
 from pipeline.finetune.data import TokenData
-from pipeline.finetune.loop import evaluate, status_record, train
-from tests.tiny import make_network
-from tests.unit.finetune.training import Notes, context_for, job_for, same_weights, token_data, weights_of
+from pipeline.finetune.loop import ValidationRows, evaluate, status_record, train
+from tests.tiny import LABELS, make_network
+from tests.unit.finetune.training import (
+    Notes,
+    context_for,
+    job_for,
+    same_weights,
+    token_data,
+    validation_rows,
+    weights_of,
+)
 
 RECIPE = {"batch_rows": 8, "learning_rate": 3e-3, "warmup_fraction": 0.1}
 
@@ -22,8 +30,8 @@ def data(tokenizer: Any) -> TokenData:
 
 
 @pytest.fixture(scope="module")
-def validation(tokenizer: Any) -> TokenData:
-    return token_data(tokenizer, 30, seed=1)
+def validation(tokenizer: Any) -> ValidationRows:
+    return validation_rows(tokenizer, 30, seed=1)
 
 
 def with_dropout(seed: int = 0) -> Any:
@@ -34,7 +42,7 @@ def with_dropout(seed: int = 0) -> Any:
     return network
 
 
-def test_a_learnable_set_is_learnt(data: TokenData, validation: TokenData, tmp_path: Path) -> None:
+def test_a_learnable_set_is_learnt(data: TokenData, validation: ValidationRows, tmp_path: Path) -> None:
     notes = Notes(tmp_path)
     job = job_for(context_for(data, **RECIPE), epochs=6, validation=validation)
     before = evaluate(job)
@@ -43,12 +51,12 @@ def test_a_learnable_set_is_learnt(data: TokenData, validation: TokenData, tmp_p
     assert before is not None
     assert after is not None
     assert losses[-1] < 0.5 * losses[0]
-    assert after.metrics["macro_f1"] > max(0.9, before.metrics["macro_f1"])
-    assert after.metrics["loss"] < before.metrics["loss"]
+    assert after.evaluation.metrics["macro_f1"] > max(0.9, before.evaluation.metrics["macro_f1"])
+    assert after.evaluation.metrics["loss"] < before.evaluation.metrics["loss"]
 
 
 def test_statuses_come_every_ten_steps_and_after_each_epoch(
-    data: TokenData, validation: TokenData, tmp_path: Path
+    data: TokenData, validation: ValidationRows, tmp_path: Path
 ) -> None:
     notes = Notes(tmp_path)
     train(job_for(context_for(data, **RECIPE), epochs=2, validation=validation), notes.hooks())
@@ -71,7 +79,7 @@ def test_state_is_saved_after_each_epoch_and_when_it_is_time(data: TokenData, tm
 
 @pytest.mark.parametrize("position", [0, 1, 2])
 def test_a_resumed_run_ends_with_exactly_the_same_weights(
-    data: TokenData, validation: TokenData, tmp_path: Path, position: int
+    data: TokenData, validation: ValidationRows, tmp_path: Path, position: int
 ) -> None:
     """Checkpoints 0 and 2 are in the middle of an epoch; dropout is on, so its seeding counts too."""
     network, notes = with_dropout(), Notes(tmp_path)
@@ -85,10 +93,11 @@ def test_a_resumed_run_ends_with_exactly_the_same_weights(
     assert same_weights(weights_of(resumed), weights_of(network))
     assert figures is not None
     assert figures_again is not None
-    assert figures_again.metrics == figures.metrics
+    assert figures_again.evaluation.metrics == figures.evaluation.metrics
+    assert figures_again.learned == figures.learned
 
 
-def test_a_run_that_was_complete_is_only_evaluated(data: TokenData, validation: TokenData, tmp_path: Path) -> None:
+def test_a_run_that_was_complete_is_only_evaluated(data: TokenData, validation: ValidationRows, tmp_path: Path) -> None:
     network, notes = make_network(), Notes(tmp_path)
     figures = train(job_for(context_for(data, network, **RECIPE), validation=validation), notes.hooks())
     restored, again = make_network(seed=9), Notes(tmp_path / "again")
@@ -98,7 +107,8 @@ def test_a_run_that_was_complete_is_only_evaluated(data: TokenData, validation: 
     assert same_weights(weights_of(restored), weights_of(network))
     assert figures is not None
     assert figures_again is not None
-    assert figures_again.metrics == figures.metrics
+    assert figures_again.evaluation.metrics == figures.evaluation.metrics
+    assert figures_again.learned == figures.learned
 
 
 def test_a_run_may_end_within_an_epoch(data: TokenData, tmp_path: Path) -> None:
@@ -108,28 +118,31 @@ def test_a_run_may_end_within_an_epoch(data: TokenData, tmp_path: Path) -> None:
     assert len(notes.checkpoints) == 2
 
 
-def test_evaluation_changes_nothing_about_training(data: TokenData, validation: TokenData, tmp_path: Path) -> None:
+def test_evaluation_changes_nothing_about_training(data: TokenData, validation: ValidationRows, tmp_path: Path) -> None:
     plain, evaluated = with_dropout(), with_dropout()
     train(job_for(context_for(data, plain, **RECIPE), epochs=2), Notes(tmp_path / "a").hooks())
     train(job_for(context_for(data, evaluated, **RECIPE), epochs=2, validation=validation), Notes(tmp_path).hooks())
     assert same_weights(weights_of(plain), weights_of(evaluated))
 
 
-def test_evaluation_looks_at_every_row_once(data: TokenData, validation: TokenData) -> None:
+def test_evaluation_looks_at_every_row_once(data: TokenData, validation: ValidationRows) -> None:
     network = make_network()
     result = evaluate(job_for(context_for(data, network), validation=validation))
     hits = 0
-    for row in range(len(validation)):
-        ids = torch.from_numpy(validation.rows.row(row).astype(np.int64))[None]
+    for row, label in enumerate(validation.targets.to_pylist()):
+        ids = torch.from_numpy(validation.examples.tokens.row(row).astype(np.int64))[None]
         with torch.no_grad():
-            hits += int(network(input_ids=ids).logits.argmax() == validation.targets[row])
+            hits += int(LABELS[network(input_ids=ids).logits.argmax()] == label)
     assert result is not None
-    assert result.num_rows == len(validation)
-    assert result.metrics["accuracy"] == pytest.approx(hits / len(validation))
+    assert result.evaluation.num_rows == len(validation.targets) == 30
+    assert result.evaluation.metrics["accuracy"] == pytest.approx(hits / 30)
 
 
 def test_without_validation_rows_there_are_no_figures(data: TokenData, tokenizer: Any, tmp_path: Path) -> None:
-    assert evaluate(job_for(context_for(data), validation=token_data(tokenizer, 0))) is None
+    none = evaluate(job_for(context_for(data), validation=validation_rows(tokenizer, 0)))
+    assert none is not None
+    assert (none.evaluation.num_rows, none.evaluation.metrics) == (0, {})
+    assert evaluate(job_for(context_for(data))) is None
     assert train(job_for(context_for(data, **RECIPE)), Notes(tmp_path).hooks()) is None
 
 

@@ -66,7 +66,7 @@ def test_another_recipe_model_or_data_is_another_run(place: dict[str, Any], tmp_
 def test_the_token_cache_is_shared_by_recipes_and_not_by_tokenizers(place: dict[str, Any]) -> None:
     cache = prepare(place).cache_uri
     assert prepare(place, training={"epochs": 9, "seed": 3}).cache_uri == cache
-    assert prepare(place, training={"max_length": 64}).cache_uri != cache
+    assert prepare(place, max_length=64).cache_uri != cache
     assert prepare(place, data={"train": place["data"]["train"], "label": "id"}).cache_uri != cache
 
 

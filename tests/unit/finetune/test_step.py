@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ from pipeline.finetune.data import TokenData
 from pipeline.finetune.plan import share_batch
 from pipeline.finetune.spec import TrainingConfig
 from pipeline.finetune.step import StepResult, make_optimizer, run_step, set_learning_rate
+from pipeline.tasks.base import IGNORED
 from tests.tiny import make_network
 from tests.unit.finetune.training import context_for, gradients_of, same_weights, token_data, weights_of
 
@@ -22,12 +24,12 @@ def data(tokenizer: Any) -> TokenData:
 
 
 def one_step(
-    data: TokenData, share: np.ndarray, num_valid: int, world_size: int = 1, **recipe: Any
+    data: TokenData, share: np.ndarray, weight: int, world_size: int = 1, **recipe: Any
 ) -> tuple[StepResult, Any]:
     """Plain SGD, so that a weight changes by exactly its gradient."""
     network = make_network()
     context = context_for(data, network, world_size, **recipe)
-    result = run_step(context, torch.optim.SGD(network.parameters(), lr=1.0), share, num_valid)
+    result = run_step(context, torch.optim.SGD(network.parameters(), lr=1.0), share, weight)
     return result, network
 
 
@@ -46,7 +48,8 @@ def test_micro_batches_do_not_change_the_step(data: TokenData, micro_batch_token
     assert_close({n: t.numpy() for n, t in trained.items()}, {n: t.numpy() for n, t in expected.items()})
     assert parts.loss_sum == pytest.approx(whole.loss_sum, rel=1e-5)
     assert parts.grad_norm == pytest.approx(whole.grad_norm, rel=1e-4)
-    assert (parts.num_rows, parts.num_tokens) == (whole.num_rows, whole.num_tokens)
+    assert (parts.weight, parts.num_tokens) == (whole.weight, whole.num_tokens)
+    assert whole.weight == len(BATCH)
     assert parts.num_tokens <= parts.num_padded_tokens <= whole.num_padded_tokens
 
 
@@ -56,7 +59,7 @@ def test_the_gradient_is_that_of_the_mean_loss_over_the_batch(data: TokenData) -
     losses = []
     for row in BATCH:
         ids = torch.from_numpy(data.rows.row(int(row)).astype(np.int64))[None]
-        losses.append(reference(input_ids=ids, labels=torch.tensor([data.targets[row]])).loss)
+        losses.append(reference(input_ids=ids, labels=torch.tensor([int(data.targets.values[row])])).loss)
     torch.stack(losses).mean().backward()
     assert_close(gradients_of(network), gradients_of(reference))
 
@@ -71,21 +74,21 @@ def test_the_average_over_ranks_is_the_gradient_of_one_worker(data: TokenData, w
 
 
 def test_a_row_without_a_target_pulls_nowhere(data: TokenData) -> None:
-    targets = data.targets.copy()
-    targets[BATCH[::3]] = -100
-    valid = BATCH[targets[BATCH] >= 0]
-    _, with_gaps = one_step(TokenData(data.rows, targets), BATCH, len(valid))
+    values = data.targets.values.copy()
+    values[BATCH[::3]] = IGNORED
+    valid = BATCH[values[BATCH] >= 0]
+    _, with_gaps = one_step(TokenData(data.rows, replace(data.targets, values=values)), BATCH, len(valid))
     _, without = one_step(data, valid, len(valid))
     assert_close(gradients_of(with_gaps), gradients_of(without))
 
 
 def test_an_empty_share_takes_part_and_changes_nothing(data: TokenData) -> None:
     before = weights_of(make_network())
-    result, network = one_step(data, np.zeros(0, np.int64), num_valid=8, world_size=4)
+    result, network = one_step(data, np.zeros(0, np.int64), weight=8, world_size=4)
     assert gradients_of(network).keys() == dict(network.named_parameters()).keys()
     assert all(not gradient.any() for gradient in gradients_of(network).values())
     assert same_weights(weights_of(network), before)
-    assert (result.loss_sum, result.num_rows, result.num_tokens, result.num_padded_tokens) == (0, 0, 0, 0)
+    assert (result.loss_sum, result.weight, result.num_tokens, result.num_padded_tokens) == (0, 0, 0, 0)
 
 
 def test_gradients_are_clipped_to_the_norm_asked_for(data: TokenData) -> None:

@@ -32,13 +32,16 @@ def run(tmp_path: Path, encoder_directory: Path) -> PreparedTraining:
         "output": str(tmp_path / "bundle"),
         "pooling": "max",
         "normalize": False,
-        "training": {"max_length": 24, "epochs": 1, "learning_rate": 1e-3},
+        "max_length": 24,
+        "training": {"epochs": 1, "learning_rate": 1e-3},
         "compute": {"device": "cpu", "precision": "fp32"},
     }
     run = prepare_training(FinetuneSpec.model_validate(raw), "spec.yaml")
     for split in (run.train, run.validation):
         assert split is not None
-        job = TokenCacheJob(run.encoder, 24, split.columns, split.options, run.cache_uri, 1, run.storage)
+        job = TokenCacheJob(
+            run.encoder, run.token_options, run.spec.task, run.train.learned, split, run.cache_uri, 1, run.storage
+        )
         for shard in split.shards:
             job.build().process(shard)
     return run
@@ -55,19 +58,19 @@ def test_every_rank_builds_the_same_network(run: PreparedTraining) -> None:
     left, right = first.context.network.state_dict(), second.context.network.state_dict()
     assert all(torch.equal(left[name], right[name]) for name in left)
     assert first.context.network.config.id2label == dict(enumerate(LABELS))
-    assert (len(first.context.data), first.plan.num_rows, first.labels) == (60, 60, LABELS)
+    assert (len(first.context.data), first.plan.num_rows, first.learned.labels) == (60, 60, LABELS)
     assert first.validation is not None
-    assert len(first.validation) == 20
+    assert len(first.validation.targets) == first.validation.examples.tokens.num_rows == 20
 
 
 def test_training_ends_in_a_bundle_that_says_how_it_was_made(run: PreparedTraining, tmp_path: Path) -> None:
     job, tokenizer = build_job(run, 0, 1)
-    evaluation = train(job, Notes(tmp_path / "notes").hooks())
-    write_result(run, job, tokenizer, evaluation)
+    judgement = train(job, Notes(tmp_path / "notes").hooks())
+    write_result(run, job.context.network, tokenizer, judgement)
     bundle = fetch_bundle(run.spec.output, Storage())
     info = bundle.info
-    assert evaluation is not None
-    assert (info.metrics, info.labels, info.inputs) == (evaluation.metrics, LABELS, {"text": "text"})
+    assert judgement is not None
+    assert (info.metrics, info.labels, info.inputs) == (judgement.evaluation.metrics, LABELS, {"text": "text"})
     assert (info.pooling, info.normalize, info.max_length) == ("max", False, 24)
     assert (info.run_fingerprint, info.data_fingerprint) == (run.fingerprint, run.data_fingerprint)
     assert run.finished_bundle() == info

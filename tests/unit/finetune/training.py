@@ -13,39 +13,49 @@ import torch
 
 from pipeline.encoder.attention import Runtime
 from pipeline.encoder.batching import BatchBudget
-from pipeline.encoder.tokenize import TextTokenizer
+from pipeline.encoder.tokenize import Padding, TextTokenizer, TokenOptions
 from pipeline.finetune.data import TokenData
-from pipeline.finetune.loop import LoopHooks, LoopJob, TrainingStatus
+from pipeline.finetune.loop import LoopHooks, LoopJob, TrainingStatus, ValidationRows
 from pipeline.finetune.plan import TrainingPlan
 from pipeline.finetune.spec import CheckpointConfig, TrainingConfig
 from pipeline.finetune.step import StepContext
+from pipeline.tasks.base import Examples, Learned
 from pipeline.tasks.text_classification import TextClassification
 from tests.tiny import LABELS, make_network, make_rows
 
 TASK = TextClassification()
+LEARNED = Learned(LABELS)
 RUNTIME = Runtime(torch.device("cpu"), autocast_bf16=False, budget=BatchBudget(tokens=512, rows=64))
 
 
 def token_data(tokenizer: Any, num_rows: int, seed: int = 0) -> TokenData:
     """Rows of `make_rows`, tokenised."""
     table = make_rows(num_rows, seed)
-    rows = TextTokenizer(tokenizer, 32).encode(table["text"])
-    return TokenData(rows, TASK.encode_targets(table["label"], LABELS))
+    rows = TextTokenizer(tokenizer, TokenOptions(32)).encode(table["text"])
+    examples = Examples((table["text"],), rows)
+    return TokenData(rows, TASK.window_targets(table["label"], examples, LEARNED))
+
+
+def validation_rows(tokenizer: Any, num_rows: int, seed: int = 0) -> ValidationRows:
+    """Such rows, to be judged."""
+    table = make_rows(num_rows, seed)
+    rows = TextTokenizer(tokenizer, TokenOptions(32)).encode(table["text"])
+    return ValidationRows(Examples((table["text"],), rows), table["label"])
 
 
 def context_for(data: TokenData, network: Any = None, world_size: int = 1, **recipe: Any) -> StepContext:
     """A run's context in fp32 on CPU; `recipe` goes to TrainingConfig."""
     config = TrainingConfig(**{"max_grad_norm": 1e9, **recipe})
-    return StepContext(network or make_network(), TASK, data, RUNTIME, config, pad_id=0, world_size=world_size)
+    return StepContext(network or make_network(), TASK, data, RUNTIME, config, Padding(0), world_size)
 
 
 def job_for(
-    context: StepContext, *, epochs: int = 1, validation: TokenData | None = None, every_s: float = 1e9
+    context: StepContext, *, epochs: int = 1, validation: ValidationRows | None = None, every_s: float = 1e9
 ) -> LoopJob:
     """The only rank's job."""
     recipe = context.config
     plan = TrainingPlan(len(context.data), recipe.batch_rows, epochs, recipe.min_steps, recipe.seed)
-    return LoopJob(context, plan, validation, LABELS, CheckpointConfig(every_s=every_s), "fingerprint", rank=0)
+    return LoopJob(context, plan, validation, LEARNED, CheckpointConfig(every_s=every_s), "fingerprint", rank=0)
 
 
 @dataclass

@@ -1,0 +1,76 @@
+"""A batch of mixed lengths gives what each row gives alone, without padding: for every family and every head."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+
+from pipeline.encoder.attention import Runtime
+from pipeline.encoder.batching import BatchBudget
+from pipeline.encoder.model import EmbeddingOptions, EncoderModel, head_logits
+from pipeline.encoder.tokenize import Padding, TextTokenizer, TokenOptions, TokenRows
+from tests.unit.encoder.families import FAMILIES
+
+HEADS = {
+    "rows": "AutoModelForSequenceClassification",
+    "tokens": "AutoModelForTokenClassification",
+    "spans": "AutoModelForQuestionAnswering",
+    "none": "AutoModel",
+}
+CASES = [(family, head) for family in FAMILIES for head in HEADS]
+TEXTS = [
+    "the film was good, lovely and so much more than words say.",
+    "bad",
+    "the film",
+    "",
+    "good good film was it",
+]
+OTHERS = ["was it?", "the film was not so bad, and the book was lovely.", "a", "b c", ""]
+RUNTIME = Runtime(torch.device("cpu"), autocast_bf16=False, budget=BatchBudget(tokens=100_000, rows=64))
+
+
+def encoded(family: str, *texts: list[str]) -> tuple[TokenRows, Padding]:
+    encoder = TextTokenizer(FAMILIES[family].tokenizer(), TokenOptions(60))
+    return encoder.encode(*(pa.array(text) for text in texts)), Padding(encoder.pad_id, encoder.pads_left)
+
+
+def alone(family: str, network: Any, *texts: str) -> tuple[np.ndarray, np.ndarray]:
+    """One row as transformers alone would run it: (logits without the batch axis, mean of the last hidden states)."""
+    inputs = FAMILIES[family].tokenizer()(*([text] for text in texts), return_tensors="pt")
+    with torch.no_grad():
+        output = network(**inputs, output_hidden_states=True)
+    logits = head_logits(output)
+    host = np.zeros(0, np.float32) if logits is None else logits[0].numpy()
+    return host, output.hidden_states[-1][0].mean(dim=0).numpy()
+
+
+@pytest.mark.parametrize("with_pairs", [False, True], ids=["texts", "pairs"])
+@pytest.mark.parametrize(("family", "head"), CASES)
+def test_a_batch_gives_what_each_row_gives_alone(family: str, head: str, with_pairs: bool) -> None:
+    texts = (TEXTS, OTHERS) if with_pairs else (TEXTS,)
+    network = FAMILIES[family].network(HEADS[head])
+    rows, padding = encoded(family, *texts)
+    assert len(set(rows.lengths.tolist())) > 3
+    with EncoderModel(network, RUNTIME, EmbeddingOptions("mean", normalize=False), padding) as model:
+        outputs = model.run(rows)
+    over_tokens = head in ("tokens", "spans")
+    spread = outputs.embeddings.std(axis=0).max()
+    assert spread > 1e-2, "rows cannot be told apart"
+    for index, row in enumerate(zip(*texts, strict=True)):
+        logits, embedding = alone(family, network, *row)
+        part = slice(int(rows.offsets[index]), int(rows.offsets[index + 1])) if over_tokens else index
+        np.testing.assert_allclose(outputs.logits[part], logits, atol=1e-4)
+        np.testing.assert_allclose(outputs.embeddings[index], embedding, atol=1e-4)
+    assert outputs.finite.all()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_padding_goes_where_the_family_wants_it(family: str) -> None:
+    rows, padding = encoded(family, TEXTS)
+    tokenizer = FAMILIES[family].tokenizer()
+    assert padding == Padding(tokenizer.pad_token_id, family == "xlnet")
+    assert [rows.row(index).tolist() for index in range(len(rows))] == tokenizer(TEXTS)["input_ids"]
