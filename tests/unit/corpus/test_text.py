@@ -35,7 +35,7 @@ def test_text_is_not_trimmed() -> None:
     ("array", "reason"),
     [
         (pa.array([1.5]), "text is double, not a string"),
-        (pa.array([["a"]]), "text is list<item: string>, not a string"),
+        (pa.array([[1]]), "text is list<item: int64>, not a string"),
         (pa.array([{"a": 1}]), "text is struct<a: int64>, not a string"),
         (pa.array([1]).dictionary_encode(), "text is int64, not a string"),
         (pa.nulls(1), "text is null"),
@@ -51,3 +51,12 @@ def test_fixed_size_binary_and_slices_are_text_too() -> None:
 
 def test_no_rows_give_no_rows() -> None:
     assert cleaned(pa.array([], pa.string())) == cleaned(pa.array([], pa.int8())) == []
+
+
+def test_lists_of_words_are_text_that_splits_back_into_them() -> None:
+    words = [["New", "York"], ["one two", ""], None, ["a", None], []]
+    texts = cleaned(pa.array(words, pa.list_(pa.string())))
+    assert texts[0] == ("New York", None)
+    assert texts[1][0] is not None
+    assert texts[1][0].split(" ") == ["one\u00a0two", ""]
+    assert [reason for _, reason in texts[2:]] == ["text is null", "text is null", "text is blank"]

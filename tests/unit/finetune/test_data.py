@@ -18,7 +18,7 @@ from pipeline.finetune.data import (
     TokenCacheWriter,
     cache_file,
     check_labels,
-    check_usable,
+    check_cached,
     load_tokens,
     missing_shards,
     open_split,
@@ -126,7 +126,7 @@ def test_rows_without_text_or_label_are_counted_from_the_cache(
     writer_for(split, tmp_path / "cache", tmp_path / "tokenizer").process(split.shards[0])
     expected = contextlib.nullcontext() if is_allowed else pytest.raises(CorpusError, match="2 of 8 labelled rows")
     with expected as caught:
-        check_usable(split, cache, max_bad_fraction, STORAGE)
+        check_cached(split, cache, max_bad_fraction, STORAGE)
     assert (caught is None) == is_allowed
 
 
@@ -165,7 +165,7 @@ def test_a_label_that_was_not_learned_is_left_out_and_counted(tmp_path: Path) ->
     data = load_tokens([cache_file(cache, split.shards[0])], STORAGE)
     assert data.targets.values.tolist() == [0]
     with pytest.raises(CorpusError, match=r"1 of 2 labelled rows(.|\n)*row 0: label is unknown"):
-        check_usable(split, cache, 0.0, STORAGE)
+        check_cached(split, cache, 0.0, STORAGE)
 
 
 def test_no_cache_files_give_no_rows() -> None:
