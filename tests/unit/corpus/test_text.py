@@ -35,7 +35,8 @@ def test_text_is_not_trimmed() -> None:
     ("array", "reason"),
     [
         (pa.array([1.5]), "text is double, not a string"),
-        (pa.array([["a"]]), "text is list<item: string>, not a string"),
+        (pa.array([[1]]), "text is list<item: int64>, not a string"),
+        (pa.array([[["a"]]]), "text is list<item: list<item: string>>, not a string"),
         (pa.array([{"a": 1}]), "text is struct<a: int64>, not a string"),
         (pa.array([1]).dictionary_encode(), "text is int64, not a string"),
         (pa.nulls(1), "text is null"),
@@ -43,6 +44,17 @@ def test_text_is_not_trimmed() -> None:
 )
 def test_another_type_is_named_in_the_reason(array: pa.Array, reason: str) -> None:
     assert cleaned(array) == [(None, reason)]
+
+
+def test_a_list_of_words_is_text_joined_by_single_spaces() -> None:
+    words = pa.array([["gone"], ["a", "b c", "d\te\n"], ["", "x", ""], None, ["a", None], []])
+    assert cleaned(words.slice(1)) == [
+        ("a b\u00a0c d\u00a0e\u00a0", None),
+        (" x ", None),
+        (None, "text is null"),
+        (None, "text is null"),
+        (None, "text is blank"),
+    ]
 
 
 def test_fixed_size_binary_and_slices_are_text_too() -> None:
