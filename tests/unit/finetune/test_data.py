@@ -183,7 +183,7 @@ def test_a_shard_without_usable_rows_takes_no_segments_from_the_others(
         pair_labels = pa.array(labels, pa.string())
         write(tmp_path / "train", name, text_a=["good film", "it"], text_b=["bad", "was"], label=pair_labels)
     split = open_split((str(tmp_path / "train"),), pair, columns, STORAGE)
-    assert len(split.shards) == 2
+    assert len(split.shards) == 4
     make_tokenizer(tmp_path / "tokenizer")
     job = TokenCacheJob(
         str(tmp_path / "tokenizer"), TokenOptions(16), pair.name, split.learned, split, cache, 1, STORAGE
