@@ -98,6 +98,10 @@ def prepare_training(spec: FinetuneSpec, source: str) -> PreparedTraining:
             "task", f"{spec.task} has nothing to train", "another task", "`bertmill bundle` wraps an encoder"
         )
         raise SpecError(source, (problem,))
+    if spec.long_text == "window" and len(task.inputs) > 1 and not task.windows_always:
+        # the windows of two long texts would be every combination of both
+        problem = Problem("long_text", f"window, for the pairs of task {spec.task}", "truncate")
+        raise SpecError(source, (problem,))
     check_inputs(spec.data.inputs, task.inputs, source)
     inputs = tuple(spec.data.inputs.get(name, name) for name in task.inputs)
     columns = Columns(inputs, (spec.data.label or task.target,))

@@ -108,3 +108,9 @@ class BundleSpec(SpecModel):
     pooling: Literal["mean", "cls", "max"] = Field("mean", description="how embeddings are pooled")
     normalize: bool = Field(True, description="scale embeddings to length 1")
     storage: StorageConfig = StorageConfig()
+
+    @model_validator(mode="after")
+    def _windows_move_on(self) -> BundleSpec:
+        if self.long_text == "window" and self.stride > self.max_length // 2:
+            raise ValueError(f"stride {self.stride} is more than half of max_length {self.max_length}")
+        return self

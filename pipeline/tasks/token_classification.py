@@ -155,7 +155,8 @@ def _known_spans(target: Sequence[Any]) -> list[TagSpan]:
 
 def _are_spans(targets: pa.ChunkedArray) -> bool:
     """Character spans, not tags; told by the type, as a list of either kind may be empty."""
-    return bool(pa.types.is_struct(targets.type.value_type))
+    kind = getattr(targets.type, "value_type", None)
+    return kind is not None and bool(pa.types.is_struct(kind))
 
 
 def _span_problem(target: Sequence[Any] | None, text: str) -> str | None:

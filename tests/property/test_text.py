@@ -43,6 +43,14 @@ def test_a_row_has_text_exactly_when_it_has_no_reason(array: pa.Array, quarantin
     assert [reason == NULL_TEXT for reason in reasons] == [value is None for value in array.to_pylist()]
 
 
+@given(column(pa.list_(pa.string()), st.lists(st.text(max_size=4), min_size=1, max_size=4)))
+def test_words_come_back_by_splitting_at_spaces(array: pa.Array) -> None:
+    texts = clean_text(array, quarantine_blank=False).values.to_pylist()
+    for words, text in zip(array.to_pylist(), texts, strict=True):
+        kept = words and ["".join("\u00a0" if letter in " \t\n\r\f" else letter for letter in word) for word in words]
+        assert (text is None and words is None) or text.split(" ") == kept
+
+
 @given(TEXT_COLUMNS)
 def test_text_comes_out_as_it_is(array: pa.Array) -> None:
     assert clean_text(array, quarantine_blank=False).values.to_pylist() == array.to_pylist()

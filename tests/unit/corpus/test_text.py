@@ -36,6 +36,7 @@ def test_text_is_not_trimmed() -> None:
     [
         (pa.array([1.5]), "text is double, not a string"),
         (pa.array([[1]]), "text is list<item: int64>, not a string"),
+        (pa.array([[["a"]]]), "text is list<item: list<item: string>>, not a string"),
         (pa.array([{"a": 1}]), "text is struct<a: int64>, not a string"),
         (pa.array([1]).dictionary_encode(), "text is int64, not a string"),
         (pa.nulls(1), "text is null"),
@@ -45,18 +46,20 @@ def test_another_type_is_named_in_the_reason(array: pa.Array, reason: str) -> No
     assert cleaned(array) == [(None, reason)]
 
 
+def test_a_list_of_words_is_text_joined_by_single_spaces() -> None:
+    words = pa.array([["gone"], ["a", "b c", "d\te\n"], ["", "x", ""], None, ["a", None], []])
+    assert cleaned(words.slice(1)) == [
+        ("a b\u00a0c d\u00a0e\u00a0", None),
+        (" x ", None),
+        (None, "text is null"),
+        (None, "text is null"),
+        (None, "text is blank"),
+    ]
+
+
 def test_fixed_size_binary_and_slices_are_text_too() -> None:
     assert cleaned(pa.array([b"ab", b"cd", None], pa.binary(2)).slice(1)) == [("cd", None), (None, "text is null")]
 
 
 def test_no_rows_give_no_rows() -> None:
     assert cleaned(pa.array([], pa.string())) == cleaned(pa.array([], pa.int8())) == []
-
-
-def test_lists_of_words_are_text_that_splits_back_into_them() -> None:
-    words = [["New", "York"], ["one two", ""], None, ["a", None], []]
-    texts = cleaned(pa.array(words, pa.list_(pa.string())))
-    assert texts[0] == ("New York", None)
-    assert texts[1][0] is not None
-    assert texts[1][0].split(" ") == ["one\u00a0two", ""]
-    assert [reason for _, reason in texts[2:]] == ["text is null", "text is null", "text is blank"]

@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.corpus.reader import Columns
+from pipeline.corpus.shards import ShardSize
 from pipeline.encoder.tokenize import TextTokenizer, TokenOptions
 from pipeline.errors import CorpusError, SpecError
 from pipeline.finetune.data import (
@@ -17,15 +18,15 @@ from pipeline.finetune.data import (
     TokenCacheJob,
     TokenCacheWriter,
     cache_file,
-    check_labels,
     check_cached,
+    check_labels,
     load_tokens,
     missing_shards,
     open_split,
 )
 from pipeline.storage import Storage
 from pipeline.tasks.base import Learned
-from pipeline.tasks.text_classification import TextClassification
+from pipeline.tasks.text_classification import PairClassification, TextClassification
 from tests.tiny import LABELS, make_tokenizer, write_corpus
 
 STORAGE, TASK = Storage(), TextClassification()
@@ -170,3 +171,26 @@ def test_a_label_that_was_not_learned_is_left_out_and_counted(tmp_path: Path) ->
 
 def test_no_cache_files_give_no_rows() -> None:
     assert len(load_tokens([], STORAGE)) == 0
+
+
+def test_a_shard_without_usable_rows_takes_no_segments_from_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipeline.finetune.data._SHARD_SIZE", ShardSize(rows=2, bytes=1))
+    pair, cache = PairClassification(), str(tmp_path / "cache")
+    columns = Columns(("text_a", "text_b"), ("label",))
+    for name, labels in (("a", ["x", "y"]), ("b", [None, None])):
+        pair_labels = pa.array(labels, pa.string())
+        write(tmp_path / "train", name, text_a=["good film", "it"], text_b=["bad", "was"], label=pair_labels)
+    split = open_split((str(tmp_path / "train"),), pair, columns, STORAGE)
+    assert len(split.shards) == 4
+    make_tokenizer(tmp_path / "tokenizer")
+    job = TokenCacheJob(
+        str(tmp_path / "tokenizer"), TokenOptions(16), pair.name, split.learned, split, cache, 1, STORAGE
+    )
+    for shard in split.shards:
+        job.build().process(shard)
+    data = load_tokens([cache_file(cache, shard) for shard in split.shards], STORAGE)
+    assert data.rows.type_ids is not None
+    assert data.rows.type_ids.tolist() == [0, 0, 0, 0, 1, 1, 0, 0, 0, 1, 1]
+    assert data.targets.values.tolist() == [0, 1]

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from pipeline.errors import CorpusError, ModelError, OutputTakenError, SpecError
 from pipeline.finetune.prepare import PreparedTraining, prepare_training
@@ -110,3 +111,23 @@ def test_the_output_must_be_free(place: dict[str, Any]) -> None:
 def test_work_goes_beside_the_output_unless_told(place: dict[str, Any]) -> None:
     assert prepare(place).spec.work_uri == f"{place['output']}.work"
     assert prepare(place, work="/scratch/run").spec.work_uri == "/scratch/run"
+
+
+@pytest.mark.parametrize(
+    ("changes", "is_refused"),
+    [
+        ({"max_length": 24}, False),
+        ({"max_length": 24, "long_text": "window"}, True),
+        ({"max_length": 24, "long_text": "window", "stride": 12}, False),
+        ({"max_length": 24, "task": "question-answering"}, True),
+    ],
+)
+def test_the_stride_must_fit_only_where_there_are_windows(
+    place: dict[str, Any], changes: dict[str, Any], is_refused: bool
+) -> None:
+    raw = {**place, **changes}
+    if is_refused:
+        with pytest.raises(ValidationError, match="stride 32 is more than half of max_length 24"):
+            FinetuneSpec.model_validate(raw)
+    else:
+        assert FinetuneSpec.model_validate(raw).max_length == 24

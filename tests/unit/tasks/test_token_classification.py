@@ -191,6 +191,16 @@ def test_every_window_that_holds_a_word_trains_on_it(tokenizer: Any) -> None:
     assert targets.offsets.tolist() == examples.tokens.offsets.tolist()
 
 
+def test_the_rest_of_a_word_that_a_window_cuts_has_no_label(tokenizer: Any) -> None:
+    examples = examples_of(tokenizer, ["the xyzxyz"], are_words=True, max_length=6, long_text="window", stride=0)
+    targets = TASK.window_targets(column([["O", "B-PER"]], TAGS), examples, LEARNED)
+    assert [labels_of(examples, targets.values, window) for window in range(2)] == [
+        [None, "O", "B-PER", None, None, None],
+        [None] * 5,
+    ]
+    assert targets.weights.tolist() == [2, 0]
+
+
 def test_targets_that_cannot_be_used_are_told_apart() -> None:
     texts = (pa.chunked_array([["a b"] * 6]),)
     rows = [["O", "B-PER"], ["O"], None, ["O", "X-PER"], ["O", "B-ORG"], ["O", None]]
@@ -239,3 +249,8 @@ def test_no_rows_give_zeros_and_no_warning(tokenizer: Any) -> None:
         assert set(TASK.evaluate(judged, LEARNED).metrics.values()) == {0.0}
         assert entities_of(examples, np.zeros((0, 0))) == []
         assert len(TASK.window_targets(column([], TAGS), examples, LEARNED).weights) == 0
+
+
+def test_a_column_that_is_no_list_is_refused_row_by_row() -> None:
+    reasons = TASK.check(column(["B-PER O"]), (pa.chunked_array([["a b"]]),), LEARNED).to_pylist()
+    assert reasons == ["7 tags for 2 words"]
