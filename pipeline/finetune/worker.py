@@ -32,8 +32,7 @@ def build_job(run: PreparedTraining, rank: int, world_size: int) -> tuple[LoopJo
     spec, recipe = run.spec, run.spec.training
     task = find_task(spec.task, "spec")
     data = load_tokens([cache_file(run.cache_uri, shard) for shard in run.train.shards], run.storage)
-    source = load_tokenizer(run.encoder)
-    tokenizer = TextTokenizer(source, run.token_options)
+    tokenizer = TextTokenizer(load_tokenizer(run.encoder), run.token_options)
     runtime = choose_runtime(spec.compute)
     torch.manual_seed(recipe.seed)
     network: Any = load_network(run.encoder, task.head_class, **task.head_config(run.train.learned)).to(runtime.device)
@@ -45,7 +44,7 @@ def build_job(run: PreparedTraining, rank: int, world_size: int) -> tuple[LoopJo
     plan = TrainingPlan(len(data), recipe.batch_rows, recipe.epochs, recipe.min_steps, recipe.seed)
     validation = _validation_rows(run, tokenizer, rank, world_size)
     job = LoopJob(context, plan, validation, run.train.learned, spec.checkpoint, run.fingerprint, rank)
-    return job, source
+    return job, load_tokenizer(run.encoder)  # afresh: the other one carries this run's truncation
 
 
 def _validation_rows(

@@ -33,7 +33,7 @@ from pipeline.uris import join_uri
 from tests.flow import helpers
 from tests.tiny import make_encoder
 
-GOOD, BAD = ("good", "great", "loved"), ("bad", "awful", "hated")
+GOOD, BAD = ("good", "great", "lovely"), ("bad", "awful", "dull")
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +50,7 @@ def write_split(uri: str, seed: int, num_rows: int) -> None:
     for _ in range(num_rows):
         label = rng.choice(["down", "up"])
         filler = rng.choices(["film", "phone", "the", "a", "it", "very", "day"], k=rng.randint(1, 20))
-        texts.append(" ".join([*filler, rng.choice(GOOD if label == "up" else BAD)]))
+        texts.append(" ".join([rng.choice(GOOD if label == "up" else BAD), *filler]))
         labels.append(label)
     labels[3] = None  # type: ignore[call-overload]
     helpers.write_table(pa.table({"text": texts, "label": pa.array(labels, pa.string())}), uri)
@@ -87,7 +87,7 @@ def losses(run: PreparedTraining) -> list[float]:
 def test_fine_tuned_bundle_learns_loads_and_evaluates(root_uri: str, encoder: Path, ray_local: None) -> None:
     write_split(join_uri(root_uri, "train.parquet"), 1, 400)
     write_split(join_uri(root_uri, "validation.parquet"), 2, 101)
-    run = prepare(root_uri, encoder, "bundle", epochs=8)
+    run = prepare(root_uri, encoder, "bundle", epochs=4)
     info = run_training(run, helpers.POOL)
 
     assert info.labels == ("down", "up")
@@ -102,7 +102,11 @@ def test_fine_tuned_bundle_learns_loads_and_evaluates(root_uri: str, encoder: Pa
     rows = [row for row in pq.read_table(io.BytesIO(content or b"")).to_pylist() if row["label"]]
     with torch.inference_mode():
         predicted = [
-            model.config.id2label[int(model(**tokenizer(row["text"], return_tensors="pt")).logits.argmax())]
+            model.config.id2label[
+                int(
+                    model(**tokenizer(row["text"], return_tensors="pt", truncation=True, max_length=32)).logits.argmax()
+                )
+            ]
             for row in rows
         ]
     accuracy = np.mean([label == row["label"] for label, row in zip(predicted, rows, strict=True)])
