@@ -199,7 +199,8 @@ def retrying(call: Callable[[], ResultT], what: str) -> ResultT:
 
 def classify_error(error: Exception, what: str) -> BertmillError | None:
     """What a library's error means to us; None if it is not about the store at all."""
-    if isinstance(error, (FileNotFoundError, NotADirectoryError, IsADirectoryError)):
+    missing = isinstance(error, (FileNotFoundError, NotADirectoryError, IsADirectoryError))
+    if missing and "bucket does not exist" not in str(error):
         return None
     text = f"{type(error).__name__}: {error}"
     first_line = text.splitlines()[0][:400]

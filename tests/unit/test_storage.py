@@ -232,3 +232,9 @@ def test_delta_options_come_from_spec_then_environment(monkeypatch: pytest.Monke
     assert (from_spec["AWS_ENDPOINT_URL"], from_spec["AWS_REGION"]) == ("https://s3.example", "eu-1")
     assert "AWS_ALLOW_HTTP" not in from_spec
     assert STORAGE.delta_options("/data/a") == {}
+
+
+def test_a_missing_file_is_not_the_store_s_fault_but_a_missing_bucket_is() -> None:
+    assert classify_error(FileNotFoundError("part-00503.parquet"), "read it") is None
+    missing_bucket = classify_error(FileNotFoundError("The specified bucket does not exist"), "list it")
+    assert isinstance(missing_bucket, StorageDeniedError)
