@@ -29,7 +29,7 @@ _NEIGHBOURS = """
 
 def show_night(table_uri: Path, corpus: Path, run_date: str) -> None:
     """Print label counts by domain, and the nearest neighbours of one text (the first product review) by embedding."""
-    night = DeltaTable(table_uri).to_pyarrow_dataset(partitions=[("run_date", "=", run_date)])
+    night = DeltaTable(table_uri).to_pyarrow_dataset(file_pruning_predicate=[("run_date", "=", run_date)])
     connection = duckdb.connect()
     connection.register("night", night)
     connection.execute(f"CREATE VIEW corpus AS FROM read_parquet('{corpus}/*/*.parquet')")
