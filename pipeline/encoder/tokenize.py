@@ -253,14 +253,6 @@ def flat_positions(rows: TokenRows, indices: npt.NDArray[np.int64]) -> npt.NDArr
     return np.asarray(np.repeat(rows.offsets[indices], lengths_B) + within, np.int64)
 
 
-def select_windows(rows: TokenRows, indices: npt.NDArray[np.int64]) -> TokenRows:
-    """Some windows as rows of their own, one window each."""
-    flat = flat_positions(rows, indices)
-    offsets = np.concatenate([[0], np.cumsum(rows.lengths[indices])]).astype(np.int64)
-    types = rows.type_ids[flat] if rows.type_ids is not None else None
-    return TokenRows(rows.ids[flat], offsets, rows.truncated[rows.window_rows[indices]], None, types)
-
-
 def concat_lengths(arrays: Sequence[npt.NDArray[np.int64]]) -> npt.NDArray[np.int64]:
     """Offsets from the lengths of several pieces."""
     return np.concatenate([[0], np.cumsum(np.concatenate([np.zeros(0, np.int64), *arrays]))]).astype(np.int64)

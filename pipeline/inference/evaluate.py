@@ -12,13 +12,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.config import PoolOptions
-from pipeline.corpus.listing import list_corpus
 from pipeline.corpus.reader import REASON, Columns, ReadOptions, holds_words, kept_schema, read_footers, read_shard
 from pipeline.corpus.shards import Shard, ShardSize, cut_shards
 from pipeline.corpus.stream import stream_shards
-from pipeline.encoder.bundle import BundleInfo, read_bundle_info
-from pipeline.errors import Checks, CorpusError
+from pipeline.encoder.bundle import BundleInfo
+from pipeline.errors import CorpusError
 from pipeline.inference.predictor import ModelSource, Predictor, load_predictor
+from pipeline.inference.run import open_inputs
 from pipeline.inference.spec import EvaluateSpec
 from pipeline.inference.worker import InputSource
 from pipeline.storage import Storage
@@ -94,12 +94,7 @@ def prepare_evaluation(spec: EvaluateSpec) -> PreparedEvaluation:
         InputError: whatever the user has to mend.
     """
     storage = Storage(spec.storage)
-    checks = Checks()
-    bundle = checks.run(lambda: read_bundle_info(spec.bundle, storage))
-    files = checks.run(lambda: list_corpus(spec.corpus.uri, storage))
-    checks.raise_failures()
-    assert bundle is not None
-    assert files is not None
+    bundle, files = open_inputs(spec, storage)
     task = find_task(bundle.task, spec.bundle)
     check_inputs(spec.corpus.inputs, flat_inputs(task), "spec")
     inputs = {**bundle.inputs, **spec.corpus.inputs}

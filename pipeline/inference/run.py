@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from pipeline.config import PoolOptions
 from pipeline.corpus.layouts import LayoutCache
-from pipeline.corpus.listing import list_corpus
+from pipeline.corpus.listing import CorpusFile, list_corpus
 from pipeline.corpus.reader import Columns, FileFooter, ReadOptions, holds_words, kept_schema
 from pipeline.corpus.shards import ShardSize, cut_shards
 from pipeline.corpus.stream import stream_shards
@@ -20,7 +20,7 @@ from pipeline.encoder.bundle import BundleInfo, read_bundle_info
 from pipeline.errors import AccountingError, Checks, CorpusError, Problem, SpecError, TooManyBadRowsError
 from pipeline.inference.plan import ScorePlan, fingerprint_run, plan_scoring, quarantine_files, scored_files
 from pipeline.inference.predictor import ModelSource
-from pipeline.inference.spec import ScoreSpec
+from pipeline.inference.spec import EvaluateSpec, ScoreSpec
 from pipeline.inference.worker import InputSource, ScoreJob
 from pipeline.output.ledger import DoneRecord, Ledger, records_from
 from pipeline.output.table import Night, Published, check_table_target, live_files, open_table, publish_night
@@ -88,12 +88,7 @@ def prepare_run(spec: ScoreSpec, run_date: str) -> PreparedRun:
     """
     storage = Storage(spec.storage)
     table_uri = spec.output.uri
-    checks = Checks()
-    bundle = checks.run(lambda: read_bundle_info(spec.bundle, storage))
-    files = checks.run(lambda: list_corpus(spec.corpus.uri, storage))
-    checks.raise_failures()
-    assert bundle is not None
-    assert files is not None
+    bundle, files = open_inputs(spec, storage)
     task = find_task(bundle.task, spec.bundle)
     _check_names(spec, task)
     inputs = {**bundle.inputs, **spec.corpus.inputs}
@@ -114,6 +109,21 @@ def prepare_run(spec: ScoreSpec, run_date: str) -> PreparedRun:
     options = ReadOptions(kept, spec.corpus.empty_text == "quarantine")
     source = InputSource(columns, options, holds_words(footers, columns))
     return PreparedRun(spec, bundle, tuple(footers), cache, source, schema, ledger, plan)
+
+
+def open_inputs(spec: ScoreSpec | EvaluateSpec, storage: Storage) -> tuple[BundleInfo, list[CorpusFile]]:
+    """Read a spec's bundle and list its corpus.
+
+    Raises:
+        InputError: what is wrong with either; with both, if both are wrong.
+    """
+    checks = Checks()
+    bundle = checks.run(lambda: read_bundle_info(spec.bundle, storage))
+    files = checks.run(lambda: list_corpus(spec.corpus.uri, storage))
+    checks.raise_failures()
+    assert bundle is not None
+    assert files is not None
+    return bundle, files
 
 
 def _check_names(spec: ScoreSpec, task: Task) -> None:

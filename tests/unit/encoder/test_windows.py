@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from pipeline.encoder.tokenize import Padding, TextTokenizer, TokenOptions, TokenRows, pad_rows, select_windows
+from pipeline.encoder.tokenize import Padding, TextTokenizer, TokenOptions, TokenRows, pad_rows
 from pipeline.errors import ModelError
 from tests.tiny import make_rows, make_tokenizer
 
@@ -142,14 +142,6 @@ def test_left_padding_and_segments_stay_with_their_tokens(fresh: Any) -> None:
         assert batch.ids_BS[position].tolist() == [9] * gap + rows.row(pick).tolist()
         assert batch.types_BS[position].tolist() == [0] * gap + types_of(rows)[pick]
         assert batch.mask_BS[position].tolist() == [0] * gap + [1] * length
-
-
-def test_selected_windows_are_rows_of_their_own(fresh: Any) -> None:
-    rows = TextTokenizer(fresh, TokenOptions(12, "window", 3)).encode(pa.array(["good", LONG]), pa.array(["bad", LONG]))
-    picked = select_windows(rows, np.array([2, 0]))
-    assert ids_of(picked) == [rows.row(2).tolist(), rows.row(0).tolist()]
-    assert types_of(picked) == [types_of(rows)[2], types_of(rows)[0]]
-    assert (picked.num_rows, picked.row_of) == (2, None)
 
 
 def test_a_question_that_leaves_no_room_for_its_context_is_cut_not_fatal(fresh: Any) -> None:
