@@ -24,10 +24,10 @@ from pipeline.corpus.stream import find_cause, stream_shards
 from pipeline.encoder.attention import set_threads
 from pipeline.encoder.bundle import BundleInfo, read_bundle_info
 from pipeline.errors import BertmillError, CorpusError, ModelError, TrainingError
-from pipeline.finetune.data import TokenCacheJob, check_cached, missing_shards
+from pipeline.finetune.data import check_cached, missing_shards
 from pipeline.finetune.loop import LoopHooks, TrainingStatus, train
 from pipeline.finetune.prepare import PreparedTraining
-from pipeline.finetune.worker import MetricsLog, build_job, write_result
+from pipeline.finetune.worker import MetricsLog, build_job, token_cache_job, write_result
 from pipeline.telemetry import Meter, ProgressDisplay
 
 _POLL_S = 1.0
@@ -77,16 +77,7 @@ def tokenize_training(run: PreparedTraining, pool: PoolOptions) -> None:
     """
     pending = missing_shards(run.train, run.cache_uri, run.storage)
     if pending:
-        job = TokenCacheJob(
-            run.encoder,
-            run.token_options,
-            run.spec.task,
-            run.train.learned,
-            run.train,
-            run.cache_uri,
-            max(1, int(pool.cpus_per_worker)),
-            run.storage,
-        )
+        job = token_cache_job(run, max(1, int(pool.cpus_per_worker)))
         meter = Meter()
         with ProgressDisplay("tokenising", sum(shard.num_rows for shard in pending), "rows") as display:
             for receipt in stream_shards(pending, job, replace(pool, gpus_per_worker=0)):

@@ -13,7 +13,7 @@ from pipeline.encoder.attention import choose_runtime
 from pipeline.encoder.bundle import BundleInfo, write_bundle
 from pipeline.encoder.model import load_network, load_tokenizer
 from pipeline.encoder.tokenize import Padding, TextTokenizer
-from pipeline.finetune.data import cache_file, check_usable, load_tokens, read_usable
+from pipeline.finetune.data import TokenCacheJob, cache_file, check_usable, load_tokens, read_usable
 from pipeline.finetune.loop import Judgement, LoopJob, TrainingStatus, ValidationRows, status_record
 from pipeline.finetune.plan import TrainingPlan
 from pipeline.finetune.prepare import PreparedTraining
@@ -21,6 +21,20 @@ from pipeline.finetune.step import StepContext
 from pipeline.tasks import find_task
 from pipeline.tasks.base import Examples
 from pipeline.uris import join_uri
+
+
+def token_cache_job(run: PreparedTraining, num_threads: int) -> TokenCacheJob:
+    """What a worker that tokenises the training split is told."""
+    return TokenCacheJob(
+        run.encoder,
+        run.token_options,
+        run.spec.task,
+        run.train.learned,
+        run.train,
+        run.cache_uri,
+        num_threads,
+        run.storage,
+    )
 
 
 def build_job(run: PreparedTraining, rank: int, world_size: int) -> tuple[LoopJob, Any]:

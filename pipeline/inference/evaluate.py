@@ -115,9 +115,7 @@ def run_evaluation(run: PreparedEvaluation, pool: PoolOptions) -> Evaluation:
     Raises:
         CorpusError: a label that the bundle does not know, or too many rows without usable text.
     """
-    storage = Storage(run.spec.storage)
-    threads = max(1, int(pool.cpus_per_worker))
-    job = EvaluateJob(ModelSource(run.spec.bundle, run.spec.compute, threads, storage), run.source)
+    job = _evaluate_job(run, max(1, int(pool.cpus_per_worker)))
     meter = Meter()
     parts = []
     with ProgressDisplay("evaluating", run.num_rows, "rows") as display:
@@ -126,6 +124,25 @@ def run_evaluation(run: PreparedEvaluation, pool: PoolOptions) -> Evaluation:
             meter.num_rows += part.num_rows
             meter.num_tokens += sum(part[_TOKENS].to_pylist())
             display.update(meter.num_rows, meter.rates())
+    return _conclude(run, parts)
+
+
+def evaluate_alone(run: PreparedEvaluation, num_threads: int) -> Evaluation:
+    """The same figures, computed in this process without Ray.
+
+    Raises:
+        CorpusError: as `run_evaluation`.
+    """
+    evaluator = _evaluate_job(run, num_threads).build()
+    return _conclude(run, [evaluator.process(shard) for shard in run.shards])
+
+
+def _evaluate_job(run: PreparedEvaluation, num_threads: int) -> EvaluateJob:
+    model = ModelSource(run.spec.bundle, run.spec.compute, num_threads, Storage(run.spec.storage))
+    return EvaluateJob(model, run.source)
+
+
+def _conclude(run: PreparedEvaluation, parts: list[pa.Table]) -> Evaluation:
     results = pa.concat_tables(parts)
     num_bad = run.num_rows - results.num_rows
     limit = run.spec.corpus.max_bad_fraction
