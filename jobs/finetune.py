@@ -19,16 +19,18 @@ def finetune(spec: SpecPath, set_: Overrides = None, address: Address = None, de
         parsed = load_spec(spec, FinetuneSpec, set_ or ())
         with preparing():
             run = prepare_training(parsed, spec)
-            finished = run.finished_bundle()
+            finished = run.finished_bundles()
         if finished is None:
-            print(f"training on {run.train.num_rows:,} rows, {len(run.train.learned.labels)} labels ({run.run_name})")
+            for head in run.heads:
+                print(f"training {head.name or head.task.name} on {head.train.num_rows:,} rows ({run.run_name})")
             with ray_session(parsed.compute, address) as pool:
                 finished = run_training(run, pool)
         else:
             print(f"already trained: {parsed.output} comes from this very recipe, data and encoder ({run.run_name})")
-        figures = ", ".join(f"{name} {value:.4f}" for name, value in finished.metrics.items())
-        print(f"bundle {parsed.output}  model_version {finished.model_version}")
-        print(f"validation: {figures or 'none given'}")
+        for name, info in finished.items():
+            figures = ", ".join(f"{metric} {value:.4f}" for metric, value in info.metrics.items())
+            print(f"bundle {parsed.output_of(name)}  model_version {info.model_version}")
+            print(f"validation: {figures or 'none given'}")
 
 
 if __name__ == "__main__":

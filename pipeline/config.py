@@ -7,7 +7,8 @@ share and the one way to read a file: `load_spec(path, model, overrides)`.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -89,6 +90,35 @@ class ComputeConfig(SpecModel):
     )
     cpus_per_worker: PositiveInt | Literal["auto"] = Field("auto", description="threads of one worker on CPU")
     batch_tokens: PositiveInt | Literal["auto"] = Field("auto", description="padded tokens of one forward pass")
+
+
+class EncoderUse(SpecModel):
+    """How text goes into an encoder and an embedding comes out."""
+
+    max_length: int = Field(128, ge=8, description="tokens of one input, special tokens included")
+    long_text: Literal["truncate", "window"] = Field("truncate", description="what becomes of longer text")
+    stride: int = Field(32, ge=0, description="tokens that neighbouring windows share")
+    pooling: Literal["mean", "cls", "max"] = Field("mean", description="how embeddings are pooled")
+    normalize: bool = Field(True, description="scale embeddings to length 1")
+
+    def encoder_use(self) -> dict[str, Any]:
+        """These fields alone, to be written elsewhere."""
+        return self.model_dump(include=set(EncoderUse.model_fields))
+
+
+BUNDLE_NAME = re.compile("[a-z][a-z0-9_]*")
+"""A name that can prefix columns and name a folder."""
+
+
+def check_bundle_names(names: Iterable[str]) -> None:
+    """Refuse names that cannot prefix columns.
+
+    Raises:
+        ValueError: naming the first.
+    """
+    wrong = [name for name in names if not BUNDLE_NAME.fullmatch(name)]
+    if wrong:
+        raise ValueError(f"{wrong[0]!r} cannot prefix columns: lower-case letters, digits and '_', a letter first")
 
 
 @dataclass(frozen=True)
@@ -182,5 +212,7 @@ def _to_problem(detail: dict[str, Any], fields: dict[str, tuple[str, ...]]) -> P
             block = ".".join(str(part) for part in detail["loc"][:-1])
             known = ", ".join(sorted(fields.get(block, ())))
             return Problem(location, "is not a known field", f"one of: {known}" if known else "no such field")
+        case "value_error" if not detail["loc"]:
+            return Problem(location, str(detail["msg"]).removeprefix("Value error, "), "")
         case _:
             return Problem(location, f"holds {detail.get('input')!r}", str(detail["msg"]))

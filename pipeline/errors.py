@@ -62,7 +62,7 @@ class InputError(BertmillError):
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing wrong with a spec: the field, what it holds, what was expected, what to do."""
+    """One thing wrong with a spec: the field, what it holds, what was expected, what to do (may be empty)."""
 
     field: str
     found: str
@@ -70,7 +70,7 @@ class Problem:
     remedy: str = ""
 
     def __str__(self) -> str:
-        line = f"{self.field}: {self.found}; expected {self.expected}"
+        line = f"{self.field}: {self.found}" + (f"; expected {self.expected}" if self.expected else "")
         return f"{line}\n  -> {self.remedy}" if self.remedy else line
 
 

@@ -5,6 +5,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 import pyarrow as pa
 
 SOURCE_FILE = "source_file"
@@ -26,10 +29,9 @@ ACCOUNT_FIELDS = (
     pa.field("truncated", pa.bool_(), nullable=False),
     pa.field("num_windows", pa.int32(), nullable=False),
 )
-RUN_FIELDS = (
-    pa.field("model_version", pa.string(), nullable=False),
-    pa.field("run_id", pa.string(), nullable=False),
-)
+MODEL_VERSION_FIELD = pa.field("model_version", pa.string(), nullable=False)
+RUN_ID_FIELD = pa.field("run_id", pa.string(), nullable=False)
+RUN_FIELDS = (MODEL_VERSION_FIELD, RUN_ID_FIELD)
 RUN_DATE_FIELD = pa.field(RUN_DATE, pa.date32(), nullable=False)
 
 QUARANTINE_SCHEMA = pa.schema(
@@ -41,16 +43,39 @@ RESERVED_COLUMNS = frozenset(
 )
 
 
-def scored_schema(kept: pa.Schema, task_fields: list[pa.Field], with_embedding: bool) -> pa.Schema:
+@dataclass(frozen=True)
+class BundleFields:
+    """What one bundle adds to a table: its task's columns, and the embedding if that is written.
+
+    `name` is empty for a bundle that scores alone; several bundles prefix their columns by their names.
+    """
+
+    name: str
+    task_fields: tuple[pa.Field, ...]
+    with_embedding: bool
+
+    @property
+    def fields(self) -> list[pa.Field]:
+        """The columns, under the names they have in the table."""
+        embedding = [EMBEDDING_FIELD] if self.with_embedding else []
+        plain = [*self.task_fields, *embedding, *ACCOUNT_FIELDS, MODEL_VERSION_FIELD]
+        return [field.with_name(prefixed(self.name, field.name)) for field in plain]
+
+
+def prefixed(bundle_name: str, column: str) -> str:
+    """A bundle's column as the table names it: `intent_label`; as it is for a bundle that scores alone."""
+    return f"{bundle_name}_{column}" if bundle_name else column
+
+
+def scored_schema(kept: pa.Schema, bundles: Sequence[BundleFields]) -> pa.Schema:
     """The schema of a scored table.
 
     Args:
         kept: The corpus columns that are copied through.
-        task_fields: What the task adds.
-        with_embedding: Whether the embedding column is written.
+        bundles: What each bundle adds.
     """
-    embedding = [EMBEDDING_FIELD] if with_embedding else []
-    return pa.schema([*SOURCE_FIELDS, *kept, *task_fields, *embedding, *ACCOUNT_FIELDS, *RUN_FIELDS, RUN_DATE_FIELD])
+    added = [field for bundle in bundles for field in bundle.fields]
+    return pa.schema([*SOURCE_FIELDS, *kept, *added, RUN_ID_FIELD, RUN_DATE_FIELD])
 
 
 def file_schema(table_schema: pa.Schema) -> pa.Schema:

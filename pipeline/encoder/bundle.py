@@ -19,7 +19,7 @@ from typing import Any, Literal
 
 from pydantic import Field, ValidationError
 
-from pipeline.config import SpecModel
+from pipeline.config import EncoderUse
 from pipeline.errors import ModelError, OutputTakenError
 from pipeline.storage import Storage
 from pipeline.uris import join_uri, split_uri
@@ -38,7 +38,7 @@ _TOKENIZER_FILES = (
 _ALLOWED_SUFFIXES = (".json", ".safetensors", ".txt", ".model", ".md", ".jinja")
 
 
-class BundleInfo(SpecModel):
+class BundleInfo(EncoderUse):
     """`bundle.json`: everything a run needs to know beyond weights and tokenizer."""
 
     format_version: Literal[1] = 1
@@ -46,11 +46,6 @@ class BundleInfo(SpecModel):
     inputs: dict[str, str] = Field(description="task input -> training column")
     labels: tuple[str, ...] = Field((), description="class names, in the order of the head's outputs")
     options: dict[str, float] = Field(default_factory=dict, description="score range, tuned thresholds")
-    max_length: int
-    long_text: Literal["truncate", "window"] = "truncate"
-    stride: int = 0
-    pooling: Literal["mean", "cls", "max"] = "mean"
-    normalize: bool = True
     base_model: str
     data_fingerprint: str = Field(description="hash of the training files' etags and the columns read")
     run_fingerprint: str = Field(description="hash of recipe, data and base model: the training run that wrote this")
@@ -62,6 +57,12 @@ class BundleInfo(SpecModel):
         """Hash of everything that can change an output: files, task, labels, lengths and pooling."""
         semantic = self.model_dump(include=_SEMANTIC)
         return hashlib.sha256(json.dumps([semantic, self.files], sort_keys=True).encode()).hexdigest()
+
+    @property
+    def tokenizer_hashes(self) -> tuple[tuple[str, str], ...]:
+        """Names and hashes of the tokenizer's files: equal for bundles that tokenise alike."""
+        own = [name for name in self.files if "token" in name or name in _TOKENIZER_FILES]
+        return tuple((name, self.files[name]) for name in sorted(own))
 
     @property
     def model_version(self) -> str:

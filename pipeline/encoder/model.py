@@ -1,4 +1,4 @@
-"""A loaded model: one forward pass gives the head's logits and the encoder's embedding.
+"""A loaded model: one forward pass gives the embedding and the logits of every head on the encoder.
 
 Loading never runs code from a model directory (`trust_remote_code` stays off) and reads safetensors only.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import inspect
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -152,72 +153,119 @@ def head_logits(output: Any) -> torch.Tensor | None:
     return logits
 
 
-class EncoderModel:
-    """A network on its device, run over ragged token rows.
+@dataclass(frozen=True)
+class Head:
+    """One use of an encoder: a network (whose head runs, if it has one) and how its embedding is pooled."""
 
-    As a context manager it takes its hook off the network at the end, for use in the middle of training.
+    network: Any
+    embedding: EmbeddingOptions
+
+
+def shares_encoder(one: Any, other: Any) -> bool:
+    """Whether two networks' encoders are the same weights, so that one forward pass serves both.
+
+    A pooler that only one of them has is part of that one's head.
+    """
+    ours, theirs = one.base_model.state_dict(), other.base_model.state_dict()
+    if type(one.config) is not type(other.config) or any("pooler." not in name for name in ours.keys() ^ theirs.keys()):
+        return False
+    common = ours.keys() & theirs.keys()
+    return all(ours[name].shape == theirs[name].shape and torch.equal(ours[name], theirs[name]) for name in common)
+
+
+class EncoderModel:
+    """One encoder on its device and any number of heads, run over ragged token rows: one forward pass for all.
+
+    As a context manager it leaves the networks as they came, for use in the middle of training.
 
     Args:
-        network: A transformers model; `base_model` is its encoder.
+        heads: Networks that share their encoder's weights (`shares_encoder`).
         runtime: Device, precision and batch budget.
-        embedding: How embeddings are pooled.
-        padding: How its tokenizer pads.
+        padding: How their tokenizer pads.
     """
 
-    def __init__(self, network: Any, runtime: Runtime, embedding: EmbeddingOptions, padding: Padding) -> None:
-        self.network = network.to(runtime.device).eval()
+    def __init__(self, heads: Sequence[Head], runtime: Runtime, padding: Padding) -> None:
         self.runtime = runtime
-        self._embedding = embedding
+        self._heads = heads
         self._padding = padding
-        self._states_BSH: torch.Tensor | None = None
-        # A hook gets at the last hidden states of any family without output_hidden_states, which would keep
-        # every layer's, and without calling encoder and head apart, which differs by family.
-        self._hook = network.base_model.register_forward_hook(self._keep_states)
+        # The encoder with a pooler serves heads that need one and those that do not.
+        self._encoder = max((head.network.base_model for head in heads), key=lambda base: len(base.state_dict()))
+        self._encoder.to(runtime.device).eval()
+        self._given = _GivenOutput()
+        self._detached: list[tuple[Any, Any]] = []
+        for head in heads:
+            base = head.network.base_model
+            if base is not head.network:
+                self._detached.append((head.network, base))
+                setattr(head.network, head.network.base_model_prefix, self._given)
+                head.network.to(runtime.device).eval()
 
     def __enter__(self) -> EncoderModel:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self._hook.remove()
+        for network, base in self._detached:
+            setattr(network, network.base_model_prefix, base)
 
-    def run(self, rows: TokenRows) -> ModelOutputs:
-        """Run every window once, in batches of similar length; what is not finite runs again in fp32."""
-        gathered = _Gathered(rows)
+    def run(self, rows: TokenRows) -> tuple[ModelOutputs, ...]:
+        """Run every window once, in batches of similar length; what is not finite runs again in fp32.
+
+        Returns:
+            One for each head; a row that is not finite for one head is so for that head only.
+        """
+        gathered = [_Gathered(rows) for _ in self._heads]
         num_padded_tokens = 0
         for indices in plan_batches(rows.lengths, self.runtime.budget):
-            num_padded_tokens += self._run_batch(gathered, indices, self.runtime.autocast_bf16)
+            num_padded_tokens += self._run_batch(rows, gathered, indices, self.runtime.autocast_bf16)
         if self.runtime.autocast_bf16:
-            for index in np.flatnonzero(~gathered.finite_windows()):
-                self._run_batch(gathered, np.array([index]), autocast_bf16=False)
-        embeddings = merge_windows(gathered.pooled, rows, self._embedding.pooling, self._embedding.normalize)
-        logits = gathered.logits
-        if not gathered.is_over_tokens:
-            logits = merge_windows(logits, rows, "cls", normalize=False)
-        bad_rows = rows.window_rows[~gathered.finite_windows()]
-        finite = np.ones(rows.num_rows, np.bool_)
-        finite[bad_rows] = False
-        return ModelOutputs(logits, embeddings, finite, num_padded_tokens)
+            finite = np.logical_and.reduce([part.finite_windows() for part in gathered])
+            for index in np.flatnonzero(~finite):
+                self._run_batch(rows, gathered, np.array([index]), autocast_bf16=False)
+        parts = zip(self._heads, gathered, strict=True)
+        return tuple(part.conclude(head.embedding, num_padded_tokens) for head, part in parts)
 
-    def _run_batch(self, gathered: _Gathered, indices: npt.NDArray[np.int64], autocast_bf16: bool) -> int:
+    def _run_batch(
+        self, rows: TokenRows, gathered: list[_Gathered], indices: npt.NDArray[np.int64], autocast_bf16: bool
+    ) -> int:
         device = self.runtime.device
-        batch = pad_rows(gathered.rows, indices, self._padding)
-        inputs = model_inputs(batch, self.network, device)
+        batch = pad_rows(rows, indices, self._padding)
+        inputs = model_inputs(batch, self._encoder, device)
         with torch.inference_mode(), torch.autocast(device.type, dtype=torch.bfloat16, enabled=autocast_bf16):
-            logits = head_logits(self.network(**inputs))
-        assert self._states_BSH is not None
-        with torch.inference_mode():
-            pooled_BH = pool_tokens(self._states_BSH, inputs["attention_mask"], self._embedding.pooling)
-        self._states_BSH = None
-        host = np.zeros((len(indices), 0), np.float32) if logits is None else logits.float().cpu().numpy()
-        gathered.add(indices, batch, host, pooled_BH.cpu().numpy())
+            self._given.output = self._encoder(**inputs)
+            logits = [self._head_logits(head.network, inputs) for head in self._heads]
+        pooled_BH: dict[str, FloatArray] = {}
+        for head, part, values in zip(self._heads, gathered, logits, strict=True):
+            pooling = head.embedding.pooling
+            if pooling not in pooled_BH:
+                with torch.inference_mode():
+                    states_BSH = self._given.output[0]
+                    pooled_BH[pooling] = pool_tokens(states_BSH, inputs["attention_mask"], pooling).cpu().numpy()
+            host = np.zeros((len(indices), 0), np.float32) if values is None else values.float().cpu().numpy()
+            part.add(indices, batch, host, pooled_BH[pooling])
+        self._given.output = None
         return int(batch.ids_BS.size)
 
-    def _keep_states(self, _module: Any, _inputs: Any, output: Any) -> None:
-        self._states_BSH = output[0]
+    def _head_logits(self, network: Any, inputs: dict[str, torch.Tensor]) -> torch.Tensor | None:
+        """What a network's head makes of the encoder's output, by running the network around that output."""
+        if network.base_model is not self._given:
+            return None
+        known = inspect.signature(network.forward).parameters
+        return head_logits(network(**{name: value for name, value in inputs.items() if name in known}))
+
+
+class _GivenOutput(torch.nn.Module):
+    """Stands where a network's encoder was, and answers with an output computed before."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.output: Any = None
+
+    def forward(self, *_inputs: Any, **_options: Any) -> Any:
+        return self.output
 
 
 class _Gathered:
-    """Outputs of all windows, put in their places as batches come."""
+    """One head's outputs of all windows, put in their places as batches come."""
 
     def __init__(self, rows: TokenRows) -> None:
         self.rows = rows
@@ -248,6 +296,16 @@ class _Gathered:
             finite[windows[~good]] = False
             return finite
         return np.asarray(finite & good)
+
+    def conclude(self, embedding: EmbeddingOptions, num_padded_tokens: int) -> ModelOutputs:
+        """Windows -> rows."""
+        rows, logits = self.rows, self.logits
+        embeddings = merge_windows(self.pooled, rows, embedding.pooling, embedding.normalize)
+        if not self.is_over_tokens:
+            logits = merge_windows(logits, rows, "cls", normalize=False)
+        finite = np.ones(rows.num_rows, np.bool_)
+        finite[rows.window_rows[~self.finite_windows()]] = False
+        return ModelOutputs(logits, embeddings, finite, num_padded_tokens)
 
 
 def _first_line(error: Exception) -> str:

@@ -121,8 +121,6 @@ class TextTokenizer:
         self._backend.no_padding()
         self._uses_types = "token_type_ids" in tokenizer.model_input_names
         self._types_vary = any(backend.encode("").type_ids)  # XLNet: even a single text's last token has its own
-        self.pad_id: int = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
-        self.pads_left: bool = tokenizer.padding_side == "left"
 
     def encode(self, *texts: pa.Array | pa.ChunkedArray) -> TokenRows:
         """Tokenise one text per row, or a pair of them.
@@ -211,6 +209,30 @@ class _Collector:
         )
 
 
+def interleave_rows(parts: Sequence[TokenRows]) -> TokenRows:
+    """Several texts of each row, one window each -> one sequence: all of the first row, all of the second, ...
+
+    Args:
+        parts: As many TokenRows as a row has texts, each with one window a row.
+    """
+    if len(parts) == 1:
+        return parts[0]
+    joined = TokenRows(
+        np.concatenate([part.ids for part in parts]),
+        concat_lengths([part.lengths for part in parts]),
+        np.concatenate([part.truncated for part in parts]),
+    )
+    order = np.arange(len(joined)).reshape(len(parts), -1).T.reshape(-1)
+    flat = flat_positions(joined, order)
+    types = [part.type_ids for part in parts if part.type_ids is not None]
+    return TokenRows(
+        joined.ids[flat],
+        concat_lengths([joined.lengths[order]]),
+        joined.truncated[order],
+        type_ids=np.concatenate(types)[flat] if len(types) == len(parts) else None,
+    )
+
+
 @dataclass(frozen=True)
 class PaddedBatch:
     """Windows gathered into one rectangle; int64 arrays [B, S], `types_BS` None where all are zero."""
@@ -226,6 +248,12 @@ class Padding:
 
     pad_id: int
     left: bool = False
+
+    @classmethod
+    def of(cls, tokenizer: Any) -> Padding:
+        """That of a Hugging Face tokenizer."""
+        pad_id = tokenizer.pad_token_id
+        return cls(0 if pad_id is None else pad_id, tokenizer.padding_side == "left")
 
 
 def pad_rows(rows: TokenRows, indices: npt.NDArray[np.int64], padding: Padding) -> PaddedBatch:

@@ -10,8 +10,8 @@ from pipeline.finetune.prepare import PreparedTraining
 from pipeline.finetune.worker import MetricsLog, build_job, token_cache_job, write_result
 
 
-def train_alone(run: PreparedTraining, num_threads: int) -> BundleInfo:
-    """Tokenise, train and write the bundle, in this process; keeps no checkpoints.
+def train_alone(run: PreparedTraining, num_threads: int) -> dict[str, BundleInfo]:
+    """Tokenise, train and write each head's bundle, in this process; keeps no checkpoints.
 
     Args:
         run: The checked run.
@@ -22,12 +22,13 @@ def train_alone(run: PreparedTraining, num_threads: int) -> BundleInfo:
         TrainingError: the loss is not finite.
     """
     set_threads(num_threads)
-    writer = token_cache_job(run, num_threads).build()
-    for shard in missing_shards(run.train, run.cache_uri, run.storage):
-        writer.process(shard)
-    check_cached(run.train, run.cache_uri, run.spec.data.max_bad_fraction, run.storage)
+    for head in run.heads:
+        writer = token_cache_job(run, head, num_threads).build()
+        for shard in missing_shards(head.train, head.cache_uri, run.storage):
+            writer.process(shard)
+        check_cached(head.train, head.cache_uri, head.spec.data.max_bad_fraction, run.storage)
     log = MetricsLog(run)
     job, tokenizer = build_job(run, rank=0, world_size=1)
-    judgement = train(job, LoopHooks(restore=None, save=lambda write: None, report=log.add))
+    judgements = train(job, LoopHooks(restore=None, save=lambda write: None, report=log.add))
     log.flush()
-    return write_result(run, job.context.network, tokenizer, judgement)
+    return write_result(run, job.context.joined, tokenizer, judgements)

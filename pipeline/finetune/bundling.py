@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 
 from pipeline.encoder.bundle import (
     BundleInfo,
@@ -31,19 +32,15 @@ def bundle_encoder(spec: BundleSpec) -> BundleInfo:
     checks.raise_failures()
     assert encoder is not None
     check_family(encoder, task.head_class, spec.max_length)
-    recipe = spec.model_dump_json(include={"max_length", "long_text", "stride", "pooling", "normalize"})
+    recipe = json.dumps(spec.encoder_use(), sort_keys=True)
     fingerprint = hashlib.sha256((recipe + fingerprint_model(encoder)).encode()).hexdigest()
     info = BundleInfo(
         task=task.name,
         inputs={name: name for name in task.inputs},
-        max_length=spec.max_length,
-        long_text=spec.long_text,
-        stride=spec.stride,
-        pooling=spec.pooling,
-        normalize=spec.normalize,
         base_model=spec.model,
         data_fingerprint="",
         run_fingerprint=fingerprint,
         metrics={},
+        **spec.encoder_use(),
     )
     return write_bundle(spec.output, load_network(encoder, task.head_class), load_tokenizer(encoder), info, storage)

@@ -31,7 +31,7 @@ def save_checkpoint(
 ) -> None:
     """Write weights, optimizer moments and progress, then `COMPLETE` with every file's size."""
     directory.mkdir(parents=True, exist_ok=True)
-    weights = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in network.state_dict().items()}
+    weights = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in _own_weights(network).items()}
     save_file(weights, directory / _WEIGHTS)
     save_file(_flatten_optimizer(optimizer), directory / _OPTIMIZER)
     (directory / _STATE).write_text(json.dumps(asdict(progress)))
@@ -53,9 +53,21 @@ def load_checkpoint(
             f"{directory}: a checkpoint of another run ({progress.fingerprint[:12]}, this is {fingerprint[:12]})",
             "use another `work`, or remove the old run",
         )
-    network.load_state_dict(load_file(directory / _WEIGHTS))
+    weights = load_file(directory / _WEIGHTS)
+    if weights.keys() != _own_weights(network).keys():
+        raise TrainingError(f"{directory}: a checkpoint of other networks", "use another `work`, or remove the old run")
+    network.load_state_dict(weights, strict=False)
     _restore_optimizer(optimizer, load_file(directory / _OPTIMIZER))
     return progress
+
+
+def _own_weights(network: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """Every weight and buffer once: an encoder that several heads share stands under each of their names."""
+    first_names: dict[int, str] = {}
+    weights = network.state_dict(keep_vars=True)
+    for name, tensor in weights.items():
+        first_names.setdefault(id(tensor), name)
+    return {name: weights[name] for name in first_names.values()}
 
 
 def _read_progress(directory: Path) -> Progress:

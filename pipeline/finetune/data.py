@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +21,7 @@ from pipeline.corpus.reader import (
     Columns,
     ReadOptions,
     holds_words,
+    input_column,
     kept_schema,
     read_footers,
     read_shard,
@@ -27,13 +29,13 @@ from pipeline.corpus.reader import (
 from pipeline.corpus.shards import Shard, ShardSize, cut_shards
 from pipeline.encoder.attention import set_threads
 from pipeline.encoder.model import load_tokenizer
-from pipeline.encoder.tokenize import TextTokenizer, TokenOptions, TokenRows, concat_lengths
+from pipeline.encoder.tokenize import TextTokenizer, TokenOptions, TokenRows, concat_lengths, interleave_rows
 from pipeline.errors import CorpusError, Problem, SpecError
 from pipeline.output.writer import write_parquet
 from pipeline.schema import SOURCE_FILE, SOURCE_ROW
 from pipeline.storage import Storage
 from pipeline.tasks import find_task
-from pipeline.tasks.base import Examples, Learned, Task, WindowTargets
+from pipeline.tasks.base import Examples, Learned, Task, WindowTargets, targets_of
 from pipeline.uris import join_uri
 
 _SHARD_SIZE = ShardSize(rows=65_536, bytes=64 * 2**20)
@@ -51,9 +53,13 @@ _MAX_NAMED = 10
 
 @dataclass(frozen=True)
 class LabelledSet:
-    """One split: its shards, how its columns are read, and what the task learns from its targets."""
+    """One split: its shards, how its columns are read, and what the task learns from its targets.
+
+    `texts` holds, for each of a row's model inputs, the one or two columns it is made of.
+    """
 
     shards: tuple[Shard, ...]
+    texts: tuple[tuple[str, ...], ...]
     columns: Columns
     options: ReadOptions
     are_words: bool
@@ -67,11 +73,7 @@ class LabelledSet:
     @property
     def fingerprint(self) -> str:
         """Hash of the shards' names and the columns read."""
-        parts = [
-            sorted(shard.name for shard in self.shards),
-            list(self.columns.inputs),
-            list(self.columns.kept),
-        ]
+        parts = [sorted(shard.name for shard in self.shards), self.texts, self.columns.kept]
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
@@ -110,9 +112,7 @@ class TokenCacheWriter:
         """
         job = self._job
         usable = read_usable(shard, job.split, self._task, job.learned, job.storage)
-        tokens = self._tokenizer.encode(*usable.texts)
-        examples = Examples(usable.texts, tokens, job.split.are_words)
-        targets = self._task.window_targets(usable.targets, examples, job.learned)
+        tokens, targets = self._encode(usable)
         columns = [
             _lists(tokens.offsets, pa.array(tokens.ids, pa.int32())),
             _type_lists(tokens),
@@ -125,6 +125,37 @@ class TokenCacheWriter:
         }
         write_parquet(pa.table(columns, schema=_CACHE_SCHEMA), cache_file(job.cache_uri, shard), footer, job.storage)
         return pa.table({"num_rows": [shard.num_rows], "num_tokens": [len(tokens.ids)]})
+
+    def _encode(self, usable: UsableRows) -> tuple[TokenRows, WindowTargets]:
+        parts = encode_inputs(usable.texts, self._job.split.texts, self._tokenizer)
+        examples = Examples(usable.texts, parts[0], self._job.split.are_words)
+        targets = self._task.window_targets(usable.targets, examples, self._job.learned)
+        return interleave_rows(parts), _spread(targets, len(parts))
+
+
+def encode_inputs(
+    texts: Sequence[pa.ChunkedArray], groups: Sequence[tuple[str, ...]], tokenizer: TextTokenizer
+) -> list[TokenRows]:
+    """Tokens of each of a row's model inputs.
+
+    Args:
+        texts: All texts of the rows, in the order of the groups [R].
+        groups: The columns that make each model input.
+        tokenizer: Tokenises one or two texts as one input.
+    """
+    ends = np.cumsum([len(group) for group in groups]).tolist()
+    return [tokenizer.encode(*texts[end - len(group) : end]) for group, end in zip(groups, ends, strict=True)]
+
+
+def _spread(targets: WindowTargets, num_texts: int) -> WindowTargets:
+    """A row's targets stand with the first of its texts; the others have none."""
+    if num_texts == 1:
+        return targets
+    lengths = np.zeros((len(targets.weights), num_texts), np.int64)
+    lengths[:, 0] = np.diff(targets.offsets)
+    weights = np.zeros_like(lengths)
+    weights[:, 0] = targets.weights
+    return WindowTargets(targets.values, concat_lengths([lengths.reshape(-1)]), weights.reshape(-1))
 
 
 @dataclass(frozen=True)
@@ -139,15 +170,14 @@ class UsableRows:
 def read_usable(shard: Shard, split: LabelledSet, task: Task, learned: Learned, storage: Storage) -> UsableRows:
     """Read a shard and leave out rows without usable text or target."""
     rows = read_shard(shard, split.columns, split.options, storage)
-    (target,) = split.columns.kept
     good = rows.filter(pc.is_null(rows[REASON]))
-    names = split.columns.input_names
-    why = task.check(good[target], [good[name] for name in names], learned)
+    names = [input_column(name) for group in split.texts for name in group]
+    why = task.check(targets_of(good, split.columns.kept), [good[name] for name in names], learned)
     bad_text = rows.filter(pc.is_valid(rows[REASON]))
     bad_target = good.filter(pc.is_valid(why))
     reasons = _located(bad_text, bad_text[REASON]) + _located(bad_target, pc.drop_null(why))
     good = good.filter(pc.is_null(why))
-    return UsableRows(tuple(good[name] for name in names), good[target], reasons)
+    return UsableRows(tuple(good[name] for name in names), targets_of(good, split.columns.kept), reasons)
 
 
 def _located(rows: pa.Table, reasons: pa.Array | pa.ChunkedArray) -> list[str]:
@@ -167,59 +197,95 @@ def _type_lists(tokens: TokenRows) -> pa.Array:
 
 @dataclass(frozen=True)
 class TokenData:
-    """A split in memory: windows as rows of their own, and their targets, in shard order."""
+    """A split in memory, in shard order.
+
+    A training row is a window; or, for tasks that compare texts, `texts_per_row` windows one after the other, of
+    which the first carries the target.
+    """
 
     rows: TokenRows
     targets: WindowTargets
+    texts_per_row: int = 1
 
     def __len__(self) -> int:
-        return len(self.rows)
+        return len(self.rows) // self.texts_per_row
+
+    @property
+    def row_lengths(self) -> npt.NDArray[np.int64]:
+        """Tokens of each training row, over its windows."""
+        return np.asarray(self.rows.lengths.reshape(-1, self.texts_per_row).sum(axis=1), np.int64)
+
+    def windows_of(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """Windows of training rows, row after row."""
+        return np.asarray(rows[:, None] * self.texts_per_row + np.arange(self.texts_per_row), np.int64).reshape(-1)
 
 
-def open_split(uris: Uris, task: Task, columns: Columns, storage: Storage) -> LabelledSet:
+def open_split(
+    uris: Uris, task: Task, texts: tuple[tuple[str, ...], ...], target: str | None, storage: Storage
+) -> LabelledSet:
     """List a split, check its files and columns, and read its targets (not its text).
+
+    Args:
+        uris: The split's files.
+        task: What learns from it.
+        texts: The columns of each model input.
+        target: The target column; None for a task that goes without.
+        storage: The stores.
 
     Raises:
         CorpusError: a path, file or column is not there, or there are no rows.
     """
+    columns = Columns(tuple(chain.from_iterable(texts)), (target,) if target else ())
     footers = read_footers(list_corpus(uris, storage), columns, storage)
     shards = cut_shards((footer.layout for footer in footers), _SHARD_SIZE)
     if not shards:
         raise CorpusError(f"{', '.join(uris)}: no rows in {len(footers)} files", "labelled rows are needed")
     options = ReadOptions(kept_schema(footers, columns.kept), quarantine_blank=True)
-    targets = _read_targets([footer.layout.file for footer in footers], options.kept_schema, storage)
+    targets = pa.chunked_array([pa.nulls(0)])
+    if target:
+        targets = _read_targets([footer.layout.file for footer in footers], options.kept_schema, storage)
     try:
         learned = task.learn(targets)
     except (pa.ArrowException, TypeError, KeyError) as error:
         raise CorpusError(
-            f"{', '.join(uris)}: column {columns.kept[0]!r} is {targets.type}; task {task.name} cannot learn from it: "
+            f"{', '.join(uris)}: column {target!r} is {targets.type}; task {task.name} cannot learn from it: "
             f"{str(error).splitlines()[0]}",
             "name the target column with data.label, or choose the task that fits it",
         ) from None
-    return LabelledSet(tuple(shards), columns, options, holds_words(footers, columns), learned)
+    return LabelledSet(tuple(shards), texts, columns, options, holds_words(footers, columns), learned)
 
 
-def check_labels(task: Task, train: LabelledSet, validation: LabelledSet | None, source: str) -> None:
+@dataclass(frozen=True)
+class LabelPlaces:
+    """Where labels were asked for: the spec, and the field that names the data."""
+
+    source: str
+    field: str
+
+
+def check_labels(task: Task, train: LabelledSet, validation: LabelledSet | None, places: LabelPlaces) -> None:
     """Targets make sense: something to tell apart in training, and no label in validation that training never had.
 
     Raises:
         SpecError: naming the labels.
     """
-    column = train.columns.kept[0]
     labels = train.learned.labels
     problems = []
     has_classes = "id2label" in task.head_config(train.learned)
     if has_classes and len(labels) < 2:
         found = ", ".join(labels) or "none"
-        problems.append(Problem("data.train", f"column {column!r} holds the labels: {found}", "two labels or more"))
+        column = train.columns.kept[0]
+        problems.append(
+            Problem(f"{places.field}.train", f"column {column!r} holds the labels: {found}", "two labels or more")
+        )
     unknown = sorted(set(validation.learned.labels) - set(labels)) if validation else []
     if unknown:
         named = ", ".join(repr(label) for label in unknown[:_MAX_NAMED])
         remedy = "add training rows of those labels, or take those rows out of validation"
         expected = f"some of: {', '.join(labels[:_MAX_NAMED])}"
-        problems.append(Problem("data.validation", f"labels never trained: {named}", expected, remedy))
+        problems.append(Problem(f"{places.field}.validation", f"labels never trained: {named}", expected, remedy))
     if problems:
-        raise SpecError(source, tuple(problems))
+        raise SpecError(places.source, tuple(problems))
 
 
 def cache_file(cache_uri: str, shard: Shard) -> str:
@@ -263,7 +329,7 @@ def check_usable(num_rows: int, num_bad: int, reasons: Sequence[str], max_bad_fr
         )
 
 
-def load_tokens(files: Iterable[str], storage: Storage) -> TokenData:
+def load_tokens(files: Iterable[str], texts_per_row: int, storage: Storage) -> TokenData:
     """Read cache files into memory, in the order given."""
     parts = [_read_cached(uri, storage) for uri in files]
     ids = np.concatenate([np.zeros(0, np.int32), *(part.ids for part in parts)])
@@ -275,7 +341,7 @@ def load_tokens(files: Iterable[str], storage: Storage) -> TokenData:
         concat_lengths([part.target_lengths for part in parts]),
         np.concatenate([np.zeros(0, np.int64), *(part.weights for part in parts)]),
     )
-    return TokenData(rows, targets)
+    return TokenData(rows, targets, texts_per_row)
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -13,13 +13,14 @@ import pyarrow as pa
 import torch
 import torch.distributed as dist
 
-from pipeline.encoder.model import EmbeddingOptions, EncoderModel
+from pipeline.encoder.model import EncoderModel
+from pipeline.encoder.tokenize import TokenRows
 from pipeline.errors import TrainingError
 from pipeline.finetune.checkpoint import Progress, load_checkpoint, save_checkpoint
 from pipeline.finetune.plan import TrainingPlan, learning_rate_factor, share_batch
 from pipeline.finetune.spec import CheckpointConfig
 from pipeline.finetune.step import StepContext, StepResult, make_optimizer, run_step, set_learning_rate
-from pipeline.tasks.base import Evaluation, Examples, Learned
+from pipeline.tasks.base import Evaluation, Examples, Learned, Task
 
 _SYNC_EVERY_STEPS = 10
 
@@ -60,9 +61,10 @@ class LoopHooks:
 
 @dataclass(frozen=True)
 class ValidationRows:
-    """This rank's share of the validation rows."""
+    """This rank's share of one head's validation rows: texts and targets, and the tokens of each model input."""
 
     examples: Examples
+    inputs: tuple[TokenRows, ...]
     targets: pa.ChunkedArray
 
 
@@ -74,70 +76,75 @@ class Judgement:
     learned: Learned
 
 
+Judgements = dict[str, Judgement]
+"""Head -> its judgement; heads without validation rows have none."""
+
+
 @dataclass(frozen=True)
 class LoopJob:
-    """One rank's view of a run."""
+    """One rank's view of a run; `learned` and `validation` by head."""
 
     context: StepContext
     plan: TrainingPlan
-    validation: ValidationRows | None
-    learned: Learned
+    validation: Mapping[str, ValidationRows]
+    learned: Mapping[str, Learned]
     checkpoint: CheckpointConfig
     fingerprint: str
     rank: int
 
 
-def train(job: LoopJob, hooks: LoopHooks) -> Judgement | None:
+def train(job: LoopJob, hooks: LoopHooks) -> Judgements:
     """Run every step that is left.
 
     Returns:
-        The judgement after the last epoch, or None without validation rows; the same on every rank.
+        The judgements after the last epoch; the same on every rank.
 
     Raises:
         TrainingError: the loss is not finite; on every rank at the same step.
     """
     context, plan = job.context, job.plan
-    network = _unwrapped(context.network)
-    optimizer = make_optimizer(network, network.base_model_prefix, context.config)
+    network = context.joined
+    optimizer = make_optimizer(network, context.config)
     first_step = 0
     if hooks.restore is not None:
         first_step = load_checkpoint(hooks.restore, network, optimizer, job.fingerprint).next_step
     window = _Window(job, hooks)
-    judgement = evaluate(job) if first_step == plan.num_steps else None
+    judgements = evaluate(job) if first_step == plan.num_steps else {}
     for step in range(first_step, plan.num_steps):
         factor = learning_rate_factor(step, plan.num_steps, context.config.warmup_fraction)
         set_learning_rate(optimizer, factor)
-        torch.manual_seed(hash((context.config.seed, step, job.rank)) & 0x7FFF_FFFF)
         window.add(_planned_step(job, optimizer, step))
         at_epoch_end = plan.ends_epoch(step)
         if at_epoch_end or (step + 1) % _SYNC_EVERY_STEPS == 0:
             if at_epoch_end:
-                judgement = evaluate(job)
-            window.close(step, factor, judgement if at_epoch_end else None)
+                judgements = evaluate(job)
+            window.close(step, factor, judgements if at_epoch_end else {})
             if window.wants_checkpoint(at_epoch_end):
                 progress = Progress(step + 1, job.fingerprint)
                 hooks.save(lambda target, at=progress: save_checkpoint(target, network, optimizer, at))  # type: ignore[misc]
-    return judgement
+    return judgements
 
 
-def evaluate(job: LoopJob) -> Judgement | None:
+def evaluate(job: LoopJob) -> Judgements:
     """Judge the validation rows, shared among ranks, each exactly once; every rank gets the same figures.
 
     Thresholds are tuned on these very rows.
     """
-    data, context = job.validation, job.context
-    if data is None:
-        return None
-    network = _unwrapped(context.network)
-    with EncoderModel(network, context.runtime, EmbeddingOptions("cls", normalize=False), context.padding) as model:
-        outputs = model.run(data.examples.tokens)
-    mine = context.task.judge([outputs], data.examples, data.targets, job.learned)
+    tasks = {head.name: head.task for head in job.context.heads}
+    return {name: _judge(job, name, tasks[name], rows) for name, rows in job.validation.items()}
+
+
+def _judge(job: LoopJob, name: str, task: Task, rows: ValidationRows) -> Judgement:
+    context = job.context
+    with EncoderModel([context.joined.head(name)], context.runtime, context.padding) as model:
+        outputs = [model.run(tokens)[0] for tokens in rows.inputs]
+    mine = task.judge(outputs, rows.examples, rows.targets, job.learned[name])
     gathered: list[Any] = [mine] * context.world_size
     if context.world_size > 1:
         dist.all_gather_object(gathered, mine)
     judged = pa.concat_tables(gathered)
-    learned = context.task.tune(judged, job.learned)
-    return Judgement(context.task.evaluate(judged, learned), learned)
+    learned = task.tune(judged, job.learned[name])
+    return Judgement(task.evaluate(judged, learned), learned)
 
 
 class _Window:
@@ -151,17 +158,17 @@ class _Window:
     def add(self, result: StepResult) -> None:
         self._results.append(result)
 
-    def close(self, step: int, factor: float, judgement: Judgement | None) -> None:
+    def close(self, step: int, factor: float, judgements: Judgements) -> None:
         """Sum over ranks, stop on a loss that is not finite, report on rank 0, start anew."""
         job = self._job
         sums = torch.tensor(
-            [[result.loss_sum, result.weight, result.num_tokens, result.num_padded_tokens] for result in self._results],
+            [[result.loss, result.num_tokens, result.num_padded_tokens] for result in self._results],
             dtype=torch.float64,
         ).sum(dim=0)
         if job.context.world_size > 1:
             sums = _all_reduce(sums, job.context.runtime.device)
-        loss_sum, weight, num_tokens, num_padded = sums.tolist()
-        loss = loss_sum / max(weight, 1)
+        loss_sum, num_tokens, num_padded = sums.tolist()
+        loss = loss_sum / len(self._results)
         if not math.isfinite(loss):
             raise TrainingError(
                 f"the loss is {loss} within steps {step + 1 - len(self._results)}-{step}",
@@ -177,7 +184,7 @@ class _Window:
             grad_norm=self._results[-1].grad_norm,
             tokens_per_s=num_tokens / max(now_s - self._started_s, 1e-9),
             padding_share=1 - num_tokens / max(num_padded, 1),
-            validation=judgement.evaluation.metrics if judgement else None,
+            validation=_figures(judgements) or None,
         )
         if job.rank == 0:
             self._hooks.report(status)
@@ -196,21 +203,25 @@ class _Window:
 
 
 def _planned_step(job: LoopJob, optimizer: torch.optim.Optimizer, step: int) -> StepResult:
-    data = job.context.data
     batch = job.plan.batch(step)
-    shares = share_batch(batch, data.rows.lengths[batch], job.context.world_size)
-    weight = int(data.targets.weights[batch].sum())
-    return run_step(job.context, optimizer, shares[job.rank], max(weight, 1))
+    shares = share_batch(batch, job.context.row_lengths[batch], job.context.world_size)
+    seed = hash((job.context.config.seed, step, job.rank)) & 0x7FFF_FFFF
+    return run_step(job.context, optimizer, batch, shares[job.rank], seed)
+
+
+def _figures(judgements: Judgements) -> dict[str, float]:
+    """All heads' metrics, named `head.metric` where there are several heads."""
+    return {
+        f"{head}.{name}" if head else name: value
+        for head, judgement in judgements.items()
+        for name, value in judgement.evaluation.metrics.items()
+    }
 
 
 def _all_reduce(values: torch.Tensor, device: torch.device) -> torch.Tensor:
     moved = values.to(device)
     dist.all_reduce(moved)
     return moved.cpu()
-
-
-def _unwrapped(network: Any) -> Any:
-    return getattr(network, "module", network)
 
 
 def status_record(status: TrainingStatus) -> dict[str, Any]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import asdict, dataclass
+from itertools import chain
 
-from pipeline.corpus.reader import Columns
 from pipeline.encoder.bundle import (
     BundleInfo,
     check_bundle_target,
@@ -17,11 +17,37 @@ from pipeline.encoder.bundle import (
 from pipeline.encoder.model import check_family
 from pipeline.encoder.tokenize import TokenOptions
 from pipeline.errors import Checks, ModelError, Problem, SpecError
-from pipeline.finetune.data import LabelledSet, check_labels, open_split
-from pipeline.finetune.spec import FinetuneSpec
+from pipeline.finetune.data import LabelledSet, LabelPlaces, check_labels, open_split
+from pipeline.finetune.spec import FinetuneSpec, HeadSpec
 from pipeline.storage import Storage
 from pipeline.tasks import check_inputs, find_task
+from pipeline.tasks.base import Task
 from pipeline.uris import join_uri
+
+
+@dataclass(frozen=True)
+class PreparedHead:
+    """One task of a run: its data, and how its text becomes tokens."""
+
+    name: str
+    spec: HeadSpec
+    train: LabelledSet
+    validation: LabelledSet | None
+    token_options: TokenOptions
+    cache_uri: str
+
+    @property
+    def task(self) -> Task:
+        """The task."""
+        return find_task(self.spec.task, "spec")
+
+    @property
+    def inputs(self) -> dict[str, str]:
+        """The task's inputs in scoring -> the columns they were trained on, where those are the same."""
+        task = self.task
+        if task.labelled_inputs != (task.inputs,):
+            return {name: name for name in task.inputs}
+        return dict(zip(task.inputs, self.train.texts[0], strict=True))
 
 
 @dataclass(frozen=True)
@@ -30,8 +56,7 @@ class PreparedTraining:
 
     spec: FinetuneSpec
     encoder: str
-    train: LabelledSet
-    validation: LabelledSet | None
+    heads: tuple[PreparedHead, ...]
     fingerprint: str
     data_fingerprint: str
 
@@ -41,44 +66,22 @@ class PreparedTraining:
         return Storage(self.spec.storage)
 
     @property
-    def token_options(self) -> TokenOptions:
-        """How text becomes tokens."""
-        task = find_task(self.spec.task, "spec")
-        long_text = "window" if task.windows_always else self.spec.long_text
-        return TokenOptions(self.spec.max_length, long_text, self.spec.stride, task.needs_spans)
-
-    @property
-    def inputs(self) -> dict[str, str]:
-        """Task input -> training column."""
-        names = find_task(self.spec.task, "spec").inputs
-        return dict(zip(names, self.train.columns.inputs, strict=True))
-
-    @property
-    def cache_uri(self) -> str:
-        """Where this tokenizer's ids for these columns are kept."""
-        learned = self.train.learned
-        key = {
-            "tokenizer": fingerprint_model(self.encoder, tokenizer_only=True),
-            "task": self.spec.task,
-            "tokens": asdict(self.token_options),
-            "columns": [self.train.columns.inputs, self.train.columns.kept],
-            "learned": [learned.labels, sorted(learned.options.items())],
-        }
-        digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:32]
-        return join_uri(self.spec.work_uri, "token_cache", digest)
+    def num_rows(self) -> int:
+        """Training rows of all tasks, usable or not."""
+        return sum(head.train.num_rows for head in self.heads)
 
     @property
     def run_name(self) -> str:
         """Derives from the spec and the data: another recipe never resumes this run's checkpoints."""
         return f"run-{self.fingerprint[:16]}"
 
-    def finished_bundle(self) -> BundleInfo | None:
-        """The bundle this very run has already written, if it has."""
+    def finished_bundles(self) -> dict[str, BundleInfo] | None:
+        """The bundles this very run has already written, by head, if it has written all."""
         try:
-            info = read_bundle_info(self.spec.output, self.storage)
+            infos = {head.name: read_bundle_info(self.spec.output_of(head.name), self.storage) for head in self.heads}
         except ModelError:
             return None
-        return info if info.run_fingerprint == self.fingerprint else None
+        return infos if all(info.run_fingerprint == self.fingerprint for info in infos.values()) else None
 
 
 def prepare_training(spec: FinetuneSpec, source: str) -> PreparedTraining:
@@ -91,32 +94,73 @@ def prepare_training(spec: FinetuneSpec, source: str) -> PreparedTraining:
     Raises:
         InputError: whatever the user has to mend.
     """
-    storage = Storage(spec.storage)
-    task = find_task(spec.task, source)
-    if not task.is_trained:
-        problem = Problem(
-            "task", f"{spec.task} has nothing to train", "another task", "`bertmill bundle` wraps an encoder"
-        )
-        raise SpecError(source, (problem,))
-    if spec.long_text == "window" and len(task.inputs) > 1 and not task.windows_always:
-        # the windows of two long texts would be every combination of both
-        problem = Problem("long_text", f"window, for the pairs of task {spec.task}", "truncate")
-        raise SpecError(source, (problem,))
-    check_inputs(spec.data.inputs, task.inputs, source)
-    inputs = tuple(spec.data.inputs.get(name, name) for name in task.inputs)
-    columns = Columns(inputs, (spec.data.label or task.target,))
-    checks = Checks()
+    storage, checks = Storage(spec.storage), Checks()
+    for name in spec.all_heads:
+        _check_head(spec, name, source)
     encoder = checks.run(lambda: resolve_encoder(spec.model, storage))
-    checks.run(lambda: check_bundle_target(spec.output, storage))
-    train_set = checks.run(lambda: open_split(spec.data.train, task, columns, storage))
-    held_out = spec.data.validation
-    validation = checks.run(lambda: open_split(held_out, task, columns, storage)) if held_out else None
+    splits = {}
+    for name, head in spec.all_heads.items():
+        checks.run(lambda name=name: check_bundle_target(spec.output_of(name), storage))  # type: ignore[misc]
+        splits[name] = checks.run(lambda name=name, head=head: _open_splits(spec, name, head, source))  # type: ignore[misc]
     checks.raise_failures()
     assert encoder is not None
-    assert train_set is not None
-    check_labels(task, train_set, validation, source)
-    check_family(encoder, task.head_class, spec.max_length)
-    data_parts = [train_set.fingerprint, validation.fingerprint if validation else ""]
-    data_fingerprint = hashlib.sha256("".join(data_parts).encode()).hexdigest()
+    heads = []
+    for name, split in splits.items():
+        assert split is not None
+        task = find_task(spec.all_heads[name].task, source)
+        check_family(encoder, task.head_class, spec.max_length)
+        options = _token_options(spec, task)
+        heads.append(
+            PreparedHead(name, spec.all_heads[name], *split, options, _cache_uri(spec, task, split[0], encoder))
+        )
+    prints = [part.fingerprint for head in heads for part in (head.train, head.validation) if part is not None]
+    data_fingerprint = hashlib.sha256("".join(prints).encode()).hexdigest()
     fingerprint = spec.fingerprint(data_fingerprint, fingerprint_model(encoder))
-    return PreparedTraining(spec, encoder, train_set, validation, fingerprint, data_fingerprint)
+    return PreparedTraining(spec, encoder, tuple(heads), fingerprint, data_fingerprint)
+
+
+def _check_head(spec: FinetuneSpec, name: str, source: str) -> None:
+    """What a head's block says makes sense for its task."""
+    head = spec.all_heads[name]
+    task = find_task(head.task, source)
+    if spec.long_text == "window" and len(task.inputs) > 1 and not task.windows_always:
+        # the windows of two long texts would be every combination of both
+        problem = Problem("long_text", f"window, for the pairs of task {head.task}", "truncate")
+        raise SpecError(source, (problem,))
+    check_inputs(head.data.inputs, (*chain.from_iterable(task.labelled_inputs), *task.optional_inputs), source)
+
+
+def _open_splits(spec: FinetuneSpec, name: str, head: HeadSpec, source: str) -> tuple[LabelledSet, LabelledSet | None]:
+    """A head's training and validation rows; optional inputs are training's alone."""
+    storage, task, data = Storage(spec.storage), find_task(head.task, source), head.data
+    needed = tuple(tuple(data.inputs.get(name, name) for name in group) for group in task.labelled_inputs)
+    extra = tuple((data.inputs[name],) for name in task.optional_inputs if name in data.inputs)
+    target = data.label or (task.target if task.needs_target else None)
+    checks = Checks()
+    train = checks.run(lambda: open_split(data.train, task, (*needed, *extra), target, storage))
+    held_out = data.validation
+    validation = checks.run(lambda: open_split(held_out, task, needed, target, storage)) if held_out else None
+    checks.raise_failures()
+    assert train is not None
+    check_labels(task, train, validation, LabelPlaces(source, spec.field_of(name, "data")))
+    return train, validation
+
+
+def _token_options(spec: FinetuneSpec, task: Task) -> TokenOptions:
+    """How a task's training text becomes tokens; texts that are compared are cut, not windowed."""
+    long_text = "window" if task.windows_always else spec.long_text
+    return TokenOptions(spec.max_length, "truncate" if task.compares_rows else long_text, spec.stride, task.needs_spans)
+
+
+def _cache_uri(spec: FinetuneSpec, task: Task, train: LabelledSet, encoder: str) -> str:
+    """Where this tokenizer's ids for these columns are kept."""
+    learned = train.learned
+    key = {
+        "tokenizer": fingerprint_model(encoder, tokenizer_only=True),
+        "task": task.name,
+        "tokens": asdict(_token_options(spec, task)),
+        "columns": [train.texts, train.columns.kept],
+        "learned": [learned.labels, sorted(learned.options.items())],
+    }
+    digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:32]
+    return join_uri(spec.work_uri, "token_cache", digest)

@@ -26,20 +26,21 @@ from pipeline.encoder.bundle import BundleInfo, read_bundle_info
 from pipeline.errors import BertmillError, CorpusError, ModelError, TrainingError
 from pipeline.finetune.data import check_cached, missing_shards
 from pipeline.finetune.loop import LoopHooks, TrainingStatus, train
-from pipeline.finetune.prepare import PreparedTraining
+from pipeline.finetune.prepare import PreparedHead, PreparedTraining
 from pipeline.finetune.worker import MetricsLog, build_job, token_cache_job, write_result
 from pipeline.telemetry import Meter, ProgressDisplay
 
 _POLL_S = 1.0
 
 
-def run_training(run: PreparedTraining, pool: PoolOptions) -> BundleInfo:
-    """Tokenise what is not cached, train, and write the bundle; needs a running Ray.
+def run_training(run: PreparedTraining, pool: PoolOptions) -> dict[str, BundleInfo]:
+    """Tokenise what is not cached, train, and write each head's bundle; needs a running Ray.
 
     Raises:
         TrainingError: training stopped, or lost its workers too often.
     """
-    tokenize_training(run, pool)
+    for head in run.heads:
+        tokenize_training(run, head, pool)
     board = ray.remote(num_cpus=0)(_Board).remote()
     filesystem, path = run.storage.open_arrow(run.spec.work_uri)
     if hasattr(filesystem, "create_dir"):
@@ -66,25 +67,25 @@ def run_training(run: PreparedTraining, pool: PoolOptions) -> BundleInfo:
     failure = ray.get(board.failure.remote())
     if failure is not None:
         raise failure
-    return read_bundle_info(run.spec.output, run.storage)
+    return {head.name: read_bundle_info(run.spec.output_of(head.name), run.storage) for head in run.heads}
 
 
-def tokenize_training(run: PreparedTraining, pool: PoolOptions) -> None:
-    """Fill the token cache with what it lacks. Validation is tokenised by the workers: it is read once a run.
+def tokenize_training(run: PreparedTraining, head: PreparedHead, pool: PoolOptions) -> None:
+    """Fill a head's token cache with what it lacks. Validation is tokenised by the workers: it is read once a run.
 
     Raises:
         CorpusError: more rows lack usable text or a target than the spec allows.
     """
-    pending = missing_shards(run.train, run.cache_uri, run.storage)
+    pending = missing_shards(head.train, head.cache_uri, run.storage)
     if pending:
-        job = token_cache_job(run, max(1, int(pool.cpus_per_worker)))
+        job = token_cache_job(run, head, max(1, int(pool.cpus_per_worker)))
         meter = Meter()
         with ProgressDisplay("tokenising", sum(shard.num_rows for shard in pending), "rows") as display:
             for receipt in stream_shards(pending, job, replace(pool, gpus_per_worker=0)):
                 meter.num_rows += sum(receipt["num_rows"].to_pylist())
                 meter.num_tokens += sum(receipt["num_tokens"].to_pylist())
                 display.update(meter.num_rows, meter.rates())
-    check_cached(run.train, run.cache_uri, run.spec.data.max_bad_fraction, run.storage)
+    check_cached(head.train, head.cache_uri, head.spec.data.max_bad_fraction, run.storage)
 
 
 class _Board:
@@ -142,7 +143,9 @@ class _Watch:
 
 
 def _note(status: TrainingStatus) -> str:
-    figures = "".join(f", {name} {value:.3f}" for name, value in (status.validation or {}).items() if name != "loss")
+    figures = "".join(
+        f", {name} {value:.3f}" for name, value in (status.validation or {}).items() if not name.endswith("loss")
+    )
     return (
         f"epoch {status.epoch + 1}, loss {status.loss:.3f}, lr {status.learning_rate:.1e}, "
         f"{status.tokens_per_s:,.0f} tokens/s, {status.padding_share:.0%} padding{figures}"
@@ -184,14 +187,14 @@ def _train_rank(run: PreparedTraining, board: Any, threads: int) -> None:
 
     checkpoint = ray.train.get_checkpoint()
     if checkpoint is None:
-        judgement = train(job, LoopHooks(None, _saver(job.rank), report))
+        judgements = train(job, LoopHooks(None, _saver(job.rank), report))
     else:
         log.resume()
         with checkpoint.as_directory() as directory:
-            judgement = train(job, LoopHooks(Path(directory), _saver(job.rank), report))
+            judgements = train(job, LoopHooks(Path(directory), _saver(job.rank), report))
     if job.rank == 0:
         log.flush()
-        write_result(run, job.context.network, tokenizer, judgement)
+        write_result(run, job.context.joined, tokenizer, judgements)
 
 
 def _saver(rank: int) -> Callable[[Callable[[Path], None]], None]:

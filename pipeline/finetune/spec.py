@@ -8,11 +8,9 @@ from typing import Literal
 
 from pydantic import Field, PositiveInt, model_validator
 
-from pipeline.config import ComputeConfig, SpecModel, StorageConfig, Uri, Uris
+from pipeline.config import ComputeConfig, EncoderUse, SpecModel, StorageConfig, Uri, Uris, check_bundle_names
 from pipeline.tasks import TASKS
-from pipeline.uris import overlaps
-
-_RECIPE = {"task", "training", "max_length", "long_text", "stride", "pooling", "normalize"}
+from pipeline.uris import join_uri, overlaps
 
 
 class DataConfig(SpecModel):
@@ -21,7 +19,7 @@ class DataConfig(SpecModel):
     train: Uris = Field(description="files, directories or prefixes of training rows")
     validation: Uris | None = Field(None, description="rows evaluated after each epoch")
     inputs: dict[str, str] = Field(default_factory=dict, description="task input -> column, where names differ")
-    label: str | None = Field(None, description="target column; default: the task's target name")
+    label: str | None = Field(None, description="target column; default: the task's target name, if it needs one")
     max_bad_fraction: float = Field(0.01, ge=0, le=1, description="share of rows without usable text or label")
 
 
@@ -50,39 +48,70 @@ class CheckpointConfig(SpecModel):
     max_failures: int = Field(3, ge=0, description="how often lost workers are replaced before giving up")
 
 
-class FinetuneSpec(SpecModel):
-    """Fine-tune an encoder on labelled Parquet and write a bundle."""
+class HeadSpec(SpecModel):
+    """One of several tasks on one encoder."""
 
     task: str
-    model: str = Field(description="directory, s3:// URI, package://NAME/DIR or Hugging Face id")
     data: DataConfig
-    output: Uri = Field(description="URI of the bundle")
+    weight: float = Field(1.0, gt=0, description="how much a row of this task counts beside another task's")
+
+
+class FinetuneSpec(EncoderUse):
+    """Fine-tune an encoder on labelled Parquet and write a bundle; or on several tasks at once, a bundle for each."""
+
+    task: str | None = Field(None, description="what is learned; `heads` instead learns several tasks")
+    data: DataConfig | None = Field(None, description="what it is learned from")
+    heads: dict[str, HeadSpec] = Field(default_factory=dict, description="name -> task; writes OUTPUT/NAME for each")
+    model: str = Field(description="directory, s3:// URI, package://NAME/DIR or Hugging Face id")
+    output: Uri = Field(description="URI of the bundle, or of the folder of several")
     work: Uri | None = Field(None, description="URI for token cache, checkpoints and metrics; default: OUTPUT.work")
-    max_length: int = Field(128, ge=8, description="tokens of one input, special tokens included")
-    long_text: Literal["truncate", "window"] = Field("truncate", description="what becomes of longer text")
-    stride: int = Field(32, ge=0, description="tokens that neighbouring windows share")
-    pooling: Literal["mean", "cls", "max"] = Field("mean", description="how embeddings are pooled")
-    normalize: bool = Field(True, description="scale embeddings to length 1")
     training: TrainingConfig = TrainingConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     compute: ComputeConfig = ComputeConfig()
     storage: StorageConfig = StorageConfig()
 
     @model_validator(mode="after")
+    def _tasks_are_given_once(self) -> FinetuneSpec:
+        single = [name for name in ("task", "data") if getattr(self, name) is not None]
+        if self.heads and single:
+            raise ValueError(f"`heads` says what is learned, so `{single[0]}` has no place beside it")
+        if not self.heads and len(single) < 2:
+            missing = " and ".join(f"`{name}`" for name in ("task", "data") if name not in single)
+            raise ValueError(f"{missing} missing: give `task` and `data`, or `heads` for several tasks")
+        check_bundle_names(self.heads)
+        return self
+
+    @model_validator(mode="after")
     def _windows_move_on(self) -> FinetuneSpec:
-        task = TASKS.get(self.task)
-        is_windowed = self.long_text == "window" or (task is not None and task.windows_always)
+        tasks = [TASKS.get(head.task) for head in self.all_heads.values()]
+        is_windowed = self.long_text == "window" or any(task is not None and task.windows_always for task in tasks)
         if is_windowed and self.stride > self.max_length // 2:
             raise ValueError(f"stride {self.stride} is more than half of max_length {self.max_length}")
         return self
 
     @model_validator(mode="after")
     def _output_is_apart(self) -> FinetuneSpec:
-        inputs = (*self.data.train, *(self.data.validation or ()))
+        data = [head.data for head in self.all_heads.values()]
+        inputs = [uri for block in data for uri in (*block.train, *(block.validation or ()))]
         for place in (self.output, self.work_uri):
             if any(overlaps(uri, place) for uri in inputs):
                 raise ValueError(f"{place} overlaps with the training data: a run would read its own output")
         return self
+
+    @property
+    def all_heads(self) -> dict[str, HeadSpec]:
+        """What is learned, by name; a single task has the name ""."""
+        if self.task is not None and self.data is not None:
+            return {"": HeadSpec(task=self.task, data=self.data)}
+        return self.heads
+
+    def field_of(self, head: str, field: str) -> str:
+        """A head's field as the spec spells it, for messages."""
+        return f"heads.{head}.{field}" if head else field
+
+    def output_of(self, head: str) -> str:
+        """Where a head's bundle is written."""
+        return join_uri(self.output, head) if head else self.output
 
     @property
     def work_uri(self) -> str:
@@ -91,22 +120,18 @@ class FinetuneSpec(SpecModel):
 
     def fingerprint(self, data_fingerprint: str, model_fingerprint: str) -> str:
         """Hash of what decides the trained weights; workers, checkpoints and places are not in it."""
-        recipe = self.model_dump(include=_RECIPE, mode="json")
-        recipe["precision"] = self.compute.precision
-        parts = [recipe, data_fingerprint, model_fingerprint]
+        tasks = {name: [head.task, head.weight] for name, head in self.all_heads.items()}
+        recipe = self.training.model_dump(mode="json")
+        parts = [tasks, recipe, self.encoder_use(), self.compute.precision, data_fingerprint, model_fingerprint]
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
-class BundleSpec(SpecModel):
+class BundleSpec(EncoderUse):
     """Bundle a pretrained encoder as it is, for embeddings."""
 
     model: str = Field(description="directory, s3:// URI, package://NAME/DIR or Hugging Face id")
     output: Uri = Field(description="URI of the bundle")
     max_length: int = Field(256, ge=8, description="tokens of one input, special tokens included")
-    long_text: Literal["truncate", "window"] = Field("truncate", description="what becomes of longer text")
-    stride: int = Field(0, ge=0, description="tokens that neighbouring windows share")
-    pooling: Literal["mean", "cls", "max"] = Field("mean", description="how embeddings are pooled")
-    normalize: bool = Field(True, description="scale embeddings to length 1")
     storage: StorageConfig = StorageConfig()
 
     @model_validator(mode="after")

@@ -1,18 +1,23 @@
-"""One optimizer step over one rank's share of a global batch."""
+"""One optimizer step over one rank's share of a global batch, whatever heads its rows belong to."""
 
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import chain, pairwise
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
+import torch.distributed as dist
 
 from pipeline.encoder.attention import Runtime
 from pipeline.encoder.batching import BatchBudget, plan_batches
-from pipeline.encoder.model import head_logits, model_inputs
+from pipeline.encoder.heads import HeadCall, JoinedHeads
+from pipeline.encoder.model import model_inputs
 from pipeline.encoder.tokenize import PaddedBatch, Padding, flat_positions, pad_rows
 from pipeline.finetune.data import TokenData
 from pipeline.finetune.spec import TrainingConfig
@@ -20,77 +25,120 @@ from pipeline.tasks.base import IGNORED, Task
 
 _CPU_MICRO_BATCH_TOKENS = 1_024
 _GPU_MICRO_BATCH_TOKENS = 16_384
+IntArray = npt.NDArray[np.int64]
+FloatArray = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class TrainingHead:
+    """One task of a run: its rows, and how much one of them counts beside another task's."""
+
+    name: str
+    task: Task
+    data: TokenData
+    weight: float = 1.0
 
 
 @dataclass(frozen=True)
 class StepContext:
     """What every step of a run shares.
 
-    `network` may be wrapped in DistributedDataParallel, which averages gradients over `world_size` ranks.
+    Rows are numbered through all heads, the first head's first. `network` is a JoinedHeads, which may be wrapped in
+    DistributedDataParallel: that averages gradients over `world_size` ranks.
     """
 
     network: Any
-    task: Task
-    data: TokenData
+    heads: tuple[TrainingHead, ...]
     runtime: Runtime
     config: TrainingConfig
     padding: Padding
-    world_size: int
+    world_size: int = 1
+
+    @property
+    def joined(self) -> JoinedHeads:
+        """The network without its wrapping."""
+        joined: JoinedHeads = getattr(self.network, "module", self.network)
+        return joined
+
+    @cached_property
+    def row_lengths(self) -> IntArray:
+        """Tokens of every row."""
+        return np.concatenate([head.data.row_lengths for head in self.heads])
+
+    def split(self, rows: IntArray) -> list[IntArray]:
+        """Row numbers -> each head's own, counted from 0."""
+        starts = np.cumsum([0, *(len(head.data) for head in self.heads)])
+        return [rows[(rows >= low) & (rows < high)] - low for low, high in pairwise(starts)]
 
 
 @dataclass(frozen=True)
 class StepResult:
-    """This rank's part of a step: summed loss, its terms, real and padded tokens; the gradient norm is global."""
+    """This rank's part of a step: losses add up over ranks to the step's; the gradient norm is global."""
 
-    loss_sum: float
-    weight: int
+    loss: float
     num_tokens: int
     num_padded_tokens: int
     grad_norm: float
 
 
+@dataclass(frozen=True)
+class _MicroBatch:
+    """Windows of one head that go through the network together, and what their outputs add to the loss."""
+
+    head: str
+    call: HeadCall
+    objective: Callable[[torch.Tensor], torch.Tensor]
+    num_padded_tokens: int
+
+
 def run_step(
-    context: StepContext, optimizer: torch.optim.Optimizer, share: npt.NDArray[np.int64], weight: int
+    context: StepContext, optimizer: torch.optim.Optimizer, batch: IntArray, share: IntArray, seed: int
 ) -> StepResult:
     """Forward, backward and update.
 
-    The loss is summed over rows and divided by the global count of its terms, so neither micro-batches nor
-    the number of ranks change the gradient.
+    A head's loss is summed over its rows and divided by the global count of its terms, so neither micro-batches nor
+    the number of ranks change the gradient; heads count by their rows in the batch, times their weights.
 
     Args:
         context: The run.
         optimizer: Already set to this step's learning rate.
-        share: Row numbers of this rank; may be empty (the rank still joins the gradient exchange).
-        weight: Terms of the loss in the global batch, over all ranks.
+        batch: Row numbers of the global batch.
+        share: Those of this rank; may be empty (the rank still joins the gradient exchange).
+        seed: Of this step's dropout on this rank.
     """
     network = context.network
     network.train()
     optimizer.zero_grad(set_to_none=True)
-    micro_batches = _micro_batches(context, share)
-    loss_sum, num_padded = 0.0, 0
-    for position, rows in enumerate(micro_batches):
-        is_last = position == len(micro_batches) - 1
-        with contextlib.nullcontext() if is_last else _no_sync(network):
-            loss, padded = _backward(context, rows, weight if len(share) else 0)
-        loss_sum += loss
-        num_padded += padded
+    queues, losses = [], []
+    parts = zip(context.heads, context.split(batch), context.split(share), strict=True)
+    for number, (head, in_batch, own) in enumerate(parts):
+        scale = head.weight * len(in_batch) / len(batch)
+        plan = _plan_comparison if head.task.compares_rows else _plan_rows
+        queue, loss = plan(context, head, _Share(in_batch, own, scale, seed + 1_000_003 * number))
+        queues.append(queue)
+        losses.append(loss)
+    # Every head takes part in the last pass, the one that exchanges gradients: DDP waits for all weights there.
+    for micro in chain.from_iterable(queue[:-1] for queue in queues):
+        with _no_sync(network):
+            losses.append(_backward(context, [micro]))
+    losses.append(_backward(context, [queue[-1] for queue in queues]))
     grad_norm = torch.nn.utils.clip_grad_norm_(network.parameters(), context.config.max_grad_norm)
     optimizer.step()
-    num_tokens = int(context.data.rows.lengths[share].sum())
-    own_weight = int(context.data.targets.weights[share].sum())
-    return StepResult(loss_sum, own_weight, num_tokens, num_padded, float(grad_norm))
+    num_padded = sum(micro.num_padded_tokens for micro in chain.from_iterable(queues))
+    num_tokens = int(context.row_lengths[share].sum())
+    return StepResult(sum(losses), num_tokens, num_padded, float(grad_norm))
 
 
-def make_optimizer(network: torch.nn.Module, base_prefix: str, config: TrainingConfig) -> torch.optim.AdamW:
-    """AdamW; no weight decay on biases and normalisation, the head at its own learning rate.
+def make_optimizer(joined: JoinedHeads, config: TrainingConfig) -> torch.optim.AdamW:
+    """AdamW; no weight decay on biases and normalisation, heads at their own learning rate.
 
     Each group carries `peak_lr`, which `set_learning_rate` scales.
     """
     groups: dict[tuple[bool, bool], list[torch.nn.Parameter]] = {}
-    for name, parameter in network.named_parameters():
+    of_encoder = {id(parameter) for parameter in joined.encoder.parameters()}
+    for parameter in joined.parameters():
         if parameter.requires_grad:
-            is_head = not name.startswith(f"{base_prefix}.")
-            groups.setdefault((is_head, parameter.ndim > 1), []).append(parameter)
+            groups.setdefault((id(parameter) not in of_encoder, parameter.ndim > 1), []).append(parameter)
     head_lr = config.head_learning_rate or config.learning_rate
     return torch.optim.AdamW(
         [
@@ -112,11 +160,101 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, factor: float) -> None:
         group["lr"] = group["peak_lr"] * factor
 
 
-def _micro_batches(context: StepContext, share: npt.NDArray[np.int64]) -> list[npt.NDArray[np.int64]]:
-    if not len(share):
-        return [np.zeros(1, np.int64)]  # any row, weighted 0: DDP needs a backward pass on every rank
-    budget = BatchBudget(_micro_batch_tokens(context), len(share))
-    return [share[indices] for indices in plan_batches(context.data.rows.lengths[share], budget)]
+@dataclass(frozen=True)
+class _Share:
+    """One head's part of a step: its rows in the global batch, this rank's of them, and what the loss is times."""
+
+    in_batch: IntArray
+    own: IntArray
+    scale: float
+    seed: int
+
+
+def _plan_rows(context: StepContext, head: TrainingHead, share: _Share) -> tuple[list[_MicroBatch], float]:
+    """Micro-batches of a head whose rows have losses of their own."""
+    terms = int(head.data.targets.weights[head.data.windows_of(share.in_batch)].sum())
+    scale = share.scale / max(terms, 1)
+
+    def micro_batch(windows: IntArray, number: int) -> _MicroBatch:
+        batch = pad_rows(head.data.rows, windows, context.padding)
+
+        def objective(logits: torch.Tensor) -> torch.Tensor:
+            targets = torch.from_numpy(_batch_targets(head.data, windows, batch, logits.ndim == 3))
+            return scale * head.task.loss_sum(logits, targets.to(logits.device))
+
+        return _call_head(context, head, batch, share.seed + number, objective)
+
+    queue = [micro_batch(windows, number) for number, windows in enumerate(_micro_batches(context, head, share.own))]
+    return queue or [_idle(context, head, share.seed)], 0.0
+
+
+def _plan_comparison(context: StepContext, head: TrainingHead, share: _Share) -> tuple[list[_MicroBatch], float]:
+    """Micro-batches of a head whose loss compares all rows of the global batch.
+
+    Embeddings come first, without gradients, from all ranks; the loss over all of them gives each embedding's
+    gradient; then every micro-batch runs once more and takes its own. So the batch may be of any size.
+    """
+    data, width = head.data, head.data.texts_per_row
+    if not len(share.in_batch):
+        return [_idle(context, head, share.seed)], 0.0
+    windows = data.windows_of(share.own)
+    batches = _micro_batches(context, head, share.own)
+    # Where each of this rank's windows stands among all windows of the global batch.
+    order = np.argsort(share.in_batch)
+    rows = order[np.searchsorted(share.in_batch, share.own, sorter=order)]
+    places = dict(zip(windows.tolist(), (rows[:, None] * width + np.arange(width)).reshape(-1).tolist(), strict=True))
+    vectors = _gather_vectors(context, head, batches, places, share)
+    targets = torch.from_numpy(_stacked_targets(data, data.windows_of(share.in_batch)[::width]))
+    leaf = vectors.requires_grad_()
+    loss = head.task.loss_sum(leaf.view(len(share.in_batch), width, -1), targets.to(leaf.device))
+    total = loss * share.scale / len(share.in_batch)
+    torch.autograd.backward(total)
+    assert leaf.grad is not None
+    pulls = leaf.grad
+
+    def micro_batch(chosen: IntArray, number: int) -> _MicroBatch:
+        own = pulls[[places[window] for window in chosen.tolist()]]
+        batch = pad_rows(data.rows, chosen, context.padding)
+        return _call_head(context, head, batch, share.seed + number, lambda pooled: (pooled * own).sum())
+
+    queue = [micro_batch(chosen, number) for number, chosen in enumerate(batches)]
+    return queue or [_idle(context, head, share.seed)], float(total.detach()) / context.world_size
+
+
+def _gather_vectors(
+    context: StepContext, head: TrainingHead, batches: list[IntArray], places: dict[int, int], share: _Share
+) -> torch.Tensor:
+    """Embeddings of all windows of the global batch, from all ranks: [N * K, H], without gradients."""
+    device, joined = context.runtime.device, context.joined
+    num_windows = len(share.in_batch) * head.data.texts_per_row
+    vectors = torch.zeros(num_windows, joined.encoder.config.hidden_size, device=device)
+    for number, chosen in enumerate(batches):
+        batch = pad_rows(head.data.rows, chosen, context.padding)
+        call = HeadCall(model_inputs(batch, joined.network(head.name), device), share.seed + number)
+        with torch.no_grad(), context.runtime.autocast():
+            pooled = joined({head.name: call})[head.name]
+        vectors[[places[window] for window in chosen.tolist()]] = pooled.float()
+    if context.world_size > 1:
+        dist.all_reduce(vectors)
+    return vectors
+
+
+def _backward(context: StepContext, micros: list[_MicroBatch]) -> float:
+    """One forward and backward pass; returns the losses of rows that have their own."""
+    with context.runtime.autocast():
+        outputs = context.network({micro.head: micro.call for micro in micros})
+    objectives = [micro.objective(outputs[micro.head]) for micro in micros]
+    torch.autograd.backward(sum(objectives[1:], objectives[0]) * context.world_size)
+    compares = {head.name for head in context.heads if head.task.compares_rows}
+    own = zip(objectives, micros, strict=True)
+    return sum(float(objective.detach()) for objective, micro in own if micro.head not in compares)
+
+
+def _micro_batches(context: StepContext, head: TrainingHead, own: IntArray) -> list[IntArray]:
+    """A rank's windows in groups of similar length."""
+    windows = head.data.windows_of(own)
+    budget = BatchBudget(_micro_batch_tokens(context), max(len(windows), 1))
+    return [windows[indices] for indices in plan_batches(head.data.rows.lengths[windows], budget)]
 
 
 def _micro_batch_tokens(context: StepContext) -> int:
@@ -126,28 +264,36 @@ def _micro_batch_tokens(context: StepContext) -> int:
     return _CPU_MICRO_BATCH_TOKENS if context.runtime.device.type == "cpu" else _GPU_MICRO_BATCH_TOKENS
 
 
-def _backward(context: StepContext, rows: npt.NDArray[np.int64], weight: int) -> tuple[float, int]:
-    device, network = context.runtime.device, context.network
-    batch = pad_rows(context.data.rows, rows, context.padding)
-    inputs = model_inputs(batch, getattr(network, "module", network), device)
-    with context.runtime.autocast():
-        logits = head_logits(network(**inputs))
-    assert logits is not None
-    targets = torch.from_numpy(_batch_targets(context.data, rows, batch, logits.ndim == 3)).to(device)
-    loss = context.task.loss_sum(logits, targets)
-    torch.autograd.backward(loss * (context.world_size / weight if weight else 0.0))
-    return (float(loss.detach()) if weight else 0.0), int(batch.ids_BS.size) if weight else 0
+def _call_head(
+    context: StepContext,
+    head: TrainingHead,
+    batch: PaddedBatch,
+    seed: int,
+    objective: Callable[[torch.Tensor], torch.Tensor],
+) -> _MicroBatch:
+    inputs = model_inputs(batch, context.joined.network(head.name), context.runtime.device)
+    return _MicroBatch(head.name, HeadCall(inputs, seed), objective, int(batch.ids_BS.size))
 
 
-def _batch_targets(
-    data: TokenData, rows: npt.NDArray[np.int64], batch: PaddedBatch, over_tokens: bool
-) -> npt.NDArray[np.float32]:
+def _idle(context: StepContext, head: TrainingHead, seed: int) -> _MicroBatch:
+    """Any window, weighted 0: every rank and head takes part in the exchange of gradients."""
+    batch = pad_rows(head.data.rows, np.zeros(1, np.int64), context.padding)
+    inputs = model_inputs(batch, context.joined.network(head.name), context.runtime.device)
+    return _MicroBatch(head.name, HeadCall(inputs, seed), lambda output: 0.0 * output.float().sum(), 0)
+
+
+def _batch_targets(data: TokenData, windows: IntArray, batch: PaddedBatch, over_tokens: bool) -> FloatArray:
     """Targets of some windows: [B, K], or [B, S] laid out like the padded ids."""
     if not over_tokens:
-        return np.stack([data.targets.values[data.targets.offsets[r] : data.targets.offsets[r + 1]] for r in rows])
+        return _stacked_targets(data, windows)
     laid_out = np.full(batch.ids_BS.shape, IGNORED, np.float32)
-    laid_out[batch.mask_BS.astype(bool)] = data.targets.values[flat_positions(data.rows, rows)]
+    laid_out[batch.mask_BS.astype(bool)] = data.targets.values[flat_positions(data.rows, windows)]
     return laid_out
+
+
+def _stacked_targets(data: TokenData, windows: IntArray) -> FloatArray:
+    offsets = data.targets.offsets
+    return np.stack([data.targets.values[offsets[window] : offsets[window + 1]] for window in windows])
 
 
 def _no_sync(network: Any) -> Any:

@@ -11,104 +11,123 @@ import torch
 
 from pipeline.encoder.attention import choose_runtime
 from pipeline.encoder.bundle import BundleInfo, write_bundle
-from pipeline.encoder.model import load_network, load_tokenizer
+from pipeline.encoder.heads import JoinedHeads
+from pipeline.encoder.model import EmbeddingOptions, load_network, load_tokenizer
 from pipeline.encoder.tokenize import Padding, TextTokenizer
-from pipeline.finetune.data import TokenCacheJob, cache_file, check_usable, load_tokens, read_usable
-from pipeline.finetune.loop import Judgement, LoopJob, TrainingStatus, ValidationRows, status_record
+from pipeline.finetune.data import (
+    LabelledSet,
+    TokenCacheJob,
+    cache_file,
+    check_usable,
+    encode_inputs,
+    load_tokens,
+    read_usable,
+)
+from pipeline.finetune.loop import Judgements, LoopJob, TrainingStatus, ValidationRows, status_record
 from pipeline.finetune.plan import TrainingPlan
-from pipeline.finetune.prepare import PreparedTraining
-from pipeline.finetune.step import StepContext
-from pipeline.tasks import find_task
+from pipeline.finetune.prepare import PreparedHead, PreparedTraining
+from pipeline.finetune.step import StepContext, TrainingHead
 from pipeline.tasks.base import Examples
 from pipeline.uris import join_uri
 
 
-def token_cache_job(run: PreparedTraining, num_threads: int) -> TokenCacheJob:
-    """What a worker that tokenises the training split is told."""
+def token_cache_job(run: PreparedTraining, head: PreparedHead, num_threads: int) -> TokenCacheJob:
+    """What a worker that tokenises a head's training split is told."""
     return TokenCacheJob(
         run.encoder,
-        run.token_options,
-        run.spec.task,
-        run.train.learned,
-        run.train,
-        run.cache_uri,
+        head.token_options,
+        head.task.name,
+        head.train.learned,
+        head.train,
+        head.cache_uri,
         num_threads,
         run.storage,
     )
 
 
 def build_job(run: PreparedTraining, rank: int, world_size: int) -> tuple[LoopJob, Any]:
-    """Load data, tokenizer and network on one rank; the new head is seeded, so it is equal on all ranks.
+    """Load data, tokenizer and network on one rank; new heads are seeded, so they are equal on all ranks.
 
     Returns:
-        The loop's job, and the tokenizer for the bundle.
+        The loop's job, and the tokenizer for the bundles.
     """
     spec, recipe = run.spec, run.spec.training
-    task = find_task(spec.task, "spec")
-    data = load_tokens([cache_file(run.cache_uri, shard) for shard in run.train.shards], run.storage)
-    tokenizer = TextTokenizer(load_tokenizer(run.encoder), run.token_options)
     runtime = choose_runtime(spec.compute)
     torch.manual_seed(recipe.seed)
-    network: Any = load_network(run.encoder, task.head_class, **task.head_config(run.train.learned)).to(runtime.device)
+    networks = {
+        head.name: load_network(run.encoder, head.task.head_class, **head.task.head_config(head.train.learned))
+        for head in run.heads
+    }
+    network: Any = JoinedHeads(networks, EmbeddingOptions(spec.pooling, spec.normalize)).to(runtime.device)
     if world_size > 1:
         devices = [runtime.device] if runtime.device.type == "cuda" else None
         network = torch.nn.parallel.DistributedDataParallel(network, device_ids=devices)
-    padding = Padding(tokenizer.pad_id, tokenizer.pads_left)
-    context = StepContext(network, task, data, runtime, recipe, padding, world_size)
-    plan = TrainingPlan(len(data), recipe.batch_rows, recipe.epochs, recipe.min_steps, recipe.seed)
-    validation = _validation_rows(run, tokenizer, rank, world_size)
-    job = LoopJob(context, plan, validation, run.train.learned, spec.checkpoint, run.fingerprint, rank)
-    return job, load_tokenizer(run.encoder)  # afresh: the other one carries this run's truncation
+    tokenizer = load_tokenizer(run.encoder)
+    padding = Padding.of(tokenizer)
+    heads = tuple(_training_head(run, head) for head in run.heads)
+    context = StepContext(network, heads, runtime, recipe, padding, world_size)
+    num_rows = sum(len(head.data) for head in heads)
+    plan = TrainingPlan(num_rows, recipe.batch_rows, recipe.epochs, recipe.min_steps, recipe.seed)
+    validation = {
+        head.name: _validation_rows(run, head, head.validation, slice(rank, None, world_size))
+        for head in run.heads
+        if head.validation is not None
+    }
+    learned = {head.name: head.train.learned for head in run.heads}
+    return LoopJob(context, plan, validation, learned, spec.checkpoint, run.fingerprint, rank), tokenizer
 
 
-def _validation_rows(
-    run: PreparedTraining, tokenizer: TextTokenizer, rank: int, world_size: int
-) -> ValidationRows | None:
-    """Every `world_size`-th usable row of validation, tokenised."""
-    split = run.validation
-    if split is None:
-        return None
-    task = find_task(run.spec.task, "spec")
-    parts = [read_usable(shard, split, task, run.train.learned, run.storage) for shard in split.shards]
+def _training_head(run: PreparedTraining, head: PreparedHead) -> TrainingHead:
+    files = [cache_file(head.cache_uri, shard) for shard in head.train.shards]
+    data = load_tokens(files, len(head.train.texts), run.storage)
+    return TrainingHead(head.name, head.task, data, head.spec.weight)
+
+
+def _validation_rows(run: PreparedTraining, head: PreparedHead, split: LabelledSet, mine: slice) -> ValidationRows:
+    """This rank's part of the usable rows of validation, tokenised."""
+    parts = [read_usable(shard, split, head.task, head.train.learned, run.storage) for shard in split.shards]
     reasons = [reason for part in parts for reason in part.reasons]
-    check_usable(split.num_rows, len(reasons), reasons, run.spec.data.max_bad_fraction)
+    check_usable(split.num_rows, len(reasons), reasons, head.spec.data.max_bad_fraction)
     targets = pa.chunked_array([chunk for part in parts for chunk in part.targets.chunks], parts[0].targets.type)
-    texts = [
-        pa.chunked_array([chunk for part in parts for chunk in part.texts[index].chunks], pa.large_string())
+    own = pa.array(np.arange(len(targets))[mine])
+    texts = tuple(
+        pa.chunked_array([chunk for part in parts for chunk in part.texts[index].chunks], pa.large_string()).take(own)
         for index in range(len(parts[0].texts))
-    ]
-    mine = pa.array(np.arange(rank, len(targets), world_size))
-    own = tuple(text.take(mine) for text in texts)
-    return ValidationRows(Examples(own, tokenizer.encode(*own), split.are_words), targets.take(mine))
+    )
+    # A tokenizer of its own: it carries this head's truncation.
+    inputs = encode_inputs(texts, split.texts, TextTokenizer(load_tokenizer(run.encoder), head.token_options))
+    return ValidationRows(Examples(texts, inputs[-1], split.are_words), tuple(inputs), targets.take(own))
 
 
-def write_result(run: PreparedTraining, network: Any, tokenizer: Any, judgement: Judgement | None) -> BundleInfo:
-    """Write the bundle; on rank 0 only.
+def write_result(
+    run: PreparedTraining, joined: JoinedHeads, tokenizer: Any, judgements: Judgements
+) -> dict[str, BundleInfo]:
+    """Write each head's bundle; on rank 0 only.
 
     Args:
         run: The run.
-        network: The trained network, or the encoder as it came.
-        tokenizer: Its tokenizer.
-        judgement: Figures and tuned thresholds, if there was validation.
+        joined: The trained networks.
+        tokenizer: Their tokenizer.
+        judgements: Figures and tuned thresholds, of heads that have validation rows.
     """
-    spec = run.spec
-    learned = judgement.learned if judgement else run.train.learned
-    info = BundleInfo(
-        task=spec.task,
-        inputs=run.inputs,
-        labels=learned.labels,
-        options=dict(learned.options),
-        max_length=spec.max_length,
-        long_text=spec.long_text,
-        stride=spec.stride,
-        pooling=spec.pooling,
-        normalize=spec.normalize,
-        base_model=spec.model,
-        data_fingerprint=run.data_fingerprint,
-        run_fingerprint=run.fingerprint,
-        metrics=judgement.evaluation.metrics if judgement else {},
-    )
-    return write_bundle(spec.output, getattr(network, "module", network), tokenizer, info, run.storage)
+    written = {}
+    for head in run.heads:
+        judgement = judgements.get(head.name)
+        learned = judgement.learned if judgement else head.train.learned
+        info = BundleInfo(
+            task=head.task.name,
+            inputs=head.inputs,
+            labels=learned.labels,
+            options=dict(learned.options),
+            base_model=run.spec.model,
+            data_fingerprint=run.data_fingerprint,
+            run_fingerprint=run.fingerprint,
+            metrics=judgement.evaluation.metrics if judgement else {},
+            **run.spec.encoder_use(),
+        )
+        target = run.spec.output_of(head.name)
+        written[head.name] = write_bundle(target, joined.network(head.name), tokenizer, info, run.storage)
+    return written
 
 
 class MetricsLog:

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow.compute as pc
 
-from pipeline.corpus.reader import REASON, read_shard
+from pipeline.corpus.reader import REASON, input_column, read_shard
 from pipeline.corpus.shards import Piece, Shard, name_shard
 from pipeline.encoder.bundle import fetch_bundle
 from pipeline.encoder.model import load_tokenizer
 from pipeline.encoder.tokenize import TextTokenizer
-from pipeline.inference.predictor import token_options
+from pipeline.inference.predictor import token_groups, token_options
 from pipeline.inference.run import PreparedRun
 from pipeline.tasks import find_task
 from pipeline.uris import join_uri
@@ -52,7 +52,10 @@ def explain_plan(run: PreparedRun) -> list[str]:
     lines = [
         f"night {night} of {run.ledger.table_uri}",
         f"corpus: {len(run.footers):,} files, {plan.num_rows:,} rows, {len(plan.shards):,} shards",
-        f"model: {run.spec.bundle} (model_version {run.bundle.model_version})",
+        *(
+            f"model: {f'{name}: ' if name else ''}{uri} (model_version {run.bundles[name].model_version})"
+            for name, uri in run.spec.bundle.items()
+        ),
     ]
     if run.is_published:
         return [*lines, "nothing to do: this night is published and holds exactly these rows"]
@@ -69,9 +72,8 @@ def explain_plan(run: PreparedRun) -> list[str]:
 
 def estimate_work(run: PreparedRun) -> Estimate:
     """Tokenise a sample of the pending rows; the sample is spread over the pending shards."""
-    bundle = fetch_bundle(run.spec.bundle, run.ledger.storage)
-    options = token_options(bundle.info, find_task(bundle.info.task, run.spec.bundle))
-    tokenizer = TextTokenizer(load_tokenizer(bundle.path), options)
+    groups = [names[0] for names in token_groups(run.bundles, run.source.texts)]
+    tokenizers = {name: _open_tokenizer(run, name) for name in groups}
     columns = run.source.columns
     pending = run.plan.pending
     picks = np.unique(np.linspace(0, len(pending) - 1, _SAMPLE_SHARDS).astype(int))
@@ -79,11 +81,19 @@ def estimate_work(run: PreparedRun) -> Estimate:
     for pick in picks:
         rows = read_shard(_head(pending[pick]), columns, run.source.options, run.ledger.storage)
         good = rows.filter(pc.is_null(rows[REASON]))
-        num_tokens += len(tokenizer.encode(*(good[name] for name in columns.input_names)).ids)
+        for name, tokenizer in tokenizers.items():
+            texts = (good[input_column(column)] for column in run.source.texts[name].columns)
+            num_tokens += len(tokenizer.encode(*texts).ids)
         num_sampled += rows.num_rows
     total = num_tokens / max(num_sampled, 1) * run.plan.num_pending_rows
     rate = _latest_tokens_per_s(run)
     return Estimate(run.plan.num_pending_rows, total, num_sampled, total / rate if rate else None)
+
+
+def _open_tokenizer(run: PreparedRun, name: str) -> TextTokenizer:
+    bundle = fetch_bundle(run.spec.bundle[name], run.ledger.storage)
+    options = token_options(bundle.info, find_task(bundle.info.task, run.spec.bundle[name]))
+    return TextTokenizer(load_tokenizer(bundle.path), options)
 
 
 def _head(shard: Shard) -> Shard:

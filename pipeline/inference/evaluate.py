@@ -6,27 +6,46 @@ need all of it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import chain
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.config import PoolOptions
-from pipeline.corpus.reader import REASON, Columns, ReadOptions, holds_words, kept_schema, read_footers, read_shard
+from pipeline.corpus.reader import (
+    REASON,
+    Columns,
+    ReadOptions,
+    holds_words,
+    input_column,
+    kept_schema,
+    read_footers,
+    read_shard,
+)
 from pipeline.corpus.shards import Shard, ShardSize, cut_shards
 from pipeline.corpus.stream import stream_shards
 from pipeline.encoder.bundle import BundleInfo
 from pipeline.errors import CorpusError
-from pipeline.inference.predictor import ModelSource, Predictor, load_predictor
+from pipeline.inference.predictor import ModelSource, Predictor, TextSource, load_predictor
 from pipeline.inference.run import open_inputs
 from pipeline.inference.spec import EvaluateSpec
-from pipeline.inference.worker import InputSource
 from pipeline.storage import Storage
 from pipeline.tasks import check_inputs, find_task
-from pipeline.tasks.base import Evaluation, Learned, Task
+from pipeline.tasks.base import Evaluation, Learned, targets_of
 from pipeline.telemetry import Meter, ProgressDisplay
 
 _TOKENS = "evaluation:num_tokens"
+_ONLY = ""  # the name of a bundle that works alone
+
+
+@dataclass(frozen=True)
+class LabelledSource:
+    """Which columns an evaluating worker reads, how, and which of them make each model input of a row."""
+
+    columns: Columns
+    options: ReadOptions
+    groups: tuple[TextSource, ...]
 
 
 @dataclass(frozen=True)
@@ -36,7 +55,7 @@ class PreparedEvaluation:
     spec: EvaluateSpec
     bundle: BundleInfo
     shards: tuple[Shard, ...]
-    source: InputSource
+    source: LabelledSource
 
     @property
     def num_rows(self) -> int:
@@ -49,7 +68,7 @@ class EvaluateJob:
     """What an evaluating worker is told."""
 
     model: ModelSource
-    source: InputSource
+    source: LabelledSource
 
     def build(self) -> ShardEvaluator:
         """Load the model in the worker's own process."""
@@ -65,26 +84,18 @@ class ShardEvaluator:
 
     def process(self, shard: Shard) -> pa.Table:
         """The task's judgement of each usable row: text there, target there and sound."""
-        source, predictor = self._job.source, self._predictor
-        task, learned = predictor.task, predictor.learned
+        source, member = self._job.source, self._predictor.members[_ONLY]
+        task, learned, kept = member.task, member.learned, source.columns.kept
+        names = [input_column(column) for group in source.groups for column in group.columns]
         rows = read_shard(shard, source.columns, source.options, self._job.model.storage)
         rows = rows.filter(pc.is_null(rows[REASON]))
-        (target,) = source.columns.kept
-        texts = dict(zip(flat_inputs(task), source.columns.input_names, strict=True))
-        sound = pc.is_null(task.check(rows[target], [rows[name] for name in texts.values()], learned))
-        rows = rows.filter(sound)
-        predictions = [
-            predictor.predict([rows[texts[name]] for name in group], source.are_words)
-            for group in task.evaluation_inputs
-        ]
-        examples = predictions[-1][0]
-        judged = task.judge([outputs for _, outputs in predictions], examples, rows[target], learned)
-        return judged.append_column(_TOKENS, pa.array(examples.tokens.row_tokens))
-
-
-def flat_inputs(task: Task) -> tuple[str, ...]:
-    """The names of all texts an evaluation reads."""
-    return tuple(name for group in task.evaluation_inputs for name in group)
+        rows = rows.filter(pc.is_null(task.check(targets_of(rows, kept), [rows[name] for name in names], learned)))
+        predictions = [self._predictor.predict(rows, {_ONLY: group})[_ONLY] for group in source.groups]
+        examples = replace(predictions[-1].examples, texts=tuple(rows[name] for name in names))
+        outputs = [prediction.outputs for prediction in predictions]
+        judged = task.judge(outputs, examples, targets_of(rows, kept), learned)
+        num_tokens = sum(prediction.examples.tokens.row_tokens for prediction in predictions)
+        return judged.append_column(_TOKENS, pa.array(num_tokens))
 
 
 def prepare_evaluation(spec: EvaluateSpec) -> PreparedEvaluation:
@@ -94,11 +105,14 @@ def prepare_evaluation(spec: EvaluateSpec) -> PreparedEvaluation:
         InputError: whatever the user has to mend.
     """
     storage = Storage(spec.storage)
-    bundle, files = open_inputs(spec, storage)
+    bundles, files = open_inputs({_ONLY: spec.bundle}, spec.corpus.uri, storage)
+    bundle = bundles[_ONLY]
     task = find_task(bundle.task, spec.bundle)
-    check_inputs(spec.corpus.inputs, flat_inputs(task), "spec")
+    check_inputs(spec.corpus.inputs, [name for group in task.labelled_inputs for name in group], "spec")
     inputs = {**bundle.inputs, **spec.corpus.inputs}
-    columns = Columns(tuple(inputs.get(name, name) for name in flat_inputs(task)), (spec.label or task.target,))
+    texts = [tuple(inputs.get(name, name) for name in group) for group in task.labelled_inputs]
+    label = spec.label or (task.target if task.needs_target else None)
+    columns = Columns(tuple(chain.from_iterable(texts)), (label,) if label else ())
     footers = read_footers(files, columns, storage)
     shards = cut_shards(
         (footer.layout for footer in footers), ShardSize(spec.corpus.shard_rows, spec.corpus.shard_bytes)
@@ -106,7 +120,8 @@ def prepare_evaluation(spec: EvaluateSpec) -> PreparedEvaluation:
     if not shards:
         raise CorpusError(f"{', '.join(spec.corpus.uri)}: no rows in {len(footers)} files", "nothing to evaluate")
     options = ReadOptions(kept_schema(footers, columns.kept), spec.corpus.empty_text == "quarantine")
-    return PreparedEvaluation(spec, bundle, tuple(shards), InputSource(columns, options, holds_words(footers, columns)))
+    groups = tuple(TextSource(group, holds_words(footers, Columns(group))) for group in texts)
+    return PreparedEvaluation(spec, bundle, tuple(shards), LabelledSource(columns, options, groups))
 
 
 def run_evaluation(run: PreparedEvaluation, pool: PoolOptions) -> Evaluation:
@@ -138,8 +153,9 @@ def evaluate_alone(run: PreparedEvaluation, num_threads: int) -> Evaluation:
 
 
 def _evaluate_job(run: PreparedEvaluation, num_threads: int) -> EvaluateJob:
-    model = ModelSource(run.spec.bundle, run.spec.compute, num_threads, Storage(run.spec.storage))
-    return EvaluateJob(model, run.source)
+    storage, spec = Storage(run.spec.storage), run.spec
+    texts = {_ONLY: run.source.groups[0]}
+    return EvaluateJob(ModelSource({_ONLY: spec.bundle}, texts, spec.compute, num_threads, storage), run.source)
 
 
 def _conclude(run: PreparedEvaluation, parts: list[pa.Table]) -> Evaluation:

@@ -64,19 +64,19 @@ def plan_scoring(
     return ScorePlan(tuple(shards), sound, tuple(sorted(known.keys() - sound.keys())))
 
 
-def fingerprint_run(spec: ScoreSpec, bundle: BundleInfo) -> str:
+def fingerprint_run(spec: ScoreSpec, bundles: Mapping[str, BundleInfo]) -> str:
     """Hash of everything that decides what a row's scores are and how they are written.
 
     Where the corpus lies and how it is cut is not in it: that is in the shards' names.
     """
     parts = {
         "format": OUTPUT_FORMAT,
-        "bundle": bundle.fingerprint,
-        "inputs": {**bundle.inputs, **spec.corpus.inputs},
+        "bundles": {name: bundle.fingerprint for name, bundle in bundles.items()},
+        "inputs": {name: {**bundle.inputs, **spec.corpus.inputs} for name, bundle in bundles.items()},
         "keep": list(spec.corpus.keep),
         "empty_text": spec.corpus.empty_text,
         "precision": spec.compute.precision,
-        "embedding": spec.output.embedding,
+        "embedding": [name for name in bundles if spec.output.writes_embedding(name)],
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 

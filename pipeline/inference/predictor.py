@@ -1,16 +1,25 @@
-"""A bundle on this machine's device: texts in, tokens and model outputs out. Scoring and evaluation share it."""
+"""Bundles on this machine's device: texts in, tokens and model outputs out. Scoring and evaluation share it."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
 import pyarrow as pa
 
 from pipeline.config import ComputeConfig
-from pipeline.encoder.attention import choose_runtime, set_threads
+from pipeline.corpus.reader import input_column
+from pipeline.encoder.attention import Runtime, choose_runtime, set_threads
 from pipeline.encoder.bundle import Bundle, BundleInfo, fetch_bundle
-from pipeline.encoder.model import EmbeddingOptions, EncoderModel, ModelOutputs, load_network, load_tokenizer
+from pipeline.encoder.model import (
+    EmbeddingOptions,
+    EncoderModel,
+    Head,
+    ModelOutputs,
+    load_network,
+    load_tokenizer,
+    shares_encoder,
+)
 from pipeline.encoder.tokenize import Padding, TextTokenizer, TokenOptions
 from pipeline.storage import Storage
 from pipeline.tasks import find_task
@@ -18,55 +27,136 @@ from pipeline.tasks.base import Examples, Learned, Task
 
 
 @dataclass(frozen=True)
-class ModelSource:
-    """Which bundle a worker loads, and what runs it."""
+class TextSource:
+    """The texts one bundle reads: corpus columns in the order of its task's inputs.
 
-    bundle_uri: str
+    Attributes:
+        columns: Column names.
+        are_words: The last of them holds lists of words.
+    """
+
+    columns: tuple[str, ...]
+    are_words: bool = False
+
+
+@dataclass(frozen=True)
+class ModelSource:
+    """Which bundles a worker loads (by name), what texts they read, and what runs them."""
+
+    bundles: Mapping[str, str]
+    texts: Mapping[str, TextSource]
     compute: ComputeConfig
     num_threads: int
     storage: Storage
 
 
+@dataclass(frozen=True)
+class Member:
+    """One bundle of a predictor."""
+
+    info: BundleInfo
+    task: Task
+    learned: Learned
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What one bundle says about some rows."""
+
+    examples: Examples
+    outputs: ModelOutputs
+
+
 class Predictor:
-    """A bundle's task, tokenizer and model."""
+    """Bundles that read the same rows: one tokenisation for those that tokenise alike, one forward pass for those
+    that share an encoder too.
+    """
 
-    def __init__(self, bundle: Bundle, model: EncoderModel, tokenizer: TextTokenizer) -> None:
-        self.bundle = bundle
-        self.task = find_task(bundle.info.task, str(bundle.path))
-        self.learned = Learned(bundle.info.labels, bundle.info.options)
-        self._model = model
-        self._tokenizer = tokenizer
+    def __init__(self, members: Mapping[str, Member], passes: list[_Pass]) -> None:
+        self.members = members
+        self._passes = passes
 
-    def predict(self, texts: Sequence[pa.ChunkedArray], are_words: bool = False) -> tuple[Examples, ModelOutputs]:
-        """Tokenise and run one model input per row.
+    def predict(self, rows: pa.Table, texts: Mapping[str, TextSource]) -> dict[str, Prediction]:
+        """Tokenise and run one model input per row and bundle.
 
         Args:
-            texts: One string array, or two for a pair, without nulls [R].
-            are_words: The text is a list of words joined by spaces.
+            rows: Rows as `read_shard` returns them, without unusable texts [R].
+            texts: What each bundle reads of them.
         """
-        tokens = self._tokenizer.encode(*texts)
-        return Examples(tuple(texts), tokens, are_words), self._model.run(tokens)
+        predictions = {}
+        for one_pass in self._passes:
+            source = texts[one_pass.models[0][0][0]]
+            arrays = tuple(rows[input_column(name)] for name in source.columns)
+            examples = Examples(arrays, one_pass.tokenizer.encode(*arrays), source.are_words)
+            for names, model in one_pass.models:
+                for name, outputs in zip(names, model.run(examples.tokens), strict=True):
+                    predictions[name] = Prediction(examples, outputs)
+        return predictions
+
+
+@dataclass(frozen=True)
+class _Pass:
+    """One tokenisation, and the encoders that take its tokens, each with the names of its bundles."""
+
+    tokenizer: TextTokenizer
+    models: list[tuple[list[str], EncoderModel]]
 
 
 def load_predictor(source: ModelSource) -> Predictor:
-    """Fetch and load a bundle.
+    """Fetch and load bundles.
 
     Raises:
-        ModelError, ComputeError: it cannot be loaded or run here.
+        ModelError, ComputeError: one cannot be loaded or run here.
     """
     set_threads(source.num_threads)
-    bundle = fetch_bundle(source.bundle_uri, source.storage)
-    info = bundle.info
-    task = find_task(info.task, source.bundle_uri)
     runtime = choose_runtime(source.compute)
-    tokenizer = TextTokenizer(load_tokenizer(bundle.path), token_options(info, task))
-    network = load_network(bundle.path, task.head_class)
-    embedding = EmbeddingOptions(info.pooling, info.normalize)
-    padding = Padding(tokenizer.pad_id, tokenizer.pads_left)
-    return Predictor(bundle, EncoderModel(network, runtime, embedding, padding), tokenizer)
+    bundles = {name: fetch_bundle(uri, source.storage) for name, uri in source.bundles.items()}
+    members = {name: _member(bundle.info, source.bundles[name]) for name, bundle in bundles.items()}
+    groups = token_groups({name: member.info for name, member in members.items()}, source.texts)
+    return Predictor(members, [_load_pass(names, bundles, members, runtime) for names in groups])
+
+
+def token_groups(infos: Mapping[str, BundleInfo], texts: Mapping[str, TextSource]) -> list[list[str]]:
+    """Names of bundles that tokenise alike: same tokenizer, same options, same columns."""
+    groups: dict[object, list[str]] = {}
+    for name, info in infos.items():
+        options = token_options(info, find_task(info.task, name))
+        # A question keeps its context, another pair shares the room: only there do spans change the tokens.
+        options = replace(options, with_spans=options.with_spans and len(texts[name].columns) > 1)
+        groups.setdefault((info.tokenizer_hashes, options, texts[name]), []).append(name)
+    return list(groups.values())
 
 
 def token_options(info: BundleInfo, task: Task) -> TokenOptions:
     """How a bundle's text becomes tokens."""
     long_text = "window" if task.windows_always else info.long_text
     return TokenOptions(info.max_length, long_text, info.stride, task.needs_spans)
+
+
+def _member(info: BundleInfo, uri: str) -> Member:
+    return Member(info, find_task(info.task, uri), Learned(info.labels, info.options))
+
+
+def _load_pass(
+    names: list[str], bundles: Mapping[str, Bundle], members: Mapping[str, Member], runtime: Runtime
+) -> _Pass:
+    first = names[0]
+    with_spans = any(members[name].task.needs_spans for name in names)
+    options = replace(token_options(members[first].info, members[first].task), with_spans=with_spans)
+    plain = load_tokenizer(bundles[first].path)
+    groups: list[tuple[list[str], list[Head]]] = []
+    for name in names:
+        info = members[name].info
+        network = load_network(bundles[name].path, members[name].task.head_class)
+        head = Head(network, EmbeddingOptions(info.pooling, info.normalize))
+        for known, heads in groups:
+            if shares_encoder(heads[0].network, network):
+                known.append(name)
+                heads.append(head)
+                break
+        else:
+            groups.append(([name], [head]))
+    padding = Padding.of(plain)
+    return _Pass(
+        TextTokenizer(plain, options), [(known, EncoderModel(heads, runtime, padding)) for known, heads in groups]
+    )

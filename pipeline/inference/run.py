@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import time
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import chain
 
 import pyarrow as pa
 
@@ -19,12 +20,12 @@ from pipeline.corpus.stream import stream_shards
 from pipeline.encoder.bundle import BundleInfo, read_bundle_info
 from pipeline.errors import AccountingError, Checks, CorpusError, Problem, SpecError, TooManyBadRowsError
 from pipeline.inference.plan import ScorePlan, fingerprint_run, plan_scoring, quarantine_files, scored_files
-from pipeline.inference.predictor import ModelSource
-from pipeline.inference.spec import EvaluateSpec, ScoreSpec
-from pipeline.inference.worker import InputSource, ScoreJob
+from pipeline.inference.predictor import ModelSource, TextSource
+from pipeline.inference.spec import ScoreSpec
+from pipeline.inference.worker import InputSource, ScoreJob, joined_versions
 from pipeline.output.ledger import DoneRecord, Ledger, records_from
 from pipeline.output.table import Night, Published, check_table_target, live_files, open_table, publish_night
-from pipeline.schema import QUARANTINE_SCHEMA, RUN_DATE, scored_schema
+from pipeline.schema import QUARANTINE_SCHEMA, RUN_DATE, BundleFields, scored_schema
 from pipeline.storage import Storage
 from pipeline.tasks import check_inputs, find_task
 from pipeline.tasks.base import Task
@@ -37,13 +38,18 @@ class PreparedRun:
     """Everything known before Ray starts."""
 
     spec: ScoreSpec
-    bundle: BundleInfo
+    bundles: Mapping[str, BundleInfo]
     footers: tuple[FileFooter, ...]
     cache: LayoutCache
     source: InputSource
     table_schema: pa.Schema
     ledger: Ledger
     plan: ScorePlan
+
+    @property
+    def model_version(self) -> str:
+        """The bundle's version, or those of several by name."""
+        return joined_versions(self.bundles)
 
     @property
     def is_published(self) -> bool:
@@ -88,11 +94,11 @@ def prepare_run(spec: ScoreSpec, run_date: str) -> PreparedRun:
     """
     storage = Storage(spec.storage)
     table_uri = spec.output.uri
-    bundle, files = open_inputs(spec, storage)
-    task = find_task(bundle.task, spec.bundle)
-    _check_names(spec, task)
-    inputs = {**bundle.inputs, **spec.corpus.inputs}
-    columns = Columns(tuple(inputs[name] for name in task.inputs), spec.corpus.keep)
+    bundles, files = open_inputs(spec.bundle, spec.corpus.uri, storage)
+    tasks = {name: find_task(info.task, spec.bundle[name]) for name, info in bundles.items()}
+    check_inputs(spec.corpus.inputs, [name for task in tasks.values() for name in task.inputs], "spec")
+    read = {name: _bundle_inputs(spec, bundles[name], task) for name, task in tasks.items()}
+    columns = Columns(tuple(dict.fromkeys(chain.from_iterable(read.values()))), spec.corpus.keep)
     cache = LayoutCache(join_uri(table_uri, "_bertmill", "layouts"), columns, storage)
     footers = cache.read_through(files)
     kept = kept_schema(footers, spec.corpus.keep)
@@ -101,40 +107,58 @@ def prepare_run(spec: ScoreSpec, run_date: str) -> PreparedRun:
     )
     if not shards:
         raise CorpusError(f"{', '.join(spec.corpus.uri)}: no rows in {len(footers)} files", "nothing to score")
-    schema = scored_schema(kept, task.output_fields(), spec.output.embedding)
+    schema = _table_schema(spec, kept, tasks)
     check_table_target(table_uri, schema, storage)
-    ledger = Ledger(table_uri, run_date, fingerprint_run(spec, bundle), storage)
+    ledger = Ledger(table_uri, run_date, fingerprint_run(spec, bundles), storage)
     records = ledger.read(ledger.names() & {shard.name for shard in shards})
     plan = plan_scoring(shards, records, _standing_files(ledger))
     options = ReadOptions(kept, spec.corpus.empty_text == "quarantine")
-    source = InputSource(columns, options, holds_words(footers, columns))
-    return PreparedRun(spec, bundle, tuple(footers), cache, source, schema, ledger, plan)
+    texts = {name: TextSource(inputs, holds_words(footers, Columns(inputs))) for name, inputs in read.items()}
+    return PreparedRun(spec, bundles, tuple(footers), cache, InputSource(columns, options, texts), schema, ledger, plan)
 
 
-def open_inputs(spec: ScoreSpec | EvaluateSpec, storage: Storage) -> tuple[BundleInfo, list[CorpusFile]]:
-    """Read a spec's bundle and list its corpus.
+def open_inputs(
+    bundles: Mapping[str, str], corpus: Sequence[str], storage: Storage
+) -> tuple[dict[str, BundleInfo], list[CorpusFile]]:
+    """Read what bundles say of themselves, and list a corpus.
 
     Raises:
-        InputError: what is wrong with either; with both, if both are wrong.
+        InputError: what is wrong with one of them; with all, if several are wrong.
     """
     checks = Checks()
-    bundle = checks.run(lambda: read_bundle_info(spec.bundle, storage))
-    files = checks.run(lambda: list_corpus(spec.corpus.uri, storage))
+    infos = {name: checks.run(lambda at=uri: read_bundle_info(at, storage)) for name, uri in bundles.items()}  # type: ignore[misc]
+    files = checks.run(lambda: list_corpus(corpus, storage))
     checks.raise_failures()
-    assert bundle is not None
     assert files is not None
-    return bundle, files
+    return {name: info for name, info in infos.items() if info is not None}, files
 
 
-def _check_names(spec: ScoreSpec, task: Task) -> None:
-    """Names that can be judged only once the bundle's task is known."""
-    check_inputs(spec.corpus.inputs, task.inputs, "spec")
-    written = {field.name for field in task.output_fields()}
-    taken = sorted(name for name in spec.corpus.keep if name.lower() in written)
-    if taken:
-        remedy = "leave it out, or rename it in the corpus"
-        problem = Problem("corpus.keep", f"{taken[0]!r} is written by task {task.name}", "other names", remedy)
+def _bundle_inputs(spec: ScoreSpec, bundle: BundleInfo, task: Task) -> tuple[str, ...]:
+    """The corpus columns a bundle reads."""
+    columns = {**bundle.inputs, **spec.corpus.inputs}
+    return tuple(columns[name] for name in task.inputs)
+
+
+def _table_schema(spec: ScoreSpec, kept: pa.Schema, tasks: Mapping[str, Task]) -> pa.Schema:
+    """Every column of the table, each under a name of its own.
+
+    Raises:
+        SpecError: a kept column, or another bundle's, has a name that a bundle writes.
+    """
+    parts = [
+        BundleFields(name, tuple(task.output_fields()), spec.output.writes_embedding(name))
+        for name, task in tasks.items()
+    ]
+    schema = scored_schema(kept, parts)
+    names = [name.lower() for name in schema.names]
+    doubled = sorted({name for name in names if names.count(name) > 1})
+    if doubled:
+        by_keep = doubled[0] in {name.lower() for name in spec.corpus.keep}
+        remedy = "leave it out, or rename it in the corpus" if by_keep else "name the bundles otherwise"
+        field = "corpus.keep" if by_keep else "bundle"
+        problem = Problem(field, f"{doubled[0]!r} is a column that a bundle writes", "other names", remedy)
         raise SpecError("spec", (problem,))
+    return schema
 
 
 def score_pending(run: PreparedRun, pool: PoolOptions, run_id: str) -> list[DoneRecord]:
@@ -142,7 +166,7 @@ def score_pending(run: PreparedRun, pool: PoolOptions, run_id: str) -> list[Done
     run.ledger.drop(run.plan.stale)
     run.cache.save(run.footers)
     threads = max(1, int(pool.cpus_per_worker))
-    model = ModelSource(run.spec.bundle, run.spec.compute, threads, run.ledger.storage)
+    model = ModelSource(run.spec.bundle, run.source.texts, run.spec.compute, threads, run.ledger.storage)
     job = ScoreJob(model, run.source, run.ledger, run.table_schema, run_id)
     records: list[DoneRecord] = []
     meter = Meter()
@@ -175,7 +199,7 @@ def publish_run(run: PreparedRun, fresh: Iterable[DoneRecord], run_id: str, star
             "run_date": run.ledger.run_date,
             "run_id": run_id,
             "fingerprint": run.ledger.fingerprint,
-            "model_version": run.bundle.model_version,
+            "model_version": run.model_version,
         },
     )
     _publish_quarantine(run, night, quarantine_files(records.values()))
@@ -257,7 +281,7 @@ def _report(
         run_date=run.ledger.run_date,
         table_uri=run.ledger.table_uri,
         table_version=published.version,
-        model_version=run.bundle.model_version,
+        model_version=run.model_version,
         fingerprint=run.ledger.fingerprint,
         num_files=len(run.footers),
         num_shards=len(run.plan.shards),

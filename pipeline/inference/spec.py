@@ -2,24 +2,54 @@
 
 from __future__ import annotations
 
-from pydantic import Field, field_validator, model_validator
+from typing import Annotated
 
-from pipeline.config import ComputeConfig, CorpusConfig, SpecModel, StorageConfig, Uri
+from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema, field_validator, model_validator
+
+from pipeline.config import ComputeConfig, CorpusConfig, SpecModel, StorageConfig, Uri, check_bundle_names
 from pipeline.schema import RESERVED_COLUMNS
 from pipeline.uris import overlaps
+
+
+def _as_bundles(value: object) -> object:
+    return {"": value} if isinstance(value, str) else value
+
+
+def _named_bundles(bundles: dict[str, str]) -> dict[str, str]:
+    if list(bundles) != [""]:
+        check_bundle_names(bundles)
+    return bundles
+
+
+Bundles = Annotated[
+    dict[str, Uri],
+    BeforeValidator(_as_bundles),
+    AfterValidator(_named_bundles),
+    Field(min_length=1),
+    WithJsonSchema(
+        {"anyOf": [{"type": "string"}, {"type": "object", "additionalProperties": {"type": "string"}}]},
+    ),
+]
+"""One bundle's URI (kept under the name ""), or several by name."""
 
 
 class OutputConfig(SpecModel):
     """Where scored rows go, and which of the larger columns are written."""
 
     uri: Uri = Field(description="the Delta table (local path, s3://, gs://, az://); created when missing")
-    embedding: bool = Field(True, description="write the pooled encoder output as list<float32>")
+    embedding: bool | tuple[str, ...] = Field(
+        True, description="write the pooled encoder output as list<float32>; or the names of the bundles to do so for"
+    )
+
+    def writes_embedding(self, bundle_name: str) -> bool:
+        """Whether a bundle's embedding is written."""
+        return self.embedding if isinstance(self.embedding, bool) else bundle_name in self.embedding
 
 
 class ScoreSpec(SpecModel):
-    """Score a corpus with a bundle and publish one night of a table."""
+    """Score a corpus with one bundle, or with several at once, and publish one night of a table."""
 
-    bundle: Uri = Field(description="bundle written by `bertmill finetune`")
+    bundle: Bundles = Field(description="bundle written by `bertmill finetune`; or several, `name: URI`")
     corpus: CorpusConfig
     output: OutputConfig
     compute: ComputeConfig = ComputeConfig()
@@ -30,6 +60,14 @@ class ScoreSpec(SpecModel):
         inside = [uri for uri in self.corpus.uri if overlaps(uri, self.output.uri)]
         if inside:
             raise ValueError(f"output.uri and corpus.uri overlap ({inside[0]}): a run would read its own output")
+        return self
+
+    @model_validator(mode="after")
+    def _embeddings_have_bundles(self) -> ScoreSpec:
+        named = self.output.embedding
+        unknown = [] if isinstance(named, bool) else [name for name in named if name not in self.bundle]
+        if unknown:
+            raise ValueError(f"output.embedding names {unknown[0]!r}, which is none of the bundles")
         return self
 
     @field_validator("corpus")
@@ -49,7 +87,9 @@ class EvaluateSpec(SpecModel):
 
     bundle: Uri = Field(description="bundle written by `bertmill finetune`")
     corpus: CorpusConfig
-    label: str | None = Field(None, description="column of true labels; default: the task's target name")
+    label: str | None = Field(
+        None, description="column of true labels; default: the task's target name, if it needs one"
+    )
     report: Uri | None = Field(None, description="URI of a JSON file to write the figures to")
     compute: ComputeConfig = ComputeConfig()
     storage: StorageConfig = StorageConfig()

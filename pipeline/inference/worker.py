@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 import uuid
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,8 +13,9 @@ import pyarrow.compute as pc
 
 from pipeline.corpus.reader import REASON, Columns, ReadOptions, read_shard
 from pipeline.corpus.shards import Shard
+from pipeline.encoder.bundle import BundleInfo
 from pipeline.encoder.model import ModelOutputs
-from pipeline.inference.predictor import ModelSource, Predictor, load_predictor
+from pipeline.inference.predictor import Member, ModelSource, Prediction, Predictor, TextSource, load_predictor
 from pipeline.output.ledger import DoneRecord, Ledger
 from pipeline.output.writer import write_parquet
 from pipeline.schema import (
@@ -23,8 +25,8 @@ from pipeline.schema import (
     SOURCE_FILE,
     SOURCE_ROW,
     file_schema,
+    prefixed,
 )
-from pipeline.tasks.base import Examples
 from pipeline.uris import join_uri
 
 NON_FINITE = "model output is not finite, in fp32 too"
@@ -32,11 +34,11 @@ NON_FINITE = "model output is not finite, in fp32 too"
 
 @dataclass(frozen=True)
 class InputSource:
-    """Which columns a worker reads, and how."""
+    """Which columns a worker reads, how, and which of them each bundle takes."""
 
     columns: Columns
     options: ReadOptions
-    are_words: bool = False
+    texts: Mapping[str, TextSource]
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,7 @@ class ShardScorer:
     def __init__(self, job: ScoreJob, predictor: Predictor) -> None:
         self._job = job
         self._predictor = predictor
-        self._version = predictor.bundle.info.model_version
+        self._version = joined_versions({name: member.info for name, member in predictor.members.items()})
 
     def process(self, shard: Shard) -> pa.Table:
         """Score a shard, write its file, claim its done-record.
@@ -99,10 +101,8 @@ class ShardScorer:
         usable = pc.is_null(rows[REASON])
         good = rows.filter(usable)
         source = self._job.source
-        texts = [good[name] for name in source.columns.input_names]
-        examples, outputs = self._predictor.predict(texts, source.are_words)
-        tokens = examples.tokens
-        finite = pa.array(outputs.finite)
+        predictions = self._predictor.predict(good, source.texts)
+        finite = pa.array(np.logical_and.reduce([item.outputs.finite for item in predictions.values()]))
         failed = good.filter(pc.invert(finite))
         reasons = pa.repeat(pa.scalar(NON_FINITE), failed.num_rows)
         bad = pa.concat_tables(
@@ -111,21 +111,15 @@ class ShardScorer:
                 self._quarantined(failed, reasons),
             ]
         )
-        accounts = _Accounts(int(tokens.lengths.sum()), outputs.num_padded_tokens, int(tokens.truncated.sum()))
-        return self._assemble(good, examples, outputs).filter(finite), bad, accounts
+        return self._assemble(good, predictions).filter(finite), bad, _count(predictions)
 
-    def _assemble(self, good: pa.Table, examples: Examples, outputs: ModelOutputs) -> pa.Table:
-        predictor, schema = self._predictor, file_schema(self._job.table_schema)
+    def _assemble(self, good: pa.Table, predictions: Mapping[str, Prediction]) -> pa.Table:
+        schema = file_schema(self._job.table_schema)
         arrays = {field.name: good[field.name] for field in schema if field.name in good.column_names}
-        decoded = predictor.task.decode(outputs, examples, predictor.learned)
-        arrays.update(zip((field.name for field in predictor.task.output_fields()), decoded, strict=True))
-        arrays["embedding"] = _embedding_array(outputs)
-        tokens = examples.tokens
-        arrays["num_tokens"] = pa.array(tokens.row_tokens, pa.int32())
-        arrays["truncated"] = pa.array(tokens.truncated)
-        arrays["num_windows"] = pa.array(tokens.row_windows, pa.int32())
-        arrays["model_version"] = pa.repeat(pa.scalar(self._version), tokens.num_rows)
-        arrays["run_id"] = pa.repeat(pa.scalar(self._job.run_id), tokens.num_rows)
+        for name, prediction in predictions.items():
+            columns = _bundle_columns(self._predictor.members[name], prediction)
+            arrays.update({prefixed(name, column): values for column, values in columns.items()})
+        arrays["run_id"] = pa.repeat(pa.scalar(self._job.run_id), good.num_rows)
         return pa.table([arrays[field.name] for field in schema], schema=schema)
 
     def _quarantined(self, rows: pa.Table, reasons: pa.Array | pa.ChunkedArray) -> pa.Table:
@@ -137,10 +131,10 @@ class ShardScorer:
     def _write(self, rows: pa.Table, table_uri: str, name: str) -> tuple[str | None, int]:
         if rows.num_rows == 0:
             return None, 0
-        job, info = self._job, self._predictor.bundle.info
+        job, members = self._job, self._predictor.members.values()
         path = f"{RUN_DATE}={job.ledger.run_date}/{name}"
         footer = {
-            "bertmill.model": info.base_model,
+            "bertmill.model": ", ".join(dict.fromkeys(member.info.base_model for member in members)),
             "bertmill.model_version": self._version,
             "bertmill.fingerprint": job.ledger.fingerprint,
             "bertmill.run_id": job.run_id,
@@ -162,6 +156,36 @@ class _Accounts:
     num_tokens: int
     num_padded_tokens: int
     num_truncated_rows: int
+
+
+def joined_versions(bundles: Mapping[str, BundleInfo]) -> str:
+    """The model version of a run: that of its one bundle, or `name=version` for each of several."""
+    return ", ".join(f"{name}={info.model_version}" if name else info.model_version for name, info in bundles.items())
+
+
+def _bundle_columns(member: Member, prediction: Prediction) -> dict[str, pa.Array]:
+    """Everything one bundle adds to its rows, unprefixed."""
+    outputs, tokens = prediction.outputs, prediction.examples.tokens
+    decoded = member.task.decode(outputs, prediction.examples, member.learned)
+    return {
+        **dict(zip((field.name for field in member.task.output_fields()), decoded, strict=True)),
+        "embedding": _embedding_array(outputs),
+        "num_tokens": pa.array(tokens.row_tokens, pa.int32()),
+        "truncated": pa.array(tokens.truncated),
+        "num_windows": pa.array(tokens.row_windows, pa.int32()),
+        "model_version": pa.repeat(pa.scalar(member.info.model_version), tokens.num_rows),
+    }
+
+
+def _count(predictions: Mapping[str, Prediction]) -> _Accounts:
+    """Tokens once for each tokenisation; a row is truncated if any bundle truncated it."""
+    once = {id(item.examples): item for item in predictions.values()}.values()
+    truncated = np.logical_or.reduce([item.examples.tokens.truncated for item in once])
+    return _Accounts(
+        sum(int(item.examples.tokens.lengths.sum()) for item in once),
+        sum(item.outputs.num_padded_tokens for item in once),
+        int(truncated.sum()),
+    )
 
 
 def _embedding_array(outputs: ModelOutputs) -> pa.Array:

@@ -90,27 +90,38 @@ class Evaluation:
     confusion: Confusion | None = None
 
 
+def targets_of(rows: pa.Table, kept: Sequence[str]) -> pa.ChunkedArray:
+    """The target column of labelled rows; nulls where a task goes without."""
+    return rows[kept[0]] if kept else pa.chunked_array([pa.nulls(rows.num_rows)])
+
+
 class Task(Protocol):
     """What differs between tasks. Stateless: everything learned comes from the bundle.
 
     Attributes:
-        inputs: Names of the texts one row has; several make one model input, a pair.
-        target: Default name of the target column; empty if the task is not trained.
+        inputs: Names of the texts one scored row has; several make one model input, a pair.
+        labelled_inputs: The model inputs of one labelled row, each one or two texts; the same one as in scoring but
+            for tasks that learn from texts side by side.
+        optional_inputs: Further model inputs of one text each, which training takes where they are given.
+        target: Default name of the target column.
+        needs_target: Labelled rows are of no use without a target.
+        compares_rows: The loss compares rows of the global batch with each other: it gets embeddings, not logits.
         head_class: Name of the transformers Auto class that has the head.
         needs_spans: Decoding needs each token's character range.
         windows_always: Long text is windowed even where the bundle says truncate (question answering).
-        is_trained: The task can be fine-tuned.
         main_metric: The figure to compare models by; higher is better.
     """
 
     name: str
     inputs: tuple[str, ...]
-    evaluation_inputs: tuple[tuple[str, ...], ...]
+    labelled_inputs: tuple[tuple[str, ...], ...]
+    optional_inputs: tuple[str, ...]
     target: str
+    needs_target: bool
+    compares_rows: bool
     head_class: str
     needs_spans: bool
     windows_always: bool
-    is_trained: bool
     main_metric: str
 
     def learn(self, targets: pa.ChunkedArray) -> Learned:
@@ -133,7 +144,8 @@ class Task(Protocol):
         """Loss summed (not averaged) over valid targets: the caller divides by the global weight.
 
         Args:
-            logits: [B, C], or [B, S, C] from a head over tokens.
+            logits: [B, C], or [B, S, C] from a head over tokens; where `compares_rows`, the embeddings [N, K, H] of
+                each of K model inputs of all N rows of the global batch.
             targets: [B, K] or [B, S], `IGNORED` where there is none.
         """
         ...

@@ -28,12 +28,14 @@ class MultiLabel:
 
     name = "multi-label"
     inputs: tuple[str, ...] = ("text",)
-    evaluation_inputs: tuple[tuple[str, ...], ...] = (("text",),)
+    labelled_inputs: tuple[tuple[str, ...], ...] = (("text",),)
+    optional_inputs: tuple[str, ...] = ()
     target = "labels"
+    needs_target = True
+    compares_rows = False
     head_class = "AutoModelForSequenceClassification"
     needs_spans = False
     windows_always = False
-    is_trained = True
     main_metric = "micro_f1"
 
     def learn(self, targets: pa.ChunkedArray) -> Learned:

@@ -39,12 +39,14 @@ class QuestionAnswering:
 
     name = "question-answering"
     inputs: tuple[str, ...] = ("question", "context")
-    evaluation_inputs: tuple[tuple[str, ...], ...] = (("question", "context"),)
+    labelled_inputs: tuple[tuple[str, ...], ...] = (("question", "context"),)
+    optional_inputs: tuple[str, ...] = ()
     target = "answers"
+    needs_target = True
+    compares_rows = False
     head_class = "AutoModelForQuestionAnswering"
     needs_spans = True
     windows_always = True
-    is_trained = True
     main_metric = "f1"
 
     def learn(self, targets: pa.ChunkedArray) -> Learned:

@@ -24,12 +24,14 @@ class Similarity:
 
     name = "similarity"
     inputs: tuple[str, ...] = ("text_a", "text_b")
-    evaluation_inputs: tuple[tuple[str, ...], ...] = (("text_a", "text_b"),)
+    labelled_inputs: tuple[tuple[str, ...], ...] = (("text_a", "text_b"),)
+    optional_inputs: tuple[str, ...] = ()
     target = "score"
+    needs_target = True
+    compares_rows = False
     head_class = "AutoModelForSequenceClassification"
     needs_spans = False
     windows_always = False
-    is_trained = True
     main_metric = "spearman"
 
     def learn(self, targets: pa.ChunkedArray) -> Learned:

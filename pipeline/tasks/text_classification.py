@@ -28,12 +28,14 @@ class TextClassification:
 
     name = "text-classification"
     inputs: tuple[str, ...] = ("text",)
-    evaluation_inputs: tuple[tuple[str, ...], ...] = (("text",),)
+    labelled_inputs: tuple[tuple[str, ...], ...] = (("text",),)
+    optional_inputs: tuple[str, ...] = ()
     target = "label"
+    needs_target = True
+    compares_rows = False
     head_class = "AutoModelForSequenceClassification"
     needs_spans = False
     windows_always = False
-    is_trained = True
     main_metric = "macro_f1"
 
     def learn(self, targets: pa.ChunkedArray) -> Learned:
@@ -134,7 +136,7 @@ class PairClassification(TextClassification):
 
     name = "pair-classification"
     inputs: tuple[str, ...] = ("text_a", "text_b")
-    evaluation_inputs: tuple[tuple[str, ...], ...] = (("text_a", "text_b"),)
+    labelled_inputs: tuple[tuple[str, ...], ...] = (("text_a", "text_b"),)
     main_metric = "accuracy"
 
 

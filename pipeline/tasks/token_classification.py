@@ -55,12 +55,14 @@ class TokenClassification:
 
     name = "token-classification"
     inputs: tuple[str, ...] = ("text",)
-    evaluation_inputs: tuple[tuple[str, ...], ...] = (("text",),)
+    labelled_inputs: tuple[tuple[str, ...], ...] = (("text",),)
+    optional_inputs: tuple[str, ...] = ()
     target = "tags"
+    needs_target = True
+    compares_rows = False
     head_class = "AutoModelForTokenClassification"
     needs_spans = True
     windows_always = False
-    is_trained = True
     main_metric = "f1"
 
     def learn(self, targets: pa.ChunkedArray) -> Learned:

@@ -18,7 +18,9 @@ from pipeline.finetune.data import TokenData
 from pipeline.finetune.loop import LoopHooks, LoopJob, TrainingStatus, ValidationRows
 from pipeline.finetune.plan import TrainingPlan
 from pipeline.finetune.spec import CheckpointConfig, TrainingConfig
-from pipeline.finetune.step import StepContext
+from pipeline.encoder.heads import JoinedHeads
+from pipeline.encoder.model import EmbeddingOptions
+from pipeline.finetune.step import StepContext, TrainingHead
 from pipeline.tasks.base import Examples, Learned
 from pipeline.tasks.text_classification import TextClassification
 from tests.tiny import LABELS, make_network, make_rows
@@ -40,13 +42,18 @@ def validation_rows(tokenizer: Any, num_rows: int, seed: int = 0) -> ValidationR
     """Such rows, to be judged."""
     table = make_rows(num_rows, seed)
     rows = TextTokenizer(tokenizer, TokenOptions(32)).encode(table["text"])
-    return ValidationRows(Examples((table["text"],), rows), table["label"])
+    return ValidationRows(Examples((table["text"],), rows), (rows,), table["label"])
+
+
+def join(network: Any = None) -> JoinedHeads:
+    """A network as the one head of a run."""
+    return JoinedHeads({"": network or make_network()}, EmbeddingOptions("mean", normalize=True))
 
 
 def context_for(data: TokenData, network: Any = None, world_size: int = 1, **recipe: Any) -> StepContext:
     """A run's context in fp32 on CPU; `recipe` goes to TrainingConfig."""
     config = TrainingConfig(**{"max_grad_norm": 1e9, **recipe})
-    return StepContext(network or make_network(), TASK, data, RUNTIME, config, Padding(0), world_size)
+    return StepContext(join(network), (TrainingHead("", TASK, data),), RUNTIME, config, Padding(0), world_size)
 
 
 def job_for(
@@ -54,8 +61,9 @@ def job_for(
 ) -> LoopJob:
     """The only rank's job."""
     recipe = context.config
-    plan = TrainingPlan(len(context.data), recipe.batch_rows, epochs, recipe.min_steps, recipe.seed)
-    return LoopJob(context, plan, validation, LEARNED, CheckpointConfig(every_s=every_s), "fingerprint", rank=0)
+    plan = TrainingPlan(len(context.row_lengths), recipe.batch_rows, epochs, recipe.min_steps, recipe.seed)
+    rows = {} if validation is None else {"": validation}
+    return LoopJob(context, plan, rows, {"": LEARNED}, CheckpointConfig(every_s=every_s), "fingerprint", rank=0)
 
 
 @dataclass
