@@ -22,15 +22,17 @@ if TYPE_CHECKING:
 def evaluate(spec: SpecPath, set_: Overrides = None, address: Address = None, debug: Debug = False) -> None:
     """Measure a bundle on labelled Parquet."""
     with guarded(debug):
-        from pipeline.inference.evaluate import prepare_evaluation, run_evaluation
+        from pipeline.inference.evaluate import prepare_evaluation
+        from pipeline.inference.retrieval import prepare_retrieval
 
         parsed = load_spec(spec, EvaluateSpec, set_ or ())
+        prepare = prepare_retrieval if parsed.retrieval else prepare_evaluation
         with preparing():
-            run = prepare_evaluation(parsed)
+            run = prepare(parsed)
         with ray_session(parsed.compute, address) as pool:
-            result = run_evaluation(run, pool)
+            result = run.measure(pool)
         figures = ", ".join(f"{name} {value:.4f}" for name, value in result.metrics.items())
-        print(f"{result.num_rows:,} of {run.num_rows:,} rows: {figures}")
+        print(f"{result.num_rows:,} of {run.total}: {figures}")
         if result.confusion is not None and len(result.confusion.labels) <= 20:
             Console().print(_confusion_table(result.confusion))
         if parsed.report is not None:

@@ -12,7 +12,7 @@ from itertools import chain
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.config import PoolOptions
+from pipeline.config import CorpusConfig, PoolOptions
 from pipeline.corpus.reader import (
     REASON,
     Columns,
@@ -53,6 +53,7 @@ class PreparedEvaluation:
     """Everything known before Ray starts."""
 
     spec: EvaluateSpec
+    corpus: CorpusConfig
     bundle: BundleInfo
     shards: tuple[Shard, ...]
     source: LabelledSource
@@ -61,6 +62,15 @@ class PreparedEvaluation:
     def num_rows(self) -> int:
         """Rows to evaluate."""
         return sum(shard.num_rows for shard in self.shards)
+
+    @property
+    def total(self) -> str:
+        """What there is to evaluate, for people."""
+        return f"{self.num_rows:,} rows"
+
+    def measure(self, pool: PoolOptions) -> Evaluation:
+        """`run_evaluation`."""
+        return run_evaluation(self, pool)
 
 
 @dataclass(frozen=True)
@@ -99,29 +109,28 @@ class ShardEvaluator:
 
 
 def prepare_evaluation(spec: EvaluateSpec) -> PreparedEvaluation:
-    """Check bundle, files and columns. Starts nothing.
+    """Check bundle, files and columns of a spec that names labelled rows. Starts nothing.
 
     Raises:
         InputError: whatever the user has to mend.
     """
-    storage = Storage(spec.storage)
-    bundles, files = open_inputs({_ONLY: spec.bundle}, spec.corpus.uri, storage)
+    storage, corpus = Storage(spec.storage), spec.corpus
+    assert corpus is not None
+    bundles, files = open_inputs({_ONLY: spec.bundle}, corpus.uri, storage)
     bundle = bundles[_ONLY]
     task = find_task(bundle.task, spec.bundle)
-    check_inputs(spec.corpus.inputs, [name for group in task.labelled_inputs for name in group], "spec")
-    inputs = {**bundle.inputs, **spec.corpus.inputs}
+    check_inputs(corpus.inputs, [name for group in task.labelled_inputs for name in group], "spec")
+    inputs = {**bundle.inputs, **corpus.inputs}
     texts = [tuple(inputs.get(name, name) for name in group) for group in task.labelled_inputs]
     label = spec.label or (task.target if task.needs_target else None)
     columns = Columns(tuple(chain.from_iterable(texts)), (label,) if label else ())
     footers = read_footers(files, columns, storage)
-    shards = cut_shards(
-        (footer.layout for footer in footers), ShardSize(spec.corpus.shard_rows, spec.corpus.shard_bytes)
-    )
+    shards = cut_shards((footer.layout for footer in footers), ShardSize(corpus.shard_rows, corpus.shard_bytes))
     if not shards:
-        raise CorpusError(f"{', '.join(spec.corpus.uri)}: no rows in {len(footers)} files", "nothing to evaluate")
-    options = ReadOptions(kept_schema(footers, columns.kept), spec.corpus.empty_text == "quarantine")
+        raise CorpusError(f"{', '.join(corpus.uri)}: no rows in {len(footers)} files", "nothing to evaluate")
+    options = ReadOptions(kept_schema(footers, columns.kept), corpus.empty_text == "quarantine")
     groups = tuple(TextSource(group, holds_words(footers, Columns(group))) for group in texts)
-    return PreparedEvaluation(spec, bundle, tuple(shards), LabelledSource(columns, options, groups))
+    return PreparedEvaluation(spec, corpus, bundle, tuple(shards), LabelledSource(columns, options, groups))
 
 
 def run_evaluation(run: PreparedEvaluation, pool: PoolOptions) -> Evaluation:
@@ -161,7 +170,7 @@ def _evaluate_job(run: PreparedEvaluation, num_threads: int) -> EvaluateJob:
 def _conclude(run: PreparedEvaluation, parts: list[pa.Table]) -> Evaluation:
     results = pa.concat_tables(parts)
     num_bad = run.num_rows - results.num_rows
-    limit = run.spec.corpus.max_bad_fraction
+    limit = run.corpus.max_bad_fraction
     if num_bad > limit * run.num_rows or results.num_rows == 0:
         raise CorpusError(
             f"{num_bad} of {run.num_rows} rows have no usable text, or a target that is missing, broken or unknown to "

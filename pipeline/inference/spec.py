@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema, field_validator, model_validator
 
-from pipeline.config import ComputeConfig, CorpusConfig, SpecModel, StorageConfig, Uri, check_bundle_names
+from pipeline.config import ComputeConfig, CorpusConfig, SpecModel, StorageConfig, Uri, Uris, check_bundle_names
 from pipeline.schema import RESERVED_COLUMNS
 from pipeline.uris import overlaps
 
@@ -82,14 +82,35 @@ class ScoreSpec(SpecModel):
         return corpus
 
 
+class RetrievalConfig(SpecModel):
+    """Queries, documents and what is relevant to what, to judge a search by embedding."""
+
+    queries: Uris = Field(description="rows of an id and a text")
+    documents: Uris = Field(description="rows of an id and a text")
+    relevance: Uris = Field(description="rows of a query's id, a document's id and, unless all are 1, a gain")
+    id: str = "id"
+    text: str = "text"
+    query_id: str = "query_id"
+    document_id: str = "document_id"
+    gain: str = Field("relevance", description="column of gains; 0 or less is not relevant")
+    max_bad_fraction: float = Field(0.0, ge=0, le=1, description="share of rows without usable text")
+
+
 class EvaluateSpec(SpecModel):
-    """Measure a bundle on labelled Parquet."""
+    """Measure a bundle on labelled Parquet, or its embeddings on a search."""
 
     bundle: Uri = Field(description="bundle written by `bertmill finetune`")
-    corpus: CorpusConfig
+    corpus: CorpusConfig | None = Field(None, description="labelled rows")
+    retrieval: RetrievalConfig | None = Field(None, description="a search, instead of labelled rows")
     label: str | None = Field(
         None, description="column of true labels; default: the task's target name, if it needs one"
     )
     report: Uri | None = Field(None, description="URI of a JSON file to write the figures to")
     compute: ComputeConfig = ComputeConfig()
     storage: StorageConfig = StorageConfig()
+
+    @model_validator(mode="after")
+    def _measures_one_thing(self) -> EvaluateSpec:
+        if (self.corpus is None) == (self.retrieval is None):
+            raise ValueError("give either `corpus` (labelled rows) or `retrieval` (a search)")
+        return self

@@ -1,0 +1,219 @@
+"""A search judged: queries, documents and what is relevant to what, from Parquet to recall, nDCG and MRR.
+
+The ranking is exact, on the driver: it holds all embeddings (1 million documents of 384 numbers are 1.5 GB).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.dataset as ds
+
+from pipeline.config import PoolOptions
+from pipeline.corpus.listing import list_corpus
+from pipeline.corpus.reader import REASON, Columns, ReadOptions, kept_schema, read_footers, read_shard
+from pipeline.corpus.shards import Shard, ShardSize, cut_shards
+from pipeline.corpus.stream import stream_shards
+from pipeline.encoder.bundle import read_bundle_info
+from pipeline.errors import Checks, CorpusError, ModelError
+from pipeline.inference.predictor import ModelSource, Predictor, TextSource, load_predictor
+from pipeline.inference.spec import EvaluateSpec, RetrievalConfig
+from pipeline.storage import Storage
+from pipeline.tasks import find_task
+from pipeline.tasks.base import Evaluation
+from pipeline.tasks.numbers import matrix, score_lists
+from pipeline.tasks.retrieval import SearchSet, search_metrics
+from pipeline.telemetry import Meter, ProgressDisplay
+
+_ONLY = ""
+_SHARD_SIZE = ShardSize(rows=65_536, bytes=64 * 2**20)
+
+
+@dataclass(frozen=True)
+class TextSet:
+    """Queries or documents: their shards, and how ids and texts are read."""
+
+    shards: tuple[Shard, ...]
+    columns: Columns
+    options: ReadOptions
+
+    @property
+    def num_rows(self) -> int:
+        """Rows of the set."""
+        return sum(shard.num_rows for shard in self.shards)
+
+
+@dataclass(frozen=True)
+class PreparedRetrieval:
+    """Everything known before Ray starts; `relevance` holds `query`, `document` (strings) and `gain`."""
+
+    spec: EvaluateSpec
+    config: RetrievalConfig
+    queries: TextSet
+    documents: TextSet
+    relevance: pa.Table
+
+    @property
+    def num_rows(self) -> int:
+        """Rows to embed."""
+        return self.queries.num_rows + self.documents.num_rows
+
+    @property
+    def total(self) -> str:
+        """What there is to search, for people."""
+        return f"{self.queries.num_rows:,} queries over {self.documents.num_rows:,} documents"
+
+    def measure(self, pool: PoolOptions) -> Evaluation:
+        """`run_retrieval`."""
+        return run_retrieval(self, pool)
+
+
+@dataclass(frozen=True)
+class EmbedJob:
+    """What an embedding worker is told."""
+
+    model: ModelSource
+    texts: TextSet
+
+    def build(self) -> ShardEmbedder:
+        """Load the model in the worker's own process."""
+        return ShardEmbedder(self, load_predictor(self.model))
+
+
+class ShardEmbedder:
+    """Embeds shards of ids and texts."""
+
+    def __init__(self, job: EmbedJob, predictor: Predictor) -> None:
+        self._job, self._predictor = job, predictor
+
+    def process(self, shard: Shard) -> pa.Table:
+        """The id (as text) and embedding of every row with usable text, and how many tokens it has."""
+        job = self._job
+        rows = read_shard(shard, job.texts.columns, job.texts.options, job.model.storage)
+        rows = rows.filter(pc.is_null(rows[REASON]))
+        found = self._predictor.predict(rows, job.model.texts)[_ONLY]
+        (id_column,) = job.texts.columns.kept
+        tokens = pa.array(found.examples.tokens.row_tokens)
+        columns = [rows[id_column].cast(pa.string()), score_lists(found.outputs.embeddings), tokens]
+        return pa.table(columns, names=["id", "vector", "num_tokens"])
+
+
+def prepare_retrieval(spec: EvaluateSpec) -> PreparedRetrieval:
+    """Check bundle, files and columns of a spec that names a search, and read what is relevant. Starts nothing.
+
+    Raises:
+        InputError: whatever the user has to mend.
+    """
+    storage, checks, config = Storage(spec.storage), Checks(), spec.retrieval
+    assert config is not None
+    checks.run(lambda: _check_bundle(spec, storage))
+    queries = checks.run(lambda: _open_texts(config.queries, config, storage))
+    documents = checks.run(lambda: _open_texts(config.documents, config, storage))
+    relevance = checks.run(lambda: _read_relevance(config, storage))
+    checks.raise_failures()
+    assert queries is not None
+    assert documents is not None
+    return PreparedRetrieval(spec, config, queries, documents, relevance)
+
+
+def run_retrieval(run: PreparedRetrieval, pool: PoolOptions) -> Evaluation:
+    """Embed both sets and judge the search; needs a running Ray.
+
+    Raises:
+        CorpusError: too many rows without text, or a judged query or document that is in neither set.
+    """
+    threads = max(1, int(pool.cpus_per_worker))
+    meter = Meter()
+    found = []
+    with ProgressDisplay("embedding", run.num_rows, "rows") as display:
+        for texts in (run.queries, run.documents):
+            parts = []
+            for part in stream_shards(texts.shards, _embed_job(run, texts, threads), pool):
+                parts.append(part)
+                meter.num_rows += part.num_rows
+                meter.num_tokens += sum(part["num_tokens"].to_pylist())
+                display.update(meter.num_rows, meter.rates())
+            found.append(pa.concat_tables(parts))
+    num_bad = run.num_rows - meter.num_rows
+    if num_bad > run.config.max_bad_fraction * run.num_rows:
+        raise CorpusError(
+            f"{num_bad} of {run.num_rows} queries and documents have no usable text; "
+            f"more than retrieval.max_bad_fraction {run.config.max_bad_fraction}",
+            "mend the data, or raise retrieval.max_bad_fraction",
+        )
+    queries, documents = found
+    return judge_search(queries, documents, run.relevance)
+
+
+def judge_search(queries: pa.Table, documents: pa.Table, relevance: pa.Table) -> Evaluation:
+    """Metrics of a search.
+
+    Args:
+        queries: `id` and `vector`.
+        documents: `id` and `vector`.
+        relevance: `query`, `document` and `gain`.
+
+    Raises:
+        CorpusError: an id is twice in a set, or judged and in none.
+    """
+    query_numbers, document_numbers = _numbers(queries, "queries"), _numbers(documents, "documents")
+    gains: list[dict[int, float]] = [{} for _ in query_numbers]
+    for row in relevance.to_pylist():
+        if row["query"] not in query_numbers or row["document"] not in document_numbers:
+            raise CorpusError(
+                f"relevance names query {row['query']!r} and document {row['document']!r}; one of them is in no set",
+                "check the id columns, and that rows with unusable text are not judged",
+            )
+        gains[query_numbers[row["query"]]][document_numbers[row["document"]]] = float(row["gain"])
+    found = SearchSet(matrix(queries["vector"]), matrix(documents["vector"]), gains)
+    return Evaluation(sum(bool(gain) for gain in gains), search_metrics(found))
+
+
+def _numbers(rows: pa.Table, name: str) -> dict[str, int]:
+    ids = rows["id"].to_pylist()
+    numbers = {identity: number for number, identity in enumerate(ids)}
+    if len(numbers) < len(ids):
+        raise CorpusError(
+            f"retrieval.{name}: {len(ids) - len(numbers)} ids stand there more than once", "give each one"
+        )
+    return numbers
+
+
+def _embed_job(run: PreparedRetrieval, texts: TextSet, threads: int) -> EmbedJob:
+    sources = {_ONLY: TextSource((run.config.text,))}
+    storage = Storage(run.spec.storage)
+    return EmbedJob(ModelSource({_ONLY: run.spec.bundle}, sources, run.spec.compute, threads, storage), texts)
+
+
+def _check_bundle(spec: EvaluateSpec, storage: Storage) -> None:
+    info = read_bundle_info(spec.bundle, storage)
+    if len(find_task(info.task, spec.bundle).inputs) != 1:
+        raise ModelError(f"{spec.bundle}: a {info.task} bundle reads pairs", "a search needs a bundle of single texts")
+
+
+def _open_texts(uris: Iterable[str], config: RetrievalConfig, storage: Storage) -> TextSet:
+    columns = Columns((config.text,), (config.id,))
+    footers = read_footers(list_corpus(uris, storage), columns, storage)
+    shards = cut_shards((footer.layout for footer in footers), _SHARD_SIZE)
+    if not shards:
+        raise CorpusError(f"{', '.join(uris)}: no rows in {len(footers)} files", "nothing to search")
+    return TextSet(tuple(shards), columns, ReadOptions(kept_schema(footers, columns.kept), quarantine_blank=True))
+
+
+def _read_relevance(config: RetrievalConfig, storage: Storage) -> pa.Table:
+    tables = []
+    for file in list_corpus(config.relevance, storage):
+        filesystem, path = storage.open_arrow(file.uri)
+        table = ds.dataset(path, filesystem=filesystem, format="parquet").to_table()
+        missing = [name for name in (config.query_id, config.document_id) if name not in table.column_names]
+        if missing:
+            raise CorpusError(f"{file.uri}: no column {missing[0]!r}", f"it has: {', '.join(table.column_names)}")
+        judged = config.gain in table.column_names
+        gain = table[config.gain].cast(pa.float64()) if judged else pa.array(np.ones(table.num_rows))
+        ids = [table[name].cast(pa.string()) for name in (config.query_id, config.document_id)]
+        tables.append(pa.table([*ids, gain], names=["query", "document", "gain"]))
+    return pa.concat_tables(tables)

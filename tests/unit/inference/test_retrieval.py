@@ -1,0 +1,103 @@
+"""A search judged from Parquet, without Ray: the workers are called directly."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from pipeline.config import PoolOptions, parse_spec
+from pipeline.corpus.shards import Shard
+from pipeline.errors import CorpusError, SeveralErrors, SpecError
+from pipeline.inference import retrieval
+from pipeline.inference.retrieval import EmbedJob, prepare_retrieval, run_retrieval
+from pipeline.inference.spec import EvaluateSpec
+from pipeline.tasks.numbers import score_lists
+from tests.tiny import make_bundle
+
+TEXTS = ["good film", "bad table", "seven was blue", "it is lovely", "awful and dull"]
+POOL = PoolOptions(1, 1, 0)
+
+
+@pytest.fixture(autouse=True)
+def _without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
+    def stream(shards: tuple[Shard, ...], job: EmbedJob, _pool: PoolOptions) -> list[pa.Table]:
+        worker = job.build()
+        return [worker.process(shard) for shard in shards]
+
+    monkeypatch.setattr(retrieval, "stream_shards", stream)
+
+
+@pytest.fixture
+def spec(tmp_path: Path) -> EvaluateSpec:
+    """Every query is one of the documents, word for word; the ids of documents are numbers."""
+    make_bundle(tmp_path / "bundle", ("a", "b"))
+    write(tmp_path / "queries.parquet", {"id": ["q0", "q1"], "text": [TEXTS[3], TEXTS[1]]})
+    write(tmp_path / "documents.parquet", {"id": [10, 11, 12, 13, 14], "text": TEXTS})
+    write(tmp_path / "relevance.parquet", {"query_id": ["q0", "q1"], "document_id": [13, 11]})
+    names = {name: str(tmp_path / f"{name}.parquet") for name in ("queries", "documents", "relevance")}
+    raw = {"bundle": str(tmp_path / "bundle"), "retrieval": names, "compute": {"precision": "fp32"}}
+    return parse_spec(raw, EvaluateSpec, "spec")
+
+
+def write(path: Path, columns: dict[str, list[object]]) -> None:
+    pq.write_table(pa.table(columns), path)
+
+
+def test_a_text_is_found_by_itself(spec: EvaluateSpec) -> None:
+    run = prepare_retrieval(spec)
+    assert run.total == "2 queries over 5 documents"
+    result = run_retrieval(run, POOL)
+    assert result.num_rows == 2
+    assert result.metrics == pytest.approx(dict.fromkeys(result.metrics, 1.0))
+    assert {"recall@1", "ndcg@10", "mrr@10"} <= result.metrics.keys()
+
+
+def test_gains_are_read_where_there_are_some(spec: EvaluateSpec, tmp_path: Path) -> None:
+    judged = {"query_id": ["q0", "q0"], "document_id": [13, 10], "relevance": [0, 1]}
+    write(tmp_path / "relevance.parquet", judged)
+    result = run_retrieval(prepare_retrieval(spec), POOL)
+    assert result.num_rows == 1
+    assert result.metrics["recall@1"] == 0  # its own text has no gain
+    assert result.metrics["recall@10"] == 1
+
+
+def test_documents_without_text_are_refused_and_counted(spec: EvaluateSpec, tmp_path: Path) -> None:
+    write(tmp_path / "documents.parquet", {"id": [10, 11, 13], "text": [None, TEXTS[1], TEXTS[3]]})
+    with pytest.raises(CorpusError, match="1 of 5 queries and documents have no usable text"):
+        run_retrieval(prepare_retrieval(spec), POOL)
+
+
+def test_ids_that_are_in_no_set_are_named(spec: EvaluateSpec, tmp_path: Path) -> None:
+    write(tmp_path / "relevance.parquet", {"query_id": ["q0"], "document_id": [99]})
+    with pytest.raises(CorpusError, match=r"document '99'; one of them is in no set"):
+        run_retrieval(prepare_retrieval(spec), POOL)
+
+
+def test_an_id_given_twice_is_refused(spec: EvaluateSpec, tmp_path: Path) -> None:
+    write(tmp_path / "documents.parquet", {"id": [11, 11, 13], "text": TEXTS[:3]})
+    with pytest.raises(CorpusError, match=r"retrieval\.documents: 1 ids stand there more than once"):
+        run_retrieval(prepare_retrieval(spec), POOL)
+
+
+def test_everything_that_is_missing_is_said_at_once(spec: EvaluateSpec, tmp_path: Path) -> None:
+    write(tmp_path / "relevance.parquet", {"query": ["q0"]})
+    (tmp_path / "queries.parquet").unlink()
+    with pytest.raises(SeveralErrors, match=r"2 problems\n.*queries\.parquet: nothing there[\s\S]*no column 'query_id'"):
+        prepare_retrieval(spec)
+
+
+def test_a_spec_measures_labelled_rows_or_a_search(spec: EvaluateSpec) -> None:
+    raw = spec.model_dump()
+    with pytest.raises(SpecError, match="either `corpus`"):
+        parse_spec({**raw, "corpus": {"uri": "x"}}, EvaluateSpec, "spec")
+    with pytest.raises(SpecError, match="either `corpus`"):
+        parse_spec({**raw, "retrieval": None}, EvaluateSpec, "spec")
+
+
+def test_vectors_come_back_as_they_were() -> None:
+    vectors = np.arange(6, dtype=np.float32).reshape(3, 2)
+    assert score_lists(vectors).to_pylist() == vectors.tolist()
