@@ -58,11 +58,11 @@ def upload_directory(source: Path, uri: str) -> str:
     return uri
 
 
-def score_spec(bundle: str, corpus_uri: str, output: str, **changes: Any) -> ScoreSpec:
+def score_spec(bundle: str | dict[str, str], corpus_uri: str, output: str, **changes: Any) -> ScoreSpec:
     """A spec of small shards (100 rows) in fp32."""
     corpus_block: dict[str, Any] = {"keep": ("id", "domain"), "shard_rows": 100, **changes.pop("corpus", {})}
     return ScoreSpec(
-        bundle=bundle,
+        bundle=bundle,  # type: ignore[arg-type]
         corpus=CorpusConfig(uri=(corpus_uri,), **corpus_block),
         output=OutputConfig(uri=output),
         compute=ComputeConfig(precision="fp32", device="cpu"),

