@@ -1,12 +1,11 @@
 from __future__ import annotations
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import scipy.spatial.distance
 import scipy.stats
-import torch
 
-from pipeline.errors import ModelError
 from pipeline.tasks.base import Learned
 from pipeline.tasks.embedding import Embedding
 from tests.unit.tasks.parts import column, outputs_of, rows_without_text
@@ -33,9 +32,11 @@ def test_a_vector_of_zeros_is_like_nothing() -> None:
     assert TASK.judge(outputs, rows_without_text(1), column([1.0]), NOTHING)["predicted"].to_pylist() == [0]
 
 
-def test_an_evaluation_reads_two_texts_apart_and_scoring_one() -> None:
+def test_a_labelled_row_has_two_texts_apart_and_a_scored_one_has_one() -> None:
     assert TASK.inputs == ("text",)
-    assert TASK.evaluation_inputs == (("text_a",), ("text_b",))
+    assert TASK.labelled_inputs == (("text_a",), ("text_b",))
+    assert TASK.optional_inputs == ("negative",)
+    assert (TASK.needs_target, TASK.compares_rows) == (False, True)
     assert TASK.decode(outputs_of(np.zeros((2, 0))), rows_without_text(2), NOTHING) == TASK.output_fields() == []
 
 
@@ -44,10 +45,12 @@ def test_scores_that_are_not_finite_are_refused() -> None:
     assert [reason is None for reason in reasons] == [True, False, False]
 
 
-def test_there_is_nothing_to_train() -> None:
-    assert not TASK.is_trained
-    assert (TASK.learn(column([1.0])), TASK.head_config(NOTHING)) == (NOTHING, {})
-    with pytest.raises(ModelError, match="not trained yet"):
-        TASK.window_targets(column([1.0]), rows_without_text(1), NOTHING)
-    with pytest.raises(ModelError, match="not trained yet"):
-        TASK.loss_sum(torch.zeros(1, 1), torch.zeros(1, 1))
+def test_nothing_is_learned_from_scores_and_they_must_be_numbers() -> None:
+    assert (TASK.learn(column([1.0, 2.0])), TASK.head_config(NOTHING)) == (NOTHING, {})
+    assert TASK.learn(column([None, None])) == NOTHING
+    with pytest.raises(pa.ArrowInvalid, match="Failed to parse"):
+        TASK.learn(column(["high", "low"]))
+
+
+def test_rows_without_scores_are_all_usable() -> None:
+    assert TASK.check(column(pa.nulls(3)), (), NOTHING).to_pylist() == [None] * 3
