@@ -34,6 +34,7 @@ def test_run_fingerprint_is_what_it_has_always_been() -> None:
         inputs={"text": "text"},
         labels=("no", "yes"),
         max_length=64,
+        stride=0,
         base_model="base",
         data_fingerprint="d",
         run_fingerprint="r",
@@ -49,4 +50,4 @@ def test_run_fingerprint_is_what_it_has_always_been() -> None:
         }
     )
     assert bundle.fingerprint == "1503a5517543a526c09dc61ef086fff0dd122ec23fb837435d619babbfc3be01"
-    assert fingerprint_run(spec, bundle) == "07ebf35fa5e887faeae54857f9582dddd75e18736346f6e50ad0e386af74787d"
+    assert fingerprint_run(spec, {"": bundle}) == "625a7bd03712d23ad01a2c3198ad3d56dd9c730066faeb926ca392045ce33d71"

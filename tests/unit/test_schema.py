@@ -7,40 +7,42 @@ from pipeline.schema import (
     QUARANTINE_SCHEMA,
     RESERVED_COLUMNS,
     RUN_DATE,
+    BundleFields,
     file_schema,
     kept_field,
     scored_schema,
 )
 
 KEPT = pa.schema([pa.field("id", pa.string())])
-TASK_FIELDS = [pa.field("label", pa.string()), pa.field("score", pa.float32())]
+TASK_FIELDS = (pa.field("label", pa.string()), pa.field("score", pa.float32()))
+ALONE = BundleFields("", TASK_FIELDS, with_embedding=True)
 
 
 def test_columns_stand_in_the_documented_order() -> None:
-    with_embedding = scored_schema(KEPT, TASK_FIELDS, with_embedding=True)
+    with_embedding = scored_schema(KEPT, [ALONE])
     assert with_embedding.names == [
         *("source_file", "source_row", "id", "label", "score", "embedding"),
         *("num_tokens", "truncated", "num_windows", "model_version", "run_id", "run_date"),
     ]
-    without = scored_schema(KEPT, TASK_FIELDS, with_embedding=False)
+    without = scored_schema(KEPT, [BundleFields("", TASK_FIELDS, with_embedding=False)])
     assert without.names == [name for name in with_embedding.names if name != "embedding"]
 
 
 def test_the_partition_column_is_in_the_table_and_not_in_its_files() -> None:
-    schema = scored_schema(KEPT, TASK_FIELDS, with_embedding=True)
+    schema = scored_schema(KEPT, [ALONE])
     assert schema.field(RUN_DATE).type == pa.date32()
     assert file_schema(schema).names == schema.names[:-1]
     assert RUN_DATE not in file_schema(QUARANTINE_SCHEMA).names
 
 
 def test_embeddings_are_plain_lists_of_float32() -> None:
-    kind = scored_schema(KEPT, [], with_embedding=True).field("embedding").type
+    kind = scored_schema(KEPT, [BundleFields("", (), with_embedding=True)]).field("embedding").type
     assert pa.types.is_list(kind)
     assert kind.value_type == pa.float32()
 
 
 def test_every_column_bertmill_writes_is_reserved() -> None:
-    written = scored_schema(pa.schema([]), [], with_embedding=True).names
+    written = scored_schema(pa.schema([]), [BundleFields("", (), with_embedding=True)]).names
     assert set(written) == RESERVED_COLUMNS
 
 

@@ -22,7 +22,7 @@ from pipeline.encoder.bundle import (
     read_bundle_info,
     resolve_encoder,
 )
-from pipeline.encoder.model import EmbeddingOptions, EncoderModel, load_network, load_tokenizer
+from pipeline.encoder.model import EmbeddingOptions, EncoderModel, Head, load_network, load_tokenizer
 from pipeline.encoder.tokenize import Padding, TextTokenizer, TokenOptions
 from pipeline.errors import ModelError, OutputTakenError
 from pipeline.storage import Storage
@@ -63,14 +63,11 @@ def test_transformers_loads_a_bundle_and_agrees(bundle_directory: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(bundle_directory)
     with torch.no_grad():
         plain = network(**tokenizer(texts, padding=True, return_tensors="pt")).logits.numpy()
-    model = EncoderModel(
-        load_network(bundle_directory, "AutoModelForSequenceClassification"),
-        Runtime(torch.device("cpu"), False, BatchBudget(100, 10)),
-        EmbeddingOptions("mean", normalize=True),
-        Padding(0),
-    )
-    own = model.run(TextTokenizer(load_tokenizer(bundle_directory), TokenOptions(32)).encode(pa.array(texts))).logits
-    np.testing.assert_allclose(own, plain, atol=1e-5)
+    head = Head(load_network(bundle_directory, "AutoModelForSequenceClassification"), EmbeddingOptions("mean", True))
+    model = EncoderModel([head], Runtime(torch.device("cpu"), False, BatchBudget(100, 10)), Padding(0))
+    rows = TextTokenizer(load_tokenizer(bundle_directory), TokenOptions(32)).encode(pa.array(texts))
+    (own,) = model.run(rows)
+    np.testing.assert_allclose(own.logits, plain, atol=1e-5)
     assert network.config.id2label == dict(enumerate(LABELS))
 
 

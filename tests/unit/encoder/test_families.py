@@ -11,7 +11,7 @@ import torch
 
 from pipeline.encoder.attention import Runtime
 from pipeline.encoder.batching import BatchBudget
-from pipeline.encoder.model import EmbeddingOptions, EncoderModel, head_logits
+from pipeline.encoder.model import EmbeddingOptions, EncoderModel, Head, head_logits
 from pipeline.encoder.tokenize import Padding, TextTokenizer, TokenOptions, TokenRows
 from tests.unit.encoder.families import FAMILIES
 
@@ -34,8 +34,9 @@ RUNTIME = Runtime(torch.device("cpu"), autocast_bf16=False, budget=BatchBudget(t
 
 
 def encoded(family: str, *texts: list[str]) -> tuple[TokenRows, Padding]:
-    encoder = TextTokenizer(FAMILIES[family].tokenizer(), TokenOptions(60))
-    return encoder.encode(*(pa.array(text) for text in texts)), Padding(encoder.pad_id, encoder.pads_left)
+    tokenizer = FAMILIES[family].tokenizer()
+    rows = TextTokenizer(tokenizer, TokenOptions(60)).encode(*(pa.array(text) for text in texts))
+    return rows, Padding.of(tokenizer)
 
 
 def alone(family: str, network: Any, *texts: str) -> tuple[np.ndarray, np.ndarray]:
@@ -55,8 +56,8 @@ def test_a_batch_gives_what_each_row_gives_alone(family: str, head: str, with_pa
     network = FAMILIES[family].network(HEADS[head])
     rows, padding = encoded(family, *texts)
     assert len(set(rows.lengths.tolist())) > 3
-    with EncoderModel(network, RUNTIME, EmbeddingOptions("mean", normalize=False), padding) as model:
-        outputs = model.run(rows)
+    with EncoderModel([Head(network, EmbeddingOptions("mean", normalize=False))], RUNTIME, padding) as model:
+        (outputs,) = model.run(rows)
     over_tokens = head in ("tokens", "spans")
     spread = outputs.embeddings.std(axis=0).max()
     assert spread > 1e-2, "rows cannot be told apart"

@@ -11,7 +11,7 @@ import torch
 
 from pipeline.encoder.attention import Runtime
 from pipeline.encoder.batching import BatchBudget
-from pipeline.encoder.model import EmbeddingOptions, EncoderModel, load_network, load_tokenizer
+from pipeline.encoder.model import EmbeddingOptions, EncoderModel, Head, ModelOutputs, load_network, load_tokenizer
 from pipeline.encoder.tokenize import Padding, TextTokenizer, TokenOptions, TokenRows
 from pipeline.errors import ModelError
 from tests.tiny import make_network, make_rows
@@ -28,7 +28,13 @@ def rows(encoder_directory: Path) -> TokenRows:
 
 
 def model_of(network: Any, embedding: EmbeddingOptions = MEAN, bf16: bool = False) -> EncoderModel:
-    return EncoderModel(network, Runtime(CPU, bf16, SMALL), embedding, Padding(0))
+    return EncoderModel([Head(network, embedding)], Runtime(CPU, bf16, SMALL), Padding(0))
+
+
+def run_model(network: Any, rows: TokenRows, embedding: EmbeddingOptions = MEAN, bf16: bool = False) -> ModelOutputs:
+    with model_of(network, embedding, bf16) as model:
+        (outputs,) = model.run(rows)
+    return outputs
 
 
 def plain_forward(network: Any, rows: TokenRows, index: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -49,8 +55,7 @@ def by_hand(states_SH: torch.Tensor, options: EmbeddingOptions) -> np.ndarray:
 @pytest.mark.parametrize("pooling", ["mean", "cls", "max"])
 def test_batches_give_what_plain_transformers_gives_row_by_row(rows: TokenRows, pooling: str, normalize: bool) -> None:
     network, options = make_network(), EmbeddingOptions(pooling, normalize)
-    with model_of(network, options) as model:
-        outputs = model.run(rows)
+    outputs = run_model(network, rows, options)
     for index in range(len(rows)):
         logits, states = plain_forward(network, rows, index)
         np.testing.assert_allclose(outputs.logits[index], logits.numpy(), atol=1e-5)
@@ -60,15 +65,13 @@ def test_batches_give_what_plain_transformers_gives_row_by_row(rows: TokenRows, 
 
 
 def test_padded_tokens_are_counted(rows: TokenRows) -> None:
-    with model_of(make_network()) as model:
-        padded = model.run(rows).num_padded_tokens
+    padded = run_model(make_network(), rows).num_padded_tokens
     assert int(rows.lengths.sum()) < padded < 2 * int(rows.lengths.sum())
 
 
 def test_bf16_stays_near_fp32(rows: TokenRows) -> None:
     network = make_network()
-    with model_of(network) as exact, model_of(network, bf16=True) as rough:
-        difference = np.abs(exact.run(rows).logits - rough.run(rows).logits)
+    difference = np.abs(run_model(network, rows).logits - run_model(network, rows, bf16=True).logits)
     assert 0 < difference.max() < 0.1
 
 
@@ -80,7 +83,7 @@ def test_rows_that_are_not_finite_are_flagged_and_touch_no_other(rows: TokenRows
     has_token = np.array([token in rows.row(index) for index in range(len(rows))])
     assert 0 < has_token.sum() < len(rows)
     for bf16 in (False, True):
-        outputs, expected = model_of(poisoned, bf16=bf16).run(rows), model_of(clean, bf16=bf16).run(rows)
+        outputs, expected = (run_model(network, rows, bf16=bf16) for network in (poisoned, clean))
         assert outputs.finite.tolist() == (~has_token).tolist()
         np.testing.assert_array_equal(outputs.logits[~has_token], expected.logits[~has_token])
 
@@ -92,20 +95,19 @@ def test_an_embedding_alone_may_be_not_finite(rows: TokenRows) -> None:
         output[0][:, 1] = float("inf")  # only mean and max pooling look at the second token
 
     network.base_model.encoder.register_forward_hook(spoil)
-    assert not model_of(network, EmbeddingOptions("mean", normalize=False)).run(rows).finite.any()
-    assert model_of(network, EmbeddingOptions("cls", normalize=False)).run(rows).finite.all()
+    assert not run_model(network, rows, EmbeddingOptions("mean", normalize=False)).finite.any()
+    assert run_model(network, rows, EmbeddingOptions("cls", normalize=False)).finite.all()
 
 
 def test_a_row_that_fails_only_in_bf16_is_run_again_in_fp32(rows: TokenRows) -> None:
     network = make_network()
-    with model_of(network) as exact:
-        expected = exact.run(rows)
+    expected = run_model(network, rows)
 
     def overflow(_module: Any, _inputs: Any, output: torch.Tensor) -> torch.Tensor:
         return output * float("inf") if torch.is_autocast_enabled("cpu") else output
 
     network.classifier.register_forward_hook(overflow)
-    outputs = model_of(network, bf16=True).run(rows)
+    outputs = run_model(network, rows, bf16=True)
     assert outputs.finite.all()
     np.testing.assert_allclose(outputs.logits, expected.logits, atol=1e-5)
     np.testing.assert_allclose(outputs.embeddings, expected.embeddings, atol=1e-5)
@@ -113,17 +115,31 @@ def test_a_row_that_fails_only_in_bf16_is_run_again_in_fp32(rows: TokenRows) -> 
 
 def test_no_rows_give_empty_outputs() -> None:
     none = TokenRows(np.zeros(0, np.int32), np.zeros(1, np.int64), np.zeros(0, np.bool_))
-    outputs = model_of(make_network()).run(none)
+    outputs = run_model(make_network(), none)
     assert (len(outputs.logits), len(outputs.embeddings), len(outputs.finite)) == (0, 0, 0)
     assert outputs.num_padded_tokens == 0
 
 
-def test_leaving_the_context_takes_the_hook_off() -> None:
+def test_leaving_the_context_restores_the_network(rows: TokenRows) -> None:
     network = make_network()
-    hooks = len(network.base_model._forward_hooks)
-    with model_of(network):
-        assert len(network.base_model._forward_hooks) == hooks + 1
-    assert len(network.base_model._forward_hooks) == hooks
+    base, before = network.base_model, {name: value.clone() for name, value in network.state_dict().items()}
+    logits, _ = plain_forward(network, rows, 0)
+    with model_of(network) as model:
+        assert network.base_model is not base
+        model.run(rows)
+    assert network.base_model is base
+    after = network.state_dict()
+    assert after.keys() == before.keys()
+    assert all(torch.equal(after[name], before[name]) for name in before)
+    assert torch.equal(plain_forward(network, rows, 0)[0], logits)
+
+
+def test_a_network_is_restored_even_after_an_error() -> None:
+    network = make_network()
+    base = network.base_model
+    with pytest.raises(RuntimeError, match="stopped"), model_of(network):
+        raise RuntimeError("stopped")
+    assert network.base_model is base
 
 
 def test_a_new_head_comes_from_the_seed_and_the_encoder_from_disk(encoder_directory: Path) -> None:

@@ -64,12 +64,11 @@ def test_dtypes_hold_for_big_shards(fresh: Any) -> None:
 
 
 def test_padding_is_on_the_right_to_the_longest_row_of_the_batch(fresh: Any) -> None:
-    encoder = TextTokenizer(fresh, TokenOptions(16))
-    rows = encoder.encode(pa.array(["good", "the film was good", "bad film"]))
-    batch = pad_rows(rows, np.array([2, 0]), Padding(encoder.pad_id, encoder.pads_left))
+    rows = TextTokenizer(fresh, TokenOptions(16)).encode(pa.array(["good", "the film was good", "bad film"]))
+    batch = pad_rows(rows, np.array([2, 0]), Padding.of(fresh))
     assert batch.mask_BS.tolist() == [[1, 1, 1, 1], [1, 1, 1, 0]]
     assert batch.ids_BS[0].tolist() == rows.row(2).tolist()
-    assert batch.ids_BS[1].tolist() == [*rows.row(0).tolist(), encoder.pad_id]
+    assert batch.ids_BS[1].tolist() == [*rows.row(0).tolist(), fresh.pad_token_id]
     assert (batch.ids_BS.dtype, batch.mask_BS.dtype, batch.types_BS) == (np.int64, np.int64, None)
 
 

@@ -25,7 +25,7 @@ def test_a_bundle_trained_alone_learns_and_evaluates_to_the_figures_it_was_given
         "output": str(tmp_path / "bundle"),
         "training": {"learning_rate": 1e-3, "epochs": 10},
     }
-    trained = train_alone(prepare_training(parse_spec(raw, FinetuneSpec, "spec"), "spec"), num_threads=1)
+    trained = train_alone(prepare_training(parse_spec(raw, FinetuneSpec, "spec"), "spec"), num_threads=1)[""]
     assert trained.metrics["accuracy"] > 0.6  # chance is a third
     asked = {"bundle": str(tmp_path / "bundle"), "corpus": {"uri": str(tmp_path / "held-out.parquet")}}
     found = evaluate_alone(prepare_evaluation(parse_spec(asked, EvaluateSpec, "spec")), num_threads=1)

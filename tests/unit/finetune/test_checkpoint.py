@@ -28,25 +28,27 @@ class Run:
     def __init__(self, data: TokenData, seed: int = 0) -> None:
         self.network = make_network(seed=seed)
         self._context = context_for(data, self.network, learning_rate=1e-2)
-        self.optimizer = make_optimizer(self.network, "bert", self._context.config)
+        self.joined = self._context.joined
+        self.optimizer = make_optimizer(self.joined, self._context.config)
 
     def step(self, *numbers: int) -> None:
         for number in numbers:
-            run_step(self._context, self.optimizer, np.arange(8 * number, 8 * number + 8), 8)
+            batch = np.arange(8 * number, 8 * number + 8)
+            run_step(self._context, self.optimizer, batch, batch, seed=number)
 
 
 @pytest.fixture
 def saved(data: TokenData, tmp_path: Path) -> Path:
     run = Run(data)
     run.step(0, 1)
-    save_checkpoint(tmp_path / "checkpoint", run.network, run.optimizer, Progress(2, "this run"))
+    save_checkpoint(tmp_path / "checkpoint", run.joined, run.optimizer, Progress(2, "this run"))
     return tmp_path / "checkpoint"
 
 
 def test_a_restored_run_goes_on_identically(data: TokenData, saved: Path) -> None:
     undisturbed, restored = Run(data), Run(data, seed=5)
     undisturbed.step(0, 1, 2, 3)
-    progress = load_checkpoint(saved, restored.network, restored.optimizer, "this run")
+    progress = load_checkpoint(saved, restored.joined, restored.optimizer, "this run")
     restored.step(2, 3)
     assert progress == Progress(2, "this run")
     assert same_weights(weights_of(restored.network), weights_of(undisturbed.network))
@@ -56,7 +58,7 @@ def test_saving_does_not_disturb_the_run(data: TokenData, tmp_path: Path) -> Non
     saving, plain = Run(data), Run(data)
     for run in (saving, plain):
         run.step(0)
-    save_checkpoint(tmp_path / "a", saving.network, saving.optimizer, Progress(1, "x"))
+    save_checkpoint(tmp_path / "a", saving.joined, saving.optimizer, Progress(1, "x"))
     for run in (saving, plain):
         run.step(1)
     assert same_weights(weights_of(saving.network), weights_of(plain.network))
@@ -89,7 +91,7 @@ def test_an_incomplete_checkpoint_is_refused_and_changes_nothing(
     run = Run(data, seed=5)
     before = weights_of(run.network)
     with pytest.raises(TrainingError, match="an incomplete checkpoint"):
-        load_checkpoint(saved, run.network, run.optimizer, "this run")
+        load_checkpoint(saved, run.joined, run.optimizer, "this run")
     assert same_weights(weights_of(run.network), before)
 
 
@@ -97,7 +99,7 @@ def test_a_checkpoint_of_another_run_is_refused_and_changes_nothing(data: TokenD
     run = Run(data, seed=5)
     before = weights_of(run.network)
     with pytest.raises(TrainingError, match=r"a checkpoint of another run \(this run, this is other run\)"):
-        load_checkpoint(saved, run.network, run.optimizer, "other run")
+        load_checkpoint(saved, run.joined, run.optimizer, "other run")
     assert same_weights(weights_of(run.network), before)
 
 
@@ -112,16 +114,16 @@ def test_a_save_that_was_cut_short_leaves_no_complete_checkpoint(
 
     monkeypatch.setattr(json, "dumps", die)
     with pytest.raises(KeyboardInterrupt, match="killed"):
-        save_checkpoint(tmp_path / "a", run.network, run.optimizer, Progress(1, "this run"))
+        save_checkpoint(tmp_path / "a", run.joined, run.optimizer, Progress(1, "this run"))
     monkeypatch.undo()
     with pytest.raises(TrainingError, match="an incomplete checkpoint"):
-        load_checkpoint(tmp_path / "a", run.network, run.optimizer, "this run")
+        load_checkpoint(tmp_path / "a", run.joined, run.optimizer, "this run")
 
 
 def test_an_optimizer_without_moments_yet_can_be_saved(data: TokenData, tmp_path: Path) -> None:
     fresh, restored = Run(data), Run(data, seed=5)
-    save_checkpoint(tmp_path / "a", fresh.network, fresh.optimizer, Progress(0, "x"))
-    load_checkpoint(tmp_path / "a", restored.network, restored.optimizer, "x")
+    save_checkpoint(tmp_path / "a", fresh.joined, fresh.optimizer, Progress(0, "x"))
+    load_checkpoint(tmp_path / "a", restored.joined, restored.optimizer, "x")
     fresh.step(0)
     restored.step(0)
     assert same_weights(weights_of(restored.network), weights_of(fresh.network))
@@ -131,7 +133,7 @@ def test_learning_rates_come_from_the_spec_and_not_from_the_checkpoint(data: Tok
     run = Run(data)
     for group in run.optimizer.param_groups:
         group["lr"] = group["peak_lr"] = 0.5
-    load_checkpoint(saved, run.network, run.optimizer, "this run")
+    load_checkpoint(saved, run.joined, run.optimizer, "this run")
     assert {group["peak_lr"] for group in run.optimizer.param_groups} == {0.5}
     moments = [state["exp_avg"] for state in run.optimizer.state.values()]
     assert all(isinstance(moment, torch.Tensor) and moment.dtype == torch.float32 for moment in moments)

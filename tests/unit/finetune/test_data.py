@@ -9,12 +9,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.corpus.reader import Columns
 from pipeline.corpus.shards import ShardSize
 from pipeline.encoder.tokenize import TextTokenizer, TokenOptions
 from pipeline.errors import CorpusError, SpecError
 from pipeline.finetune.data import (
     LabelledSet,
+    LabelPlaces,
     TokenCacheJob,
     TokenCacheWriter,
     cache_file,
@@ -30,7 +30,8 @@ from pipeline.tasks.text_classification import PairClassification, TextClassific
 from tests.tiny import LABELS, make_tokenizer, write_corpus
 
 STORAGE, TASK = Storage(), TextClassification()
-COLUMNS = Columns(("text",), ("label",))
+TEXT = (("text",),)
+PLACES = LabelPlaces("spec.yaml", "data")
 
 
 def write(directory: Path, name: str = "a", **columns: Any) -> Path:
@@ -40,7 +41,7 @@ def write(directory: Path, name: str = "a", **columns: Any) -> Path:
 
 
 def open_directory(directory: Path) -> LabelledSet:
-    return open_split((str(directory),), TASK, COLUMNS, STORAGE)
+    return open_split((str(directory),), TASK, TEXT, "label", STORAGE)
 
 
 def writer_for(split: LabelledSet, cache: Path, tokenizer_directory: Path) -> TokenCacheWriter:
@@ -62,10 +63,16 @@ def test_a_split_knows_its_rows_labels_and_identity(tmp_path: Path) -> None:
 def test_a_split_read_through_other_columns_is_another_one(tmp_path: Path) -> None:
     write(tmp_path, text=["x", "y"], title=["x", "y"], label=["a", "b"])
     prints = {
-        open_split((str(tmp_path),), TASK, columns, STORAGE).fingerprint
-        for columns in (COLUMNS, Columns(("title",), ("label",)), Columns(("text",), ("title",)))
+        open_split((str(tmp_path),), TASK, texts, target, STORAGE).fingerprint
+        for texts, target in (
+            (TEXT, "label"),
+            ((("title",),), "label"),
+            (TEXT, "title"),
+            ((("text", "title"),), "label"),
+            ((("text",), ("title",)), "label"),
+        )
     }
-    assert len(prints) == 3
+    assert len(prints) == 5
 
 
 @pytest.mark.parametrize(
@@ -91,17 +98,17 @@ def test_a_split_without_rows_is_an_error(tmp_path: Path) -> None:
 def test_labels_that_validation_has_and_training_has_not_are_named(tmp_path: Path) -> None:
     train = open_directory(write(tmp_path / "train", text=["x"] * 3, label=["good", "bad", "good"]))
     validation = open_directory(write(tmp_path / "validation", text=["x"] * 3, label=["good", "worse", "worst"]))
-    check_labels(TASK, train, None, "spec.yaml")
-    check_labels(TASK, train, train, "spec.yaml")
+    check_labels(TASK, train, None, PLACES)
+    check_labels(TASK, train, train, PLACES)
     with pytest.raises(SpecError, match="labels never trained: 'worse', 'worst'; expected some of: bad, good"):
-        check_labels(TASK, train, validation, "spec.yaml")
+        check_labels(TASK, train, validation, PLACES)
 
 
 @pytest.mark.parametrize(("labels", "named"), [(["a", "a"], "a"), ([None, None], "none")])
 def test_one_label_is_not_enough(tmp_path: Path, labels: list[str | None], named: str) -> None:
     split = open_directory(write(tmp_path, text=["x", "y"], label=pa.array(labels, pa.string())))
     with pytest.raises(SpecError, match=f"column 'label' holds the labels: {named}; expected two labels or more"):
-        check_labels(TASK, split, None, "spec.yaml")
+        check_labels(TASK, split, None, PLACES)
 
 
 def test_the_token_cache_holds_usable_rows_only(tmp_path: Path, tokenizer: Any) -> None:
@@ -110,7 +117,7 @@ def test_the_token_cache_holds_usable_rows_only(tmp_path: Path, tokenizer: Any) 
     split = open_directory(write(tmp_path / "train", text=texts, label=labels))
     (shard,) = split.shards
     receipt = writer_for(split, tmp_path / "cache", tmp_path / "tokenizer").process(shard)
-    data = load_tokens([cache_file(str(tmp_path / "cache"), shard)], STORAGE)
+    data = load_tokens([cache_file(str(tmp_path / "cache"), shard)], 1, STORAGE)
     expected = tokenizer(["good film", "the film was dull", "great"], truncation=True, max_length=16)["input_ids"]
     assert [data.rows.row(row).tolist() for row in range(len(data))] == expected
     assert data.targets.values.tolist() == [1, 0, 1]
@@ -140,7 +147,7 @@ def test_a_cache_is_filled_once_and_read_in_shard_order(tmp_path: Path, tokenize
     for shard in reversed(split.shards):
         writer.process(shard)
     assert missing_shards(split, cache, STORAGE) == []
-    data = load_tokens([cache_file(cache, shard) for shard in split.shards], STORAGE)
+    data = load_tokens([cache_file(cache, shard) for shard in split.shards], 1, STORAGE)
     assert data.targets.values.tolist() == [LABELS.index(label) for label in table["label"].to_pylist()]
     expected = tokenizer(table["text"].to_pylist(), truncation=True, max_length=16)["input_ids"]
     assert [data.rows.row(row).tolist() for row in range(len(data))] == expected
@@ -163,14 +170,14 @@ def test_a_label_that_was_not_learned_is_left_out_and_counted(tmp_path: Path) ->
     split = replace(split, learned=Learned(("b",)))
     cache = str(tmp_path / "cache")
     writer_for(split, tmp_path / "cache", tmp_path / "tokenizer").process(split.shards[0])
-    data = load_tokens([cache_file(cache, split.shards[0])], STORAGE)
+    data = load_tokens([cache_file(cache, split.shards[0])], 1, STORAGE)
     assert data.targets.values.tolist() == [0]
     with pytest.raises(CorpusError, match=r"1 of 2 labelled rows(.|\n)*row 0: label is unknown"):
         check_cached(split, cache, 0.0, STORAGE)
 
 
 def test_no_cache_files_give_no_rows() -> None:
-    assert len(load_tokens([], STORAGE)) == 0
+    assert len(load_tokens([], 1, STORAGE)) == 0
 
 
 def test_a_shard_without_usable_rows_takes_no_segments_from_the_others(
@@ -178,11 +185,10 @@ def test_a_shard_without_usable_rows_takes_no_segments_from_the_others(
 ) -> None:
     monkeypatch.setattr("pipeline.finetune.data._SHARD_SIZE", ShardSize(rows=2, bytes=1))
     pair, cache = PairClassification(), str(tmp_path / "cache")
-    columns = Columns(("text_a", "text_b"), ("label",))
     for name, labels in (("a", ["x", "y"]), ("b", [None, None])):
         pair_labels = pa.array(labels, pa.string())
         write(tmp_path / "train", name, text_a=["good film", "it"], text_b=["bad", "was"], label=pair_labels)
-    split = open_split((str(tmp_path / "train"),), pair, columns, STORAGE)
+    split = open_split((str(tmp_path / "train"),), pair, (("text_a", "text_b"),), "label", STORAGE)
     assert len(split.shards) == 4
     make_tokenizer(tmp_path / "tokenizer")
     job = TokenCacheJob(
@@ -190,7 +196,7 @@ def test_a_shard_without_usable_rows_takes_no_segments_from_the_others(
     )
     for shard in split.shards:
         job.build().process(shard)
-    data = load_tokens([cache_file(cache, shard) for shard in split.shards], STORAGE)
+    data = load_tokens([cache_file(cache, shard) for shard in split.shards], 1, STORAGE)
     assert data.rows.type_ids is not None
     assert data.rows.type_ids.tolist() == [0, 0, 0, 0, 1, 1, 0, 0, 0, 1, 1]
     assert data.targets.values.tolist() == [0, 1]

@@ -45,11 +45,9 @@ def with_dropout(seed: int = 0) -> Any:
 def test_a_learnable_set_is_learnt(data: TokenData, validation: ValidationRows, tmp_path: Path) -> None:
     notes = Notes(tmp_path)
     job = job_for(context_for(data, **RECIPE), epochs=6, validation=validation)
-    before = evaluate(job)
-    after = train(job, notes.hooks())
+    before = evaluate(job)[""]
+    after = train(job, notes.hooks())[""]
     losses = [status.loss for status in notes.statuses]
-    assert before is not None
-    assert after is not None
     assert losses[-1] < 0.5 * losses[0]
     assert after.evaluation.metrics["macro_f1"] > max(0.9, before.evaluation.metrics["macro_f1"])
     assert after.evaluation.metrics["loss"] < before.evaluation.metrics["loss"]
@@ -91,10 +89,9 @@ def test_a_resumed_run_ends_with_exactly_the_same_weights(
     figures_again = train(second, again.hooks(restore=notes.checkpoints[position]))
     assert again.statuses[0].step > (10, 15, 20)[position]
     assert same_weights(weights_of(resumed), weights_of(network))
-    assert figures is not None
-    assert figures_again is not None
-    assert figures_again.evaluation.metrics == figures.evaluation.metrics
-    assert figures_again.learned == figures.learned
+    assert figures_again.keys() == figures.keys() == {""}
+    assert figures_again[""].evaluation.metrics == figures[""].evaluation.metrics
+    assert figures_again[""].learned == figures[""].learned
 
 
 def test_a_run_that_was_complete_is_only_evaluated(data: TokenData, validation: ValidationRows, tmp_path: Path) -> None:
@@ -105,10 +102,9 @@ def test_a_run_that_was_complete_is_only_evaluated(data: TokenData, validation: 
     figures_again = train(job, again.hooks(restore=notes.checkpoints[-1]))
     assert (again.statuses, again.checkpoints) == ([], [])
     assert same_weights(weights_of(restored), weights_of(network))
-    assert figures is not None
-    assert figures_again is not None
-    assert figures_again.evaluation.metrics == figures.evaluation.metrics
-    assert figures_again.learned == figures.learned
+    assert figures_again.keys() == figures.keys() == {""}
+    assert figures_again[""].evaluation.metrics == figures[""].evaluation.metrics
+    assert figures_again[""].learned == figures[""].learned
 
 
 def test_a_run_may_end_within_an_epoch(data: TokenData, tmp_path: Path) -> None:
@@ -127,23 +123,21 @@ def test_evaluation_changes_nothing_about_training(data: TokenData, validation: 
 
 def test_evaluation_looks_at_every_row_once(data: TokenData, validation: ValidationRows) -> None:
     network = make_network()
-    result = evaluate(job_for(context_for(data, network), validation=validation))
+    result = evaluate(job_for(context_for(data, network), validation=validation))[""]
     hits = 0
     for row, label in enumerate(validation.targets.to_pylist()):
         ids = torch.from_numpy(validation.examples.tokens.row(row).astype(np.int64))[None]
         with torch.no_grad():
             hits += int(LABELS[network(input_ids=ids).logits.argmax()] == label)
-    assert result is not None
     assert result.evaluation.num_rows == len(validation.targets) == 30
     assert result.evaluation.metrics["accuracy"] == pytest.approx(hits / 30)
 
 
 def test_without_validation_rows_there_are_no_figures(data: TokenData, tokenizer: Any, tmp_path: Path) -> None:
-    none = evaluate(job_for(context_for(data), validation=validation_rows(tokenizer, 0)))
-    assert none is not None
+    none = evaluate(job_for(context_for(data), validation=validation_rows(tokenizer, 0)))[""]
     assert (none.evaluation.num_rows, none.evaluation.metrics) == (0, {})
-    assert evaluate(job_for(context_for(data))) is None
-    assert train(job_for(context_for(data, **RECIPE)), Notes(tmp_path).hooks()) is None
+    assert evaluate(job_for(context_for(data))) == {}
+    assert train(job_for(context_for(data, **RECIPE)), Notes(tmp_path).hooks()) == {}
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(data: TokenData, tmp_path: Path) -> None:

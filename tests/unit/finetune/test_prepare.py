@@ -7,7 +7,7 @@ import pytest
 from pydantic import ValidationError
 
 from pipeline.errors import CorpusError, ModelError, OutputTakenError, SpecError
-from pipeline.finetune.prepare import PreparedTraining, prepare_training
+from pipeline.finetune.prepare import PreparedHead, PreparedTraining, prepare_training
 from pipeline.finetune.spec import FinetuneSpec
 from tests.tiny import make_bundle, make_encoder, write_corpus
 
@@ -29,11 +29,18 @@ def prepare(raw: dict[str, Any], **changes: Any) -> PreparedTraining:
     return prepare_training(FinetuneSpec.model_validate({**raw, **changes}), "spec.yaml")
 
 
+def prepare_only(raw: dict[str, Any], **changes: Any) -> PreparedHead:
+    (head,) = prepare(raw, **changes).heads
+    return head
+
+
 def test_preparing_checks_everything_and_writes_nothing(place: dict[str, Any], tmp_path: Path) -> None:
     before = sorted(tmp_path.rglob("*"))
     run = prepare(place)
-    assert (run.train.num_rows, run.validation and run.validation.num_rows) == (60, 20)
-    assert run.finished_bundle() is None
+    (head,) = run.heads
+    assert (head.name, head.train.num_rows, head.validation and head.validation.num_rows) == ("", 60, 20)
+    assert run.num_rows == 60
+    assert run.finished_bundles() is None
     assert sorted(tmp_path.rglob("*")) == before
 
 
@@ -65,18 +72,18 @@ def test_another_recipe_model_or_data_is_another_run(place: dict[str, Any], tmp_
 
 
 def test_the_token_cache_is_shared_by_recipes_and_not_by_tokenizers(place: dict[str, Any]) -> None:
-    cache = prepare(place).cache_uri
-    assert prepare(place, training={"epochs": 9, "seed": 3}).cache_uri == cache
-    assert prepare(place, max_length=64).cache_uri != cache
-    assert prepare(place, data={"train": place["data"]["train"], "label": "id"}).cache_uri != cache
+    cache = prepare_only(place).cache_uri
+    assert prepare_only(place, training={"epochs": 9, "seed": 3}).cache_uri == cache
+    assert prepare_only(place, max_length=64).cache_uri != cache
+    assert prepare_only(place, data={"train": place["data"]["train"], "label": "id"}).cache_uri != cache
 
 
 def test_a_bundle_of_this_very_run_is_recognised(place: dict[str, Any], tmp_path: Path) -> None:
     run = prepare(place)
     make_bundle(place["output"], run_fingerprint="f" * 64)
-    assert run.finished_bundle() is None
+    assert run.finished_bundles() is None
     info = make_bundle(place["output"], run_fingerprint=run.fingerprint)
-    assert run.finished_bundle() == info
+    assert run.finished_bundles() == {"": info}
 
 
 @pytest.mark.parametrize(
@@ -95,7 +102,7 @@ def test_wrong_fields_are_found(place: dict[str, Any], changes: Any, kind: type[
 def test_columns_go_by_the_names_in_the_spec(place: dict[str, Any]) -> None:
     train = place["data"]["train"]
     data = {"train": train, "inputs": {"text": "id"}, "label": "text"}
-    assert prepare(place, data=data).train.columns.needed == ("id", "text")
+    assert prepare_only(place, data=data).train.columns.needed == ("id", "text")
     with pytest.raises(CorpusError, match=r"no column 'body', 'stars'"):
         prepare(place, data={"train": train, "inputs": {"text": "body"}, "label": "stars"})
 

@@ -9,11 +9,10 @@ import pytest
 import torch
 
 from pipeline.encoder.bundle import fetch_bundle
-from pipeline.finetune.data import TokenCacheJob
 from pipeline.finetune.loop import TrainingStatus, train
 from pipeline.finetune.prepare import PreparedTraining, prepare_training
 from pipeline.finetune.spec import FinetuneSpec
-from pipeline.finetune.worker import MetricsLog, build_job, write_result
+from pipeline.finetune.worker import MetricsLog, build_job, token_cache_job, write_result
 from pipeline.storage import Storage
 from tests.tiny import LABELS, write_corpus
 from tests.unit.finetune.training import Notes
@@ -37,13 +36,10 @@ def run(tmp_path: Path, encoder_directory: Path) -> PreparedTraining:
         "compute": {"device": "cpu", "precision": "fp32"},
     }
     run = prepare_training(FinetuneSpec.model_validate(raw), "spec.yaml")
-    for split in (run.train, run.validation):
-        assert split is not None
-        job = TokenCacheJob(
-            run.encoder, run.token_options, run.spec.task, run.train.learned, split, run.cache_uri, 1, run.storage
-        )
-        for shard in split.shards:
-            job.build().process(shard)
+    for head in run.heads:
+        writer = token_cache_job(run, head, 1).build()
+        for shard in head.train.shards:
+            writer.process(shard)
     return run
 
 
@@ -57,23 +53,25 @@ def test_every_rank_builds_the_same_network(run: PreparedTraining) -> None:
     (first, _), (second, _) = build_job(run, 0, 1), build_job(run, 0, 1)
     left, right = first.context.network.state_dict(), second.context.network.state_dict()
     assert all(torch.equal(left[name], right[name]) for name in left)
-    assert first.context.network.config.id2label == dict(enumerate(LABELS))
-    assert (len(first.context.data), first.plan.num_rows, first.learned.labels) == (60, 60, LABELS)
-    assert first.validation is not None
-    assert len(first.validation.targets) == first.validation.examples.tokens.num_rows == 20
+    assert first.context.joined.network("").config.id2label == dict(enumerate(LABELS))
+    (head,) = first.context.heads
+    assert (head.name, len(head.data), first.plan.num_rows, first.learned[""].labels) == ("", 60, 60, LABELS)
+    validation = first.validation[""]
+    assert len(validation.targets) == validation.examples.tokens.num_rows == 20
 
 
 def test_training_ends_in_a_bundle_that_says_how_it_was_made(run: PreparedTraining, tmp_path: Path) -> None:
     job, tokenizer = build_job(run, 0, 1)
-    judgement = train(job, Notes(tmp_path / "notes").hooks())
-    write_result(run, job.context.network, tokenizer, judgement)
+    judgements = train(job, Notes(tmp_path / "notes").hooks())
+    written = write_result(run, job.context.joined, tokenizer, judgements)
     bundle = fetch_bundle(run.spec.output, Storage())
     info = bundle.info
-    assert judgement is not None
-    assert (info.metrics, info.labels, info.inputs) == (judgement.evaluation.metrics, LABELS, {"text": "text"})
+    metrics = judgements[""].evaluation.metrics
+    assert metrics
+    assert (info.metrics, info.labels, info.inputs) == (metrics, LABELS, {"text": "text"})
     assert (info.pooling, info.normalize, info.max_length) == ("max", False, 24)
     assert (info.run_fingerprint, info.data_fingerprint) == (run.fingerprint, run.data_fingerprint)
-    assert run.finished_bundle() == info
+    assert run.finished_bundles() == written == {"": info}
 
 
 def test_metrics_are_written_when_an_epoch_ends(run: PreparedTraining) -> None:

@@ -23,7 +23,7 @@ RAW: dict[str, Any] = {"bundle": "/b", "corpus": {"uri": "/c"}, "output": {"uri"
 
 
 def fingerprint(bundle: BundleInfo = BUNDLE, **changes: Any) -> str:
-    return fingerprint_run(ScoreSpec.model_validate({**RAW, **changes}), bundle)
+    return fingerprint_run(ScoreSpec.model_validate({**RAW, **changes}), {"": bundle})
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,8 @@ import torch
 from transformers import AutoModel, AutoModelForSequenceClassification, AutoTokenizer
 
 from pipeline.errors import CorpusError, ModelError
-from pipeline.inference.worker import NON_FINITE, ModelSource, ScoreJob
+from pipeline.inference.predictor import ModelSource
+from pipeline.inference.worker import NON_FINITE, ScoreJob
 from pipeline.output.ledger import records_from
 from pipeline.schema import QUARANTINE_SCHEMA, file_schema
 from tests.tiny import make_bundle, make_network, make_rows, write_corpus
@@ -77,7 +78,7 @@ def test_the_file_has_the_tables_columns_and_says_what_made_it(
     footer = pq.read_metadata(scored).metadata
     assert footer[b"bertmill.run_id"] == b"run-7"
     assert footer[b"bertmill.fingerprint"].decode() == run.ledger.fingerprint
-    assert footer[b"bertmill.model_version"].decode() == run.bundle.model_version
+    assert footer[b"bertmill.model_version"].decode() == run.bundles[""].model_version
     assert pq.read_schema(scored).remove_metadata() == file_schema(run.table_schema)
     bad = tmp_path / "table" / "_quarantine" / record.quarantine_path
     assert pq.read_schema(bad).remove_metadata() == file_schema(QUARANTINE_SCHEMA)
@@ -173,7 +174,7 @@ def test_a_corpus_that_changed_leaves_no_record(bundle_directory: Path, corpus: 
 
 def test_the_job_travels_small_and_without_weights(bundle_directory: Path, corpus: Path, tmp_path: Path) -> None:
     run = prepared(bundle_directory, corpus, tmp_path / "table")
-    model = ModelSource(run.spec.bundle, run.spec.compute, 1, STORAGE)
+    model = ModelSource(run.spec.bundle, run.source.texts, run.spec.compute, 1, STORAGE)
     job = ScoreJob(model, run.source, run.ledger, run.table_schema, "run-1")
     pickled = pickle.dumps(job)
     assert len(pickled) < 20_000

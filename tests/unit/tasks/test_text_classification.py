@@ -185,7 +185,7 @@ def test_tasks_are_found_by_name() -> None:
 
 def test_a_pair_is_one_input_of_two_texts_judged_as_a_class() -> None:
     pair = TASKS["pair-classification"]
-    assert (pair.inputs, pair.evaluation_inputs) == (("text_a", "text_b"), (("text_a", "text_b"),))
+    assert (pair.inputs, pair.labelled_inputs) == (("text_a", "text_b"), (("text_a", "text_b"),))
     logits, targets = random_logits(30, 3, seed=7)
     names = column(["abc"[target] for target in targets])
     table = pair.judge([outputs_of(logits)], rows_without_text(30), names, ABC)

@@ -1,0 +1,69 @@
+"""The same steps on one rank or several. As a script: one rank of several, over a file both can see.
+
+python -m tests.unit.finetune.two_ranks DIRECTORY RANK WORLD_SIZE
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+
+from pipeline.finetune.plan import share_batch
+from pipeline.finetune.step import TrainingHead, run_step
+from tests.tiny import make_tokenizer
+from tests.unit.finetune.many_heads import context_of, head_of, heads_of, join, pair_data
+
+Result = dict[str, np.ndarray]
+NUM_STEPS = 2  # a gradient that is missing on one rank shows in the step after
+
+
+def cases(tokenizer: Any) -> dict[str, tuple[tuple[TrainingHead, ...], np.ndarray]]:
+    """Name -> heads and the rows of the global batch."""
+    every = heads_of(tokenizer)
+    return {
+        **{
+            kind: ((head_of("embedding", pair_data(tokenizer, 18, kind)),), np.array([7, 2, 11, 3, 16, 0, 9]))
+            for kind in ("pairs", "triplets", "scored")
+        },
+        "one pair": ((head_of("embedding", pair_data(tokenizer, 18, "scored")),), np.array([4])),
+        "labels and tags": (every[:2], np.array([3, 25, 0, 42, 20, 21, 7, 19, 33])),
+        "labels for one rank": (every[:2], np.array([25, 3])),
+        "all three": (every, np.array([50, 3, 25, 58, 0, 42, 43, 44, 7])),
+    }
+
+
+def run_case(heads: tuple[TrainingHead, ...], batch: np.ndarray, rank: int, world_size: int) -> Result:
+    """Gradients after the last step, and this rank's part of the losses."""
+    joined = join(heads)
+    network: Any = torch.nn.parallel.DistributedDataParallel(joined) if world_size > 1 else joined
+    context = context_of(heads, network, world_size, micro_batch_tokens=60)
+    optimizer = torch.optim.SGD(joined.parameters(), lr=0.01)
+    share = share_batch(batch, context.row_lengths[batch], world_size)[rank]
+    results = [run_step(context, optimizer, batch, share, seed=step * 100 + rank) for step in range(NUM_STEPS)]
+    found = {name: value.grad.numpy() for name, value in joined.named_parameters() if value.grad is not None}
+    norms = np.array([result.grad_norm for result in results])
+    return {**found, "losses": np.array([result.loss for result in results]), "norms": norms}
+
+
+def run_cases(directory: Path, rank: int, world_size: int) -> dict[str, Result]:
+    """All cases on this rank."""
+    tokenizer = make_tokenizer(directory / f"tokenizer-{rank}-of-{world_size}")
+    return {name: run_case(heads, batch, rank, world_size) for name, (heads, batch) in cases(tokenizer).items()}
+
+
+def main(directory: Path, rank: int, world_size: int) -> None:
+    """Run as one of several ranks and write what was found."""
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{directory}/meeting", rank=rank, world_size=world_size)
+    for name, result in run_cases(directory, rank, world_size).items():
+        np.savez(directory / f"{name}-{rank}.npz", **result)
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))
