@@ -11,6 +11,8 @@ import torch
 from pipeline.encoder.model import EmbeddingOptions, Head, head_logits
 from pipeline.encoder.pooling import pool_tokens
 
+_PRETRAINING_ONLY = frozenset(["mask_emb"])  # XLNet: the query stream of permutation language modelling
+
 
 @dataclass(frozen=True)
 class HeadCall:
@@ -48,6 +50,9 @@ class JoinedHeads(torch.nn.Module):
         joined = {name: network if network in headed else encoder for name, network in networks.items()}
         if _has_pooler(encoder) and not uses_pooler:
             encoder.pooler.requires_grad_(False)
+        for name, parameter in encoder.named_parameters():
+            if name.rsplit(".", 1)[-1] in _PRETRAINING_ONLY:
+                parameter.requires_grad_(False)
         self._names = tuple(joined)
         self.networks = torch.nn.ModuleList(joined.values())
 

@@ -27,6 +27,13 @@ from pipeline.errors import ModelError
 
 FloatArray = npt.NDArray[np.float32]
 _POSITIONS_AFTER_PAD = frozenset(["roberta", "xlm-roberta", "camembert", "mpnet", "xlm-roberta-xl", "longformer"])
+_NOT_OF_THE_ENCODER = frozenset(
+    (
+        *("architectures", "id2label", "label2id", "num_labels", "problem_type", "finetuning_task"),
+        *("classifier_dropout", "summary_last_dropout", "classifier_pooling"),
+        *("_name_or_path", "transformers_version", "dtype", "torch_dtype"),
+    )
+)
 _EXPECTED_MODEL = (
     "expected a Hugging Face directory with config.json and model.safetensors, or an id of a reachable hub"
 )
@@ -167,10 +174,18 @@ def shares_encoder(one: Any, other: Any) -> bool:
     A pooler that only one of them has is part of that one's head.
     """
     ours, theirs = one.base_model.state_dict(), other.base_model.state_dict()
-    if type(one.config) is not type(other.config) or any("pooler." not in name for name in ours.keys() ^ theirs.keys()):
+    if _encoder_settings(one) != _encoder_settings(other) or any(
+        "pooler." not in name for name in ours.keys() ^ theirs
+    ):
         return False
     common = ours.keys() & theirs.keys()
     return all(ours[name].shape == theirs[name].shape and torch.equal(ours[name], theirs[name]) for name in common)
+
+
+def _encoder_settings(network: Any) -> dict[str, Any]:
+    """What of a configuration decides the encoder's output: all but what heads and loading write there."""
+    settings: dict[str, Any] = network.config.to_dict()
+    return {name: value for name, value in settings.items() if name not in _NOT_OF_THE_ENCODER}
 
 
 class EncoderModel:

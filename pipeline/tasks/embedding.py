@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import zlib
 from collections import defaultdict
 from collections.abc import Sequence
+from hashlib import blake2b
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -61,10 +61,14 @@ class Embedding:
         return check_finite(targets)
 
     def window_targets(self, targets: pa.ChunkedArray, examples: Examples, learned: Learned) -> WindowTargets:
-        """[R, 1] scores; without scores [R, 2] keys of `text_a` and `text_b`, so that rows that share one are known."""
+        """[R, 1] scores; without scores [R, 4] keys of `text_a` and `text_b`, so that rows that share one are known.
+
+        A key is 48 bits in two numbers: a float32 holds whole numbers up to 24.
+        """
         if pa.types.is_null(targets.type):
-            keys = [[_key(text) % 2**24 for text in texts.to_pylist()] for texts in examples.texts[:2]]
-            return fixed_targets(np.asarray(keys, np.float32).T.reshape(-1, 2))
+            keys = [_keys(texts) for texts in examples.texts[:2]]
+            halves = [half for key in keys for half in (key >> 24 & 0xFF_FFFF, key & 0xFF_FFFF)]
+            return fixed_targets(np.stack(halves, axis=1).astype(np.float32))
         return fixed_targets(numeric(targets)[:, None].astype(np.float32))
 
     def loss_sum(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
@@ -72,7 +76,7 @@ class Embedding:
         from torch.nn.functional import normalize
 
         vectors_NKH = normalize(logits.float(), dim=-1)
-        return _in_batch_loss(vectors_NKH, targets) if targets.shape[1] == 2 else _ranking_loss(vectors_NKH, targets)
+        return _in_batch_loss(vectors_NKH, targets) if targets.shape[1] == 4 else _ranking_loss(vectors_NKH, targets)
 
     def output_fields(self) -> list[pa.Field]:
         """None beside the embedding, which every task can write."""
@@ -88,7 +92,7 @@ class Embedding:
         """The pair's score and the cosine of its embeddings; without scores, both embeddings and the texts' keys."""
         left, right = (output.embeddings.astype(np.float64) for output in outputs[:2])
         if pa.types.is_null(targets.type):
-            keys = [[_key(text) for text in texts.to_pylist()] for texts in examples.texts[:2]]
+            keys = [pa.array(_keys(texts), pa.int64()) for texts in examples.texts[:2]]
             vectors = [score_lists(output.embeddings) for output in outputs[:2]]
             return pa.table([*keys, *vectors], names=["query", "document", "query_vector", "document_vector"])
         scale = np.linalg.norm(left, axis=1) * np.linalg.norm(right, axis=1)
@@ -116,9 +120,10 @@ class Embedding:
         return Evaluation(judged.num_rows, search_metrics(found))
 
 
-def _key(text: str) -> int:
-    """A number for a text, the same in every process."""
-    return zlib.crc32(text.encode())
+def _keys(texts: pa.ChunkedArray) -> npt.NDArray[np.int64]:
+    """A number of 48 bits for each text, the same in every process."""
+    digests = (blake2b(text.encode(), digest_size=6).digest() for text in texts.to_pylist())
+    return np.array([int.from_bytes(digest, "big") for digest in digests], np.int64)
 
 
 def _distinct(keys: pa.ChunkedArray) -> tuple[npt.NDArray[np.int64], pa.Array]:
@@ -127,7 +132,7 @@ def _distinct(keys: pa.ChunkedArray) -> tuple[npt.NDArray[np.int64], pa.Array]:
     return np.asarray(numbers, np.int64), pa.array(first)
 
 
-def _in_batch_loss(vectors_NKH: torch.Tensor, keys_N2: torch.Tensor) -> torch.Tensor:
+def _in_batch_loss(vectors_NKH: torch.Tensor, keys_N4: torch.Tensor) -> torch.Tensor:
     """Each first text must find its second among all rows' others; a row with the same text is no wrong answer."""
     import torch
     from torch.nn.functional import cross_entropy
@@ -135,7 +140,8 @@ def _in_batch_loss(vectors_NKH: torch.Tensor, keys_N2: torch.Tensor) -> torch.Te
     num_rows, num_texts, _ = vectors_NKH.shape
     candidates = vectors_NKH[:, 1:].transpose(0, 1).flatten(0, 1)  # all second texts, then all negatives
     scores = _SCALE * vectors_NKH[:, 0] @ candidates.T
-    same = (keys_N2[:, None] == keys_N2[None]).any(dim=-1)
+    equal_NN4 = keys_N4[:, None] == keys_N4[None]
+    same = equal_NN4[..., :2].all(dim=-1) | equal_NN4[..., 2:].all(dim=-1)
     same = same & ~torch.eye(num_rows, dtype=torch.bool, device=same.device)
     blocked = torch.cat([same, *[torch.zeros_like(same)] * (num_texts - 2)], dim=1)
     scores = scores.masked_fill(blocked, float("-inf"))

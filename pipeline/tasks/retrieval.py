@@ -67,9 +67,12 @@ def _discounted(gains: npt.NDArray[np.float64]) -> float:
 
 def _best(scores: FloatArray, depth: int) -> IntArray:
     """Numbers of the `depth` highest scores of each row, highest first; of equal ones the lower number."""
-    top = np.sort(np.argpartition(-scores, depth - 1, axis=1)[:, :depth], axis=1)
-    order = np.argsort(-np.take_along_axis(scores, top, axis=1), axis=1, kind="stable")
-    return np.asarray(np.take_along_axis(top, order, axis=1), np.int64)
+    lowest = -np.partition(-scores, depth - 1, axis=1)[:, depth - 1]
+    best = np.zeros((len(scores), depth), np.int64)
+    for row, (values, limit) in enumerate(zip(scores, lowest, strict=True)):
+        at_least = np.flatnonzero(values >= limit)  # more than `depth` where the last place is shared
+        best[row] = at_least[np.argsort(-values[at_least], kind="stable")][:depth]
+    return best
 
 
 def _unit(vectors: FloatArray) -> FloatArray:

@@ -32,7 +32,7 @@ def keys_of(left: Sequence[str], right: Sequence[str]) -> torch.Tensor:
     examples = Examples(texts, rows_without_text(len(left)).tokens)
     targets = TASK.window_targets(column(pa.nulls(len(left))), examples, NOTHING)
     assert targets.weights.tolist() == [1] * len(left)
-    return torch.from_numpy(targets.values.reshape(len(left), 2))
+    return torch.from_numpy(targets.values.reshape(len(left), 4))
 
 
 def scores_of(values: Sequence[float]) -> torch.Tensor:
@@ -135,6 +135,6 @@ def test_half_precision_embeddings_are_compared_in_single_precision() -> None:
 def test_keys_tell_texts_apart_and_survive_single_precision() -> None:
     texts = [f"text number {number}" for number in range(300)]
     keys = keys_of(texts, list(reversed(texts)))
-    assert len(set(keys[:, 0].tolist())) == 300
-    assert keys[:, 0].tolist() == list(reversed(keys[:, 1].tolist()))
+    assert len({tuple(key) for key in keys[:, :2].tolist()}) == 300
+    assert keys[:, :2].tolist() == list(reversed(keys[:, 2:].tolist()))
     assert keys.dtype == torch.float32
