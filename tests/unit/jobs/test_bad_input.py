@@ -152,8 +152,9 @@ def test_a_kept_column_that_no_file_has(job: str, sound: tuple[Raw, Path], tmp_p
     assert_refused(finished, "no column 'domain'", "the file's columns are: id, text, label")
 
 
-def test_a_table_that_is_not_there(tmp_path: Path) -> None:
-    assert_refused(run_command("table", str(tmp_path)), "no Delta table there")
+@pytest.mark.parametrize("command", [("nights",), ("history",), ("files",), ("files", "--date", "2026-11-23")])
+def test_a_table_that_is_not_there(command: tuple[str, ...], tmp_path: Path) -> None:
+    assert_refused(run_command("table", *command, str(tmp_path)), str(tmp_path), "no Delta table there")
 
 
 def test_a_traceback_is_shown_on_request(tmp_path: Path) -> None:

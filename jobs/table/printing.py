@@ -1,0 +1,54 @@
+"""What the table commands print."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.measure import Measurement
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from pipeline.output.history import NightSummary, VersionSummary
+
+
+def print_nights(nights: list[NightSummary]) -> None:
+    """The nights of a table."""
+    table = Table("night", "rows", "files", "MB", "quarantined", "version", "models")
+    for night in nights:
+        table.add_row(
+            night.run_date,
+            f"{night.num_rows:,}",
+            f"{night.num_files:,}",
+            f"{night.size_bytes / 2**20:,.1f}",
+            f"{night.num_quarantined_rows:,}",
+            "" if night.version is None else str(night.version),
+            ", ".join(night.model_versions),
+        )
+    print_wide(table)
+
+
+def print_versions(versions: list[VersionSummary]) -> None:
+    """The versions of a table; `?` where the log no longer says."""
+    table = Table("version", "time (UTC)", "night", "run", "rows added", "rows removed", "files", "model")
+    for version in versions:
+        removed = "?" if version.num_removed_rows is None else f"{version.num_removed_rows:,}"
+        table.add_row(
+            str(version.version),
+            f"{datetime.fromtimestamp(version.committed_s, UTC):%Y-%m-%d %H:%M:%S}",
+            version.run_date,
+            version.run_id or version.operation.lower(),
+            f"{version.num_added_rows:,}",
+            removed,
+            f"+{version.num_added_files:,} -{version.num_removed_files:,}",
+            version.model_version,
+        )
+    print_wide(table)
+
+
+def print_wide(table: Table) -> None:
+    """Print a table as wide as it has to be: a cut date or path is of no use in a pipe."""
+    console = Console()
+    wanted = Measurement.get(console, console.options.update(max_width=1_000), table).maximum
+    Console(width=max(console.width, wanted)).print(table)
