@@ -10,7 +10,9 @@ from rich.measure import Measurement
 from rich.table import Table
 
 if TYPE_CHECKING:
+    from pipeline.output.compact import Compaction
     from pipeline.output.history import NightSummary, VersionSummary
+    from pipeline.output.vacuum import VacuumReport
 
 
 def print_nights(nights: list[NightSummary]) -> None:
@@ -45,6 +47,31 @@ def print_versions(versions: list[VersionSummary]) -> None:
             version.model_version,
         )
     print_wide(table)
+
+
+def print_vacuum(uri: str, report: VacuumReport, is_dry_run: bool) -> None:
+    """Every file that went, and why the others stay."""
+    for path, size_bytes, reason in report.removed:
+        print(f"{path}  {size_bytes:,} bytes: {reason}")
+    would = "would be " if is_dry_run else ""
+    print(f"{uri}: {len(report.removed):,} files {would}removed, {report.removed_bytes / 2**20:,.1f} MB")
+    if report.num_forgotten_records:
+        print(f"done-records {would}forgotten: {report.num_forgotten_records:,}")
+    for reason, num_files in sorted(report.kept.items()):
+        print(f"  kept {num_files:,}: {reason}")
+
+
+def print_compaction(uri: str, night: str, done: Compaction) -> None:
+    """Files and bytes before and after."""
+    if not done.num_merged_files:
+        print(f"nothing to do: no two of the {done.num_files_before:,} files of night {night} fit under the target")
+        return
+    print(f"compacted: night {night} of {uri}, version {done.version}")
+    print(
+        f"  files {done.num_files_before:,} -> {done.num_files_after:,} ({done.num_merged_files:,} merged); "
+        f"MB {done.size_bytes_before / 2**20:,.1f} -> {done.size_bytes_after / 2**20:,.1f}"
+    )
+    print("  the merged files stay for older versions until `bertmill table vacuum` removes them")
 
 
 def print_wide(table: Table) -> None:

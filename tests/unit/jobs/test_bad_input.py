@@ -152,7 +152,11 @@ def test_a_kept_column_that_no_file_has(job: str, sound: tuple[Raw, Path], tmp_p
     assert_refused(finished, "no column 'domain'", "the file's columns are: id, text, label")
 
 
-@pytest.mark.parametrize("command", [("nights",), ("history",), ("files",), ("files", "--date", "2026-11-23")])
+DATE = ("--date", "2026-11-23")
+TABLE_COMMANDS = [("nights",), ("history",), ("files",), ("files", *DATE), ("vacuum",), ("compact", *DATE)]
+
+
+@pytest.mark.parametrize("command", TABLE_COMMANDS)
 def test_a_table_that_is_not_there(command: tuple[str, ...], tmp_path: Path) -> None:
     assert_refused(run_command("table", *command, str(tmp_path)), str(tmp_path), "no Delta table there")
 
