@@ -5,6 +5,7 @@ from __future__ import annotations
 import typer
 
 from jobs.table.care import compact, vacuum
+from jobs.table.compare import diff
 from jobs.table.look import files, history, nights
 
 app = typer.Typer(
@@ -13,5 +14,5 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Look at a published table, compare its nights, check them, keep them tidy.",
 )
-for _command in (nights, files, history, vacuum, compact):
+for _command in (nights, files, history, diff, vacuum, compact):
     app.command()(_command)

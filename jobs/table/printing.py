@@ -11,8 +11,11 @@ from rich.table import Table
 
 if TYPE_CHECKING:
     from pipeline.output.compact import Compaction
+    from pipeline.output.compare import NightComparison
     from pipeline.output.history import NightSummary, VersionSummary
     from pipeline.output.vacuum import VacuumReport
+
+_MAX_FLIPS = 20
 
 
 def print_nights(nights: list[NightSummary]) -> None:
@@ -72,6 +75,28 @@ def print_compaction(uri: str, night: str, done: Compaction) -> None:
         f"MB {done.size_bytes_before / 2**20:,.1f} -> {done.size_bytes_after / 2**20:,.1f}"
     )
     print("  the merged files stay for older versions until `bertmill table vacuum` removes them")
+
+
+def print_comparison(found: NightComparison) -> None:
+    """Rows, label flips, shifts and cosines."""
+    print(f"night {found.first}: {found.num_rows_first:,} rows; night {found.second}: {found.num_rows_second:,} rows")
+    print(f"  only in {found.first}: {found.num_rows_only_first:,}")
+    print(f"  only in {found.second}: {found.num_rows_only_second:,}")
+    names = [*(label.column for label in found.labels), *(shift.column for shift in found.numbers)]
+    compared = ", ".join([*names, *(vector.column for vector in found.vectors)]) or "no column"
+    print(f"  in both: {found.num_rows_both:,}, of which {found.num_rows_unchanged:,} unchanged in {compared}")
+    for label in found.labels:
+        print(f"{label.column}: {label.num_changed_rows:,} rows changed")
+        for before, after, count in label.flips[:_MAX_FLIPS]:
+            print(f"  {before} -> {after}: {count:,}")
+        if len(label.flips) > _MAX_FLIPS:
+            print(f"  and {len(label.flips) - _MAX_FLIPS:,} other changes (--json lists all)")
+    for shift in found.numbers:
+        if shift.mean_absolute is not None:
+            print(f"{shift.column}: absolute shift mean {shift.mean_absolute:.6f}, max {shift.max_absolute:.6f}")
+    for vector in found.vectors:
+        if vector.mean_cosine is not None:
+            print(f"{vector.column}: cosine mean {vector.mean_cosine:.6f}, min {vector.min_cosine:.6f}")
 
 
 def print_wide(table: Table) -> None:
