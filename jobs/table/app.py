@@ -7,6 +7,7 @@ import typer
 from jobs.table.care import compact, vacuum
 from jobs.table.compare import diff
 from jobs.table.look import files, history, nights
+from jobs.table.verify import verify
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -14,5 +15,5 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Look at a published table, compare its nights, check them, keep them tidy.",
 )
-for _command in (nights, files, history, diff, vacuum, compact):
+for _command in (nights, files, history, diff, verify, vacuum, compact):
     app.command()(_command)

@@ -10,10 +10,12 @@ from rich.measure import Measurement
 from rich.table import Table
 
 if TYPE_CHECKING:
+    from pipeline.inference.closeness import RescoredSample
     from pipeline.output.compact import Compaction
     from pipeline.output.compare import NightComparison
     from pipeline.output.history import NightSummary, VersionSummary
     from pipeline.output.vacuum import VacuumReport
+    from pipeline.output.verify import VerifiedNight
 
 _MAX_FLIPS = 20
 
@@ -97,6 +99,25 @@ def print_comparison(found: NightComparison) -> None:
     for vector in found.vectors:
         if vector.mean_cosine is not None:
             print(f"{vector.column}: cosine mean {vector.mean_cosine:.6f}, min {vector.min_cosine:.6f}")
+
+
+def print_verified(uri: str, found: VerifiedNight) -> None:
+    """What was read, and what could not be checked."""
+    print(f"night {found.run_date} of {uri}: {found.num_files:,} files, {found.num_rows:,} rows read again")
+    print(f"  {found.num_quarantined_rows:,} quarantined rows; fingerprint {found.fingerprint[:16] or 'none'}")
+    for note in found.notes:
+        print(f"  note: {note}")
+
+
+def print_rescored(found: RescoredSample) -> None:
+    """How far stored scores and embeddings are from fp32."""
+    print(f"{found.num_rows:,} rows scored again in fp32: {', '.join(found.compared)}")
+    if found.max_score_difference is not None:
+        print(
+            f"  scores differ by {found.max_score_difference:.6f} at most; {found.num_near_ties} labels are near ties"
+        )
+    if found.min_cosine is not None:
+        print(f"  least cosine of embeddings: {found.min_cosine:.6f}")
 
 
 def print_wide(table: Table) -> None:

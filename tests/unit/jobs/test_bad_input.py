@@ -158,6 +158,7 @@ TABLE_COMMANDS = {
     "history": (),
     "files": (),
     "diff": ("2026-11-23", "2026-11-24"),
+    "verify": DATE,
     "vacuum": (),
     "compact": DATE,
 }
