@@ -17,7 +17,7 @@ Sample = Annotated[int, typer.Option("--sample", min=1, help="rows to score agai
 Inputs = Annotated[
     list[str] | None, typer.Option("--input", help="where the corpus column has another name: text=body")
 ]
-Prefix = Annotated[str, typer.Option(help="what the bundle's columns begin with in the table")]
+BundleName = Annotated[str, typer.Option("--name", help="the bundle's name in the spec, if it was one of several")]
 
 
 def verify(
@@ -26,7 +26,7 @@ def verify(
     bundle: BundleUri = None,
     sample: Sample = 64,
     input_: Inputs = None,
-    prefix: Prefix = "",
+    name: BundleName = "",
     endpoint_url: Endpoint = None,
     debug: Debug = False,
 ) -> None:
@@ -43,7 +43,7 @@ def verify(
         if bundle is not None:
             from pipeline.inference.verify import SampleCheck, rescore_sample
 
-            check = SampleCheck(bundle, sample, inputs, prefix)
+            check = SampleCheck(bundle, sample, inputs, name)
             rescored = rescore_sample(uri, night, check, storage)
             print_rescored(rescored)
             problems += rescored.problems

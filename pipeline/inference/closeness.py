@@ -11,7 +11,7 @@ import numpy as np
 from pipeline.encoder.bundle import BundleInfo
 from pipeline.errors import ModelError
 from pipeline.inference.reference import FloatArray, FreshRow
-from pipeline.schema import EMBEDDING, SOURCE_FILE, SOURCE_ROW
+from pipeline.schema import EMBEDDING, SOURCE_FILE, SOURCE_ROW, prefixed
 from pipeline.tasks.base import Task
 
 Row = Mapping[str, Any]
@@ -34,10 +34,14 @@ class Tolerance:
 
 @dataclass(frozen=True)
 class OwnColumns:
-    """The names of a table's columns, and what those of one bundle begin with."""
+    """The names of a table's columns, and the name by which one bundle's are prefixed (empty if it scored alone)."""
 
     there: frozenset[str]
-    prefix: str = ""
+    bundle_name: str = ""
+
+    def has(self, column: str) -> bool:
+        """Whether the table has the bundle's column."""
+        return prefixed(self.bundle_name, column) in self.there
 
 
 @dataclass(frozen=True)
@@ -66,16 +70,15 @@ class Comparison:
     """
 
     def __init__(self, info: BundleInfo, task: Task, columns: OwnColumns, tolerance: Tolerance) -> None:
-        there, prefix = columns.there, columns.prefix
-        self._info, self._tolerance, self._prefix = info, tolerance, prefix
+        self._info, self._tolerance, self._bundle_name = info, tolerance, columns.bundle_name
         own = [*(item.name for item in task.output_fields()), EMBEDDING] if not task.needs_spans else [EMBEDDING]
-        self._columns = [name for name in own if f"{prefix}{name}" in there]
-        self._accounts = [name for name in ("num_tokens", "truncated") if name in there]
+        self._columns = [name for name in own if columns.has(name)]
+        self._accounts = [name for name in ("num_tokens", "truncated") if columns.has(name)]
         if not self._columns:
-            wanted = ", ".join(f"{prefix}{name}" for name in own)
+            wanted = ", ".join(prefixed(columns.bundle_name, name) for name in own)
             raise ModelError(
                 f"the table has none of the columns that task {task.name} writes ({wanted})",
-                "give the bundle that scored the night, and --prefix if its columns have one",
+                "give the bundle that scored the night, and --name if it was one of several",
             )
         self._kind = task.name
         self._differences: list[float] = []
@@ -86,13 +89,13 @@ class Comparison:
     @property
     def columns(self) -> list[str]:
         """The table's columns that are read."""
-        return [*(f"{self._prefix}{name}" for name in self._columns), *self._accounts]
+        return [prefixed(self._bundle_name, name) for name in (*self._columns, *self._accounts)]
 
     def add(self, row: Row, fresh: FreshRow) -> None:
         """Compare one row."""
-        stored = {name: row[f"{self._prefix}{name}"] for name in self._columns}
+        stored = {name: row[prefixed(self._bundle_name, name)] for name in (*self._columns, *self._accounts)}
         place = f"{row[SOURCE_FILE]} row {row[SOURCE_ROW]}"
-        found = [*self._accounts_of(row, fresh), *self._scores_of(stored, fresh), *self._embedding_of(stored, fresh)]
+        found = [*self._accounts_of(stored, fresh), *self._scores_of(stored, fresh), *self._embedding_of(stored, fresh)]
         self._problems += [f"{place}: {problem}" for problem in found]
 
     def result(self, num_rows: int) -> RescoredSample:
@@ -106,9 +109,9 @@ class Comparison:
             tuple(self._problems),
         )
 
-    def _accounts_of(self, row: Row, fresh: FreshRow) -> list[str]:
+    def _accounts_of(self, stored: Row, fresh: FreshRow) -> list[str]:
         now = {"num_tokens": fresh.num_tokens, "truncated": fresh.is_truncated}
-        return [f"{name} is {row[name]}, now {now[name]}" for name in self._accounts if row[name] != now[name]]
+        return [f"{name} is {stored[name]}, now {now[name]}" for name in self._accounts if stored[name] != now[name]]
 
     def _embedding_of(self, stored: Row, fresh: FreshRow) -> list[str]:
         if EMBEDDING not in stored:

@@ -23,7 +23,7 @@ from pipeline.inference.reference import PlainModel
 from pipeline.output.keys import RowGroupPlace, read_row_group
 from pipeline.output.log import require_night, require_table
 from pipeline.output.table import DataFile
-from pipeline.schema import SOURCE_FILE, SOURCE_ROW
+from pipeline.schema import MODEL_VERSION_FIELD, SOURCE_FILE, SOURCE_ROW, prefixed
 from pipeline.storage import Storage
 from pipeline.tasks import check_inputs, find_task
 from pipeline.uris import canonical_uri, join_uri
@@ -37,13 +37,13 @@ class SampleCheck:
         bundle_uri: The bundle that scored the night.
         num_rows: Size of the sample, spread over the night's rows; the same rows each time.
         inputs: Task input -> corpus column, where the spec that scored the night named another than the bundle.
-        prefix: What the bundle's columns begin with in the table.
+        bundle_name: What its columns are prefixed by, if it was one of several.
     """
 
     bundle_uri: str
     num_rows: int = 64
     inputs: Mapping[str, str] = field(default_factory=dict)
-    prefix: str = ""
+    bundle_name: str = ""
     tolerance: Tolerance = field(default_factory=Tolerance)
 
 
@@ -65,10 +65,11 @@ def rescore_sample(uri: str, run_date: str, check: SampleCheck, storage: Storage
             f"{check.bundle_uri}: task {task.name} cannot be scored again one text at a time",
             "leave --bundle out: everything but the scores is then checked",
         )
-    own = OwnColumns(frozenset(pa.schema(table.schema().to_arrow()).names), check.prefix)
+    own = OwnColumns(frozenset(pa.schema(table.schema().to_arrow()).names), check.bundle_name)
     comparison = Comparison(bundle.info, task, own, check.tolerance)
-    rows = _sample_rows(uri, files, check, comparison.columns, storage)
-    _check_version(rows, bundle, check)
+    version = prefixed(check.bundle_name, MODEL_VERSION_FIELD.name)
+    rows = _sample_rows(uri, files, check.num_rows, [*comparison.columns, version], storage)
+    _check_version({row[version] for row in rows}, bundle, check)
     texts = _read_texts(rows, [{**bundle.info.inputs, **check.inputs}[name] for name in task.inputs], storage)
     model = PlainModel(bundle, task)
     for row, row_texts in zip(rows, texts, strict=True):
@@ -77,11 +78,11 @@ def rescore_sample(uri: str, run_date: str, check: SampleCheck, storage: Storage
 
 
 def _sample_rows(
-    uri: str, files: Mapping[str, DataFile], check: SampleCheck, columns: list[str], storage: Storage
+    uri: str, files: Mapping[str, DataFile], num_rows: int, columns: list[str], storage: Storage
 ) -> list[Row]:
     """Rows drawn evenly over a night, by file; one row group is in memory at a time."""
     total = sum(file.num_rows for file in files.values())
-    chosen = sorted(random.Random(total).sample(range(total), min(check.num_rows, total)))
+    chosen = sorted(random.Random(total).sample(range(total), min(num_rows, total)))
     rows: list[Row] = []
     start = 0
     for path, file in sorted(files.items()):
@@ -90,7 +91,7 @@ def _sample_rows(
         if own:
             place = join_uri(uri, path)
             for index, within in _by_row_group(place, own, storage).items():
-                wanted = [SOURCE_FILE, SOURCE_ROW, "model_version", *columns]
+                wanted = [SOURCE_FILE, SOURCE_ROW, *columns]
                 rows += read_row_group(RowGroupPlace(uri, path, index), wanted, storage).take(within).to_pylist()
     return rows
 
@@ -122,12 +123,11 @@ def _by_row_group(uri: str, positions: Sequence[int], storage: Storage) -> dict[
     return found
 
 
-def _check_version(rows: Sequence[Row], bundle: Bundle, check: SampleCheck) -> None:
-    own = bundle.info.model_version
-    others = sorted({row["model_version"] for row in rows} - {own})
-    if others and not check.prefix:
+def _check_version(found: set[str], bundle: Bundle, check: SampleCheck) -> None:
+    others = sorted(found - {bundle.info.model_version})
+    if others:
         raise ModelError(
-            f"{check.bundle_uri}: has model_version {own}, the night was scored with {others[0]}",
+            f"{check.bundle_uri}: has model_version {bundle.info.model_version}, the night was scored with {others[0]}",
             "give the bundle that scored the night",
         )
 

@@ -72,7 +72,7 @@ BUNDLES: dict[str, dict[str, Any]] = {
     "truncate": {},
     "window": {"long_text": "window", "stride": 4},
     "cls": {"pooling": "cls", "normalize": False},
-    "max of windows": {"pooling": "max", "long_text": "window"},
+    "max of windows": {"pooling": "max", "long_text": "window", "stride": 0},
     "pair": {"task": "pair-classification", "inputs": {"text_a": "text", "text_b": "other"}},
     "multi-label": {"task": "multi-label", "options": {"threshold.neutral": 0.3}},
     "similarity": {
@@ -195,7 +195,7 @@ def test_another_bundle_than_the_nights_is_refused(tmp_path: Path, bundle_direct
     with pytest.raises(ModelError, match="the night was scored with"):
         rescore(table, tmp_path / "other")
     with pytest.raises(ModelError, match=r"none of the columns .* \(mood_label"):
-        rescore(table, bundle_directory, prefix="mood_")
+        rescore(table, bundle_directory, bundle_name="mood")
 
 
 @pytest.mark.parametrize(
@@ -213,3 +213,15 @@ def test_a_corpus_that_is_not_as_it_was_is_named(
     change(corpus / "part-1.parquet")
     with pytest.raises(CorpusError, match=rf"part-1\.parquet: {message}"):
         rescore(table, bundle_directory)
+
+
+def test_one_of_several_bundles_is_told_by_its_name(tmp_path: Path, bundle_directory: Path, corpus: Path) -> None:
+    make_bundle(tmp_path / "mood", ("calm", "cross"), seed=1, max_length=16)
+    bundles = {"tone": str(bundle_directory), "mood": str(tmp_path / "mood")}
+    table = score(bundle_directory, corpus, bundle=bundles)
+    found = rescore(table, tmp_path / "mood", bundle_name="mood")
+    assert_close(found)
+    assert found.compared[0] == "mood_label"
+    assert_close(rescore(table, bundle_directory, bundle_name="tone"))
+    with pytest.raises(ModelError, match="the night was scored with"):
+        rescore(table, bundle_directory, bundle_name="mood")

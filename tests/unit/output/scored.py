@@ -11,14 +11,14 @@ import pyarrow as pa
 from pipeline.output.ledger import DoneRecord, Ledger
 from pipeline.output.table import DataFile, Night, publish_night
 from pipeline.output.writer import write_parquet
-from pipeline.schema import QUARANTINE_SCHEMA, SCORES_TYPE, file_schema, scored_schema
+from pipeline.schema import QUARANTINE_SCHEMA, SCORES_TYPE, BundleFields, file_schema, scored_schema
 from pipeline.storage import Storage
 
 STORAGE = Storage()
 FINGERPRINT = "f" * 64
 NIGHT, NEXT_NIGHT = "2026-11-23", "2026-11-24"
-TASK_FIELDS = [pa.field("label", pa.string()), pa.field("score", pa.float32()), pa.field("class_scores", SCORES_TYPE)]
-SCHEMA = scored_schema(pa.schema([pa.field("id", pa.string())]), TASK_FIELDS, with_embedding=True)
+TASK_FIELDS = (pa.field("label", pa.string()), pa.field("score", pa.float32()), pa.field("class_scores", SCORES_TYPE))
+SCHEMA = scored_schema(pa.schema([pa.field("id", pa.string())]), [BundleFields("", TASK_FIELDS, with_embedding=True)])
 Row = dict[str, Any]
 
 
