@@ -230,7 +230,7 @@ def test_parts_of_a_compacted_file_go_in_two_steps_and_their_records_stay(table:
 def test_a_compacted_file_that_is_shown_no_more_goes_with_its_note(table: Path) -> None:
     compact_night(str(table), FIRST, 1_000_000, STORAGE)
     (merged,) = names(table) - {"a", "b"}
-    republish(table, "a", "b")
+    republish(table, "a")
     age(table, 6)
     assert removed(vacuum(table)) == set()
     age(table, 1.1)
