@@ -11,7 +11,7 @@ from jobs.finetune import finetune
 from jobs.plan import plan
 from jobs.schema import schema
 from jobs.score import score
-from jobs.table import table
+from jobs.table.app import app as table_app
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -19,8 +19,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Fine-tune BERT-family encoders and score whole Parquet corpora, every row exactly once.",
 )
-for _job in (finetune, bundle, evaluate, score, plan, table, schema, demo):
+for _job in (finetune, bundle, evaluate, score, plan, schema, demo):
     app.command()(_job)
+app.add_typer(table_app, name="table")
 
 
 def main() -> None:

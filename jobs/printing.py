@@ -1,15 +1,11 @@
-"""What jobs print about plans, runs and tables."""
+"""What jobs print about runs."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from rich.console import Console
-from rich.table import Table
-
 if TYPE_CHECKING:
     from pipeline.inference.run import RunReport
-    from pipeline.output.history import NightSummary
 
 
 def print_run(report: RunReport) -> None:
@@ -27,19 +23,3 @@ def print_run(report: RunReport) -> None:
     rows_per_s = report.num_rows_this_run / max(report.elapsed_s, 1e-9)
     tokens_per_s = report.num_tokens_this_run / max(report.elapsed_s, 1e-9)
     print(f"  {report.elapsed_s:.1f} s from command to commit: {rows_per_s:,.0f} rows/s, {tokens_per_s:,.0f} tokens/s")
-
-
-def print_nights(nights: list[NightSummary]) -> None:
-    """The nights of a table."""
-    table = Table("night", "rows", "files", "MB", "quarantined", "version", "models")
-    for night in nights:
-        table.add_row(
-            night.run_date,
-            f"{night.num_rows:,}",
-            f"{night.num_files:,}",
-            f"{night.size_bytes / 2**20:,.1f}",
-            f"{night.num_quarantined_rows:,}",
-            "" if night.version is None else str(night.version),
-            ", ".join(night.model_versions),
-        )
-    Console().print(table)

@@ -17,6 +17,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from datetime import datetime
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
@@ -56,11 +57,13 @@ class StoredObject:
     """One object in a store.
 
     `etag` changes whenever the content does: the store's own where it has one, else size and mtime.
+    `modified_s` is when it was written, in seconds since 1970 by the store's clock; None where the store does not say.
     """
 
     uri: str
     size_bytes: int
     etag: str
+    modified_s: float | None = None
 
 
 @dataclass(frozen=True)
@@ -292,10 +295,17 @@ def _stored_object(scheme: str, info: dict[str, Any]) -> StoredObject:
     name = str(info["name"])
     uri = name if scheme == "file" else f"{scheme}://{name.removeprefix(f'{scheme}://')}"
     etag = info.get("ETag") or info.get("etag") or info.get("md5Hash")
+    modified = info.get("mtime") or info.get("LastModified") or info.get("created")
     if etag is None:
-        modified = info.get("mtime") or info.get("LastModified") or info.get("created")
         etag = f"{info['size']}-{modified}"
-    return StoredObject(uri, int(info["size"]), str(etag).strip('"'))
+    return StoredObject(uri, int(info["size"]), str(etag).strip('"'), _unix_seconds(modified))
+
+
+def _unix_seconds(moment: Any) -> float | None:
+    """A store's time of writing, whatever its type; None where it cannot be told."""
+    if isinstance(moment, datetime):
+        return moment.timestamp()
+    return float(moment) if isinstance(moment, int | float) else None
 
 
 def _create_remote(filesystem: Any, path: str, content: bytes) -> bool:

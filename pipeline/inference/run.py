@@ -23,6 +23,7 @@ from pipeline.inference.plan import ScorePlan, fingerprint_run, plan_scoring, qu
 from pipeline.inference.predictor import ModelSource, TextSource
 from pipeline.inference.spec import ScoreSpec
 from pipeline.inference.worker import InputSource, ScoreJob, joined_versions
+from pipeline.output.compacted import read_compacted, stand_in, standing_sizes
 from pipeline.output.ledger import DoneRecord, Ledger, records_from
 from pipeline.output.table import Night, Published, check_table_target, live_files, open_table, publish_night
 from pipeline.schema import QUARANTINE_SCHEMA, RUN_DATE, BundleFields, scored_schema
@@ -58,7 +59,9 @@ class PreparedRun:
         if self.plan.pending or table is None:
             return False
         wanted = {file.path for file in scored_files(self.plan.done.values())}
-        return set(live_files(table, self.ledger.run_date)) == wanted
+        live = set(live_files(table, self.ledger.run_date))
+        notes = read_compacted(self.ledger.table_uri, self.ledger.run_date, self.ledger.storage)
+        return live == stand_in(wanted, live, notes)
 
 
 @dataclass(frozen=True)
@@ -111,7 +114,7 @@ def prepare_run(spec: ScoreSpec, run_date: str) -> PreparedRun:
     check_table_target(table_uri, schema, storage)
     ledger = Ledger(table_uri, run_date, fingerprint_run(spec, bundles), storage)
     records = ledger.read(ledger.names() & {shard.name for shard in shards})
-    plan = plan_scoring(shards, records, _standing_files(ledger))
+    plan = plan_scoring(shards, records, _standing_files(ledger, records.values()))
     options = ReadOptions(kept, spec.corpus.empty_text == "quarantine")
     texts = {name: TextSource(inputs, holds_words(footers, Columns(inputs))) for name, inputs in read.items()}
     return PreparedRun(spec, bundles, tuple(footers), cache, InputSource(columns, options, texts), schema, ledger, plan)
@@ -220,7 +223,7 @@ def check_accounts(run: PreparedRun, records: dict[str, DoneRecord]) -> None:
                 f"shard {shard.name} ({shard.pieces[0].file.uri}): {shard.num_rows} rows in, {found}; not published",
                 "run the same command again; if it repeats, this is a bug in bertmill",
             )
-    gone = plan_scoring(run.plan.shards, records, _standing_files(run.ledger)).stale
+    gone = plan_scoring(run.plan.shards, records, _standing_files(run.ledger, records.values())).stale
     if gone:
         raise AccountingError(
             f"the files of {len(gone)} finished shards are gone from {run.ledger.table_uri}; not published",
@@ -241,14 +244,18 @@ def run_id_for(run_date: str) -> str:
     return f"{run_date}-{uuid.uuid4().hex[:8]}"
 
 
-def _standing_files(ledger: Ledger) -> dict[str, int]:
-    """Path -> size of this night's files as they stand, scored and quarantined."""
+def _standing_files(ledger: Ledger, records: Iterable[DoneRecord]) -> dict[str, int]:
+    """Path -> size of this night's files as they stand, scored and quarantined; compacted ones as their parts."""
     folders = (f"{RUN_DATE}={ledger.run_date}", f"_quarantine/{RUN_DATE}={ledger.run_date}")
-    return {
+    sizes = {
         item.uri.removeprefix(ledger.table_uri).strip("/"): item.size_bytes
         for folder in folders
         for item in ledger.storage.list_objects(join_uri(ledger.table_uri, folder))
     }
+    notes = read_compacted(ledger.table_uri, ledger.run_date, ledger.storage)
+    table = open_table(ledger.table_uri, ledger.storage) if notes else None
+    live = live_files(table, ledger.run_date) if table is not None else {}
+    return standing_sizes(sizes, {file.path for file in scored_files(records)}, live, notes)
 
 
 def _publish_quarantine(run: PreparedRun, night: Night, files: tuple) -> None:  # type: ignore[type-arg]

@@ -1,15 +1,17 @@
-"""What a published table holds, night by night, from its log alone."""
+"""What a published table holds, night by night and version by version, from its log alone."""
 
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import pyarrow as pa
+from deltalake import DeltaTable
+from deltalake.exceptions import DeltaError
 
-from pipeline.errors import CorpusError
+from pipeline.output.log import night_of, read_commits, require_night, require_table
 from pipeline.output.table import DataFile, live_files, open_table
-from pipeline.schema import RUN_DATE
 from pipeline.storage import Storage
 from pipeline.uris import canonical_uri, join_uri
 
@@ -27,6 +29,35 @@ class NightSummary:
     model_versions: tuple[str, ...]
 
 
+@dataclass(frozen=True)
+class VersionSummary:
+    """One version of a table.
+
+    Row counts are None where a removed file was added by a commit that the log no longer holds.
+    """
+
+    version: int
+    committed_s: float
+    operation: str
+    run_date: str
+    run_id: str
+    model_version: str
+    num_added_files: int
+    num_removed_files: int
+    num_added_rows: int
+    num_removed_rows: int | None
+
+
+@dataclass(frozen=True)
+class LiveFile:
+    """A Parquet file that holds published rows: its absolute URI, night, size and rows."""
+
+    uri: str
+    run_date: str
+    size_bytes: int
+    num_rows: int
+
+
 def read_nights(uri: str, storage: Storage) -> list[NightSummary]:
     """Every night of a table, by date.
 
@@ -34,11 +65,9 @@ def read_nights(uri: str, storage: Storage) -> list[NightSummary]:
         CorpusError: there is no table at the URI.
     """
     uri = canonical_uri(uri)
-    table = open_table(uri, storage)
-    if table is None:
-        raise CorpusError(f"{uri}: no Delta table there", "check the URI; `bertmill score` creates tables")
+    table = require_table(uri, storage)
     quarantine = open_table(join_uri(uri, "_quarantine"), storage)
-    bad = _by_night(live_files(quarantine)) if quarantine is not None else {}
+    bad = _by_night(live_files(quarantine).values()) if quarantine is not None else {}
     versions: dict[str, int] = {}
     models: dict[str, str] = {}
     for entry in table.history():
@@ -56,19 +85,77 @@ def read_nights(uri: str, storage: Storage) -> list[NightSummary]:
             versions.get(night),
             tuple(filter(None, [models.get(night)])),
         )
-        for night, files in sorted(_by_night(live_files(table)).items())
+        for night, files in sorted(_by_night(live_files(table).values()).items())
     ]
 
 
-def _by_night(files: dict[str, DataFile]) -> dict[str, list[DataFile]]:
-    nights: dict[str, list[DataFile]] = defaultdict(list)
-    for path, file in files.items():
-        nights[path.split("/", 1)[0].removeprefix(f"{RUN_DATE}=")].append(file)
-    return nights
+def read_versions(uri: str, storage: Storage) -> list[VersionSummary]:
+    """Every version whose commit is still in the log, the newest first.
+
+    Raises:
+        CorpusError: there is no table at the URI.
+    """
+    uri = canonical_uri(uri)
+    require_table(uri, storage)
+    commits = read_commits(uri, storage)
+    rows = _rows_at(uri, commits[0].version, storage) if commits and commits[0].version else {}
+    summaries = []
+    for commit in commits:
+        removed = [rows.get(path) for path in commit.removed]
+        known = [number for number in removed if number is not None]
+        rows.update({path: file.num_rows for path, file in commit.added.items()})
+        summaries.append(
+            VersionSummary(
+                commit.version,
+                commit.committed_s,
+                commit.operation,
+                commit.facts.get("run_date", ""),
+                commit.facts.get("run_id", ""),
+                commit.facts.get("model_version", ""),
+                len(commit.added),
+                len(removed),
+                sum(file.num_rows for file in commit.added.values()),
+                sum(known) if len(known) == len(removed) else None,
+            )
+        )
+    return summaries[::-1]
+
+
+def list_live_files(uri: str, storage: Storage, run_date: str | None = None) -> list[LiveFile]:
+    """The files that hold a table's rows now, or one night's, by URI: for readers that do not know Delta.
+
+    Raises:
+        CorpusError: there is no table at the URI, or no such night in it.
+    """
+    uri = canonical_uri(uri)
+    table = require_table(uri, storage)
+    files = live_files(table) if run_date is None else require_night(table, uri, run_date)
+    return [
+        LiveFile(join_uri(uri, path), night_of(path), file.size_bytes, file.num_rows)
+        for path, file in sorted(files.items())
+    ]
 
 
 def table_columns(uri: str, storage: Storage) -> pa.Schema:
-    """The columns of a table, for `bertmill table`."""
-    table = open_table(canonical_uri(uri), storage)
-    assert table is not None
-    return pa.schema(table.schema().to_arrow())
+    """The columns of a table.
+
+    Raises:
+        CorpusError: there is no table at the URI.
+    """
+    return pa.schema(require_table(canonical_uri(uri), storage).schema().to_arrow())
+
+
+def _by_night(files: Iterable[DataFile]) -> dict[str, list[DataFile]]:
+    nights: dict[str, list[DataFile]] = defaultdict(list)
+    for file in files:
+        nights[night_of(file.path)].append(file)
+    return nights
+
+
+def _rows_at(uri: str, version: int, storage: Storage) -> dict[str, int | None]:
+    """Rows of the files live in a version, from a checkpoint; nothing if none reaches so far back."""
+    try:
+        table = DeltaTable(uri, version=version, storage_options=storage.delta_options(uri))
+    except DeltaError:
+        return {}
+    return {path: file.num_rows for path, file in live_files(table).items()}

@@ -20,6 +20,7 @@ from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundErr
 from deltalake.transaction import AddAction, RemoveAction
 
 from pipeline.errors import CommitConflictError, OutputTakenError, TransientStorageError
+from pipeline.output.compacted import CompactedFile, read_compacted, stand_in
 from pipeline.schema import RUN_DATE
 from pipeline.storage import Storage, classify_error
 
@@ -125,7 +126,7 @@ def publish_night(uri: str, night: Night, storage: Storage) -> Published:
         try:
             table = open_table(uri, storage) or _create(uri, night, storage)
             _check_schema(table, uri, night.schema)
-            published, actions = _difference(table, night)
+            published, actions = _difference(table, night, read_compacted(uri, night.run_date, storage))
             if not published.changed:
                 return published
             _commit(table, actions, night)
@@ -155,20 +156,23 @@ def _create(uri: str, night: Night, storage: Storage) -> DeltaTable:
     )
 
 
-def _difference(table: DeltaTable, night: Night) -> tuple[Published, list[AddAction | RemoveAction]]:
+def _difference(
+    table: DeltaTable, night: Night, notes: Sequence[CompactedFile]
+) -> tuple[Published, list[AddAction | RemoveAction]]:
     live = live_files(table, night.run_date)
-    wanted = {file.path: file for file in night.files}
+    files = {file.path: file for file in night.files}
+    shown = stand_in(files, live, notes)
     partition = {RUN_DATE: night.run_date}
     now_ms = int(time.time() * 1000)
     adds = [
         AddAction(path, file.size_bytes, partition, now_ms, True, json.dumps({"numRecords": file.num_rows}))
-        for path, file in wanted.items()
-        if path not in live
+        for path, file in files.items()
+        if path in shown and path not in live
     ]
     removes = [
         RemoveAction(path, True, now_ms, size=file.size_bytes, partition_values=partition)
         for path, file in live.items()
-        if path not in wanted
+        if path not in shown
     ]
     return Published(table.version(), len(adds), len(removes)), [*removes, *adds]
 

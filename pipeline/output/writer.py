@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import os
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -38,36 +39,80 @@ def write_parquet(table: pa.Table, uri: str, footer: Mapping[str, str], storage:
         storage: The store.
     """
     table = table.replace_schema_metadata(dict(footer))
+    return WrittenFile(uri, _finish(uri, lambda path, store: _write(table, path, store), storage), table.num_rows)
+
+
+def write_row_groups(
+    read_tables: Callable[[], Iterable[pa.Table]], schema: pa.Schema, uri: str, storage: Storage
+) -> WrittenFile:
+    """Write one file like `write_parquet`, from tables that come one after the other; holds one row group at a time.
+
+    Args:
+        read_tables: Gives the tables, all of `schema`; called again when the store failed and the file is begun anew.
+        schema: With the footer as its metadata.
+        uri: Where.
+        storage: The store.
+    """
+    num_rows = 0
+
+    def write(path: str, filesystem: object) -> None:
+        nonlocal num_rows
+        num_rows = 0
+        with pq.ParquetWriter(path, schema, filesystem=filesystem, **_options(schema)) as writer:
+            for group in _regrouped(read_tables()):
+                writer.write_table(group.replace_schema_metadata(schema.metadata), row_group_size=ROW_GROUP_ROWS)
+                num_rows += group.num_rows
+
+    size_bytes = _finish(uri, write, storage)
+    return WrittenFile(uri, size_bytes, num_rows)
+
+
+def _finish(uri: str, write: Callable[[str, object], None], storage: Storage) -> int:
+    """Write a file so that it is seen complete or not at all; returns its bytes."""
     scheme, path = split_uri(uri)
     filesystem, path = storage.open_arrow(uri)
     if scheme == "file":
         os.makedirs(os.path.dirname(path), exist_ok=True)
         temporary = os.path.join(os.path.dirname(path), f".{uuid.uuid4().hex}.tmp")
         try:
-            _write(table, temporary, filesystem)
+            write(temporary, filesystem)
             _sync(temporary)
             os.replace(temporary, path)
         finally:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(temporary)
     else:
-        retrying(lambda: _write(table, path, filesystem), f"write {uri}")
-    return WrittenFile(uri, int(filesystem.get_file_info(path).size), table.num_rows)
+        retrying(lambda: write(path, filesystem), f"write {uri}")
+    return int(filesystem.get_file_info(path).size)
 
 
 def _write(table: pa.Table, path: str, filesystem: object) -> None:
-    float_lists = [f"{field.name}.list.element" for field in table.schema if _is_float_list(field.type)]
-    others = [field.name for field in table.schema if not pa.types.is_nested(field.type)]
-    pq.write_table(
-        table,
-        path,
-        filesystem=filesystem,
-        compression="zstd",
-        row_group_size=ROW_GROUP_ROWS,
-        use_dictionary=[name for name in others if not pa.types.is_floating(table.schema.field(name).type)],
-        write_statistics=others,
-        use_byte_stream_split=float_lists,
-    )
+    pq.write_table(table, path, filesystem=filesystem, row_group_size=ROW_GROUP_ROWS, **_options(table.schema))
+
+
+def _options(schema: pa.Schema) -> dict[str, Any]:
+    float_lists = [f"{field.name}.list.element" for field in schema if _is_float_list(field.type)]
+    others = [field.name for field in schema if not pa.types.is_nested(field.type)]
+    return {
+        "compression": "zstd",
+        "use_dictionary": [name for name in others if not pa.types.is_floating(schema.field(name).type)],
+        "write_statistics": others,
+        "use_byte_stream_split": float_lists,
+    }
+
+
+def _regrouped(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
+    """The same rows in tables of ROW_GROUP_ROWS rows, the last one shorter."""
+    held: list[pa.Table] = []
+    for table in tables:
+        held.append(table)
+        while sum(part.num_rows for part in held) >= ROW_GROUP_ROWS:
+            joined = pa.concat_tables(held)
+            yield joined.slice(0, ROW_GROUP_ROWS)
+            held = [joined.slice(ROW_GROUP_ROWS)]
+    rest = pa.concat_tables(held) if held else None
+    if rest is not None and rest.num_rows:
+        yield rest
 
 
 def _is_float_list(kind: pa.DataType) -> bool:

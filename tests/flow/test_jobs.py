@@ -42,7 +42,7 @@ def test_plan_score_plan_table(spec_file: Path, tmp_path: Path) -> None:
     tomorrow = helpers.run_python(_CLI, "plan", str(spec_file), "--date", "2026-11-24")
     assert "at the latest run's tokens/s" in tomorrow.stdout, tomorrow.stderr
 
-    table = helpers.run_python(_CLI, "table", str(tmp_path / "scores"))
+    table = helpers.run_python(_CLI, "table", "nights", str(tmp_path / "scores"))
     assert table.returncode == 0, table.stderr
     for word in ("2026-11-23", "1,192", "embedding list<"):
         assert word in table.stdout

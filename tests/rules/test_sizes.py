@@ -28,7 +28,12 @@ def test_no_function_is_longer_than_60_lines() -> None:
 
 
 def test_jobs_are_thin() -> None:
-    found = {source.path: source.num_lines for source in sources("jobs") if source.path.count("/") == 1}
-    for shared in ("jobs/session.py", "jobs/cluster.py"):  # what every job needs around its work
+    entries = [source for source in sources("jobs") if not source.path.startswith("jobs/demo/")]
+    found = {source.path: source.num_lines for source in entries}
+    for shared in (
+        "jobs/session.py",
+        "jobs/cluster.py",
+        "jobs/table/printing.py",
+    ):  # what every job needs around its work
         assert found.pop(shared) <= MAX_SESSION_LINES
     assert {path: lines for path, lines in found.items() if lines > MAX_JOB_LINES} == {}

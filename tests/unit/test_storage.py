@@ -56,6 +56,7 @@ def test_the_etag_follows_size_and_time(tmp_path: Path) -> None:
     (longer,) = STORAGE.list_objects(str(path))
     assert first == same
     assert len({first.etag, touched.etag, longer.etag}) == 3
+    assert (first.modified_s, touched.modified_s) == (1.0, 2.0)
 
 
 def test_small_objects_are_written_read_and_deleted(tmp_path: Path) -> None:

@@ -152,8 +152,22 @@ def test_a_kept_column_that_no_file_has(job: str, sound: tuple[Raw, Path], tmp_p
     assert_refused(finished, "no column 'domain'", "the file's columns are: id, text, label")
 
 
-def test_a_table_that_is_not_there(tmp_path: Path) -> None:
-    assert_refused(run_command("table", str(tmp_path)), "no Delta table there")
+DATE = ("--date", "2026-11-23")
+TABLE_COMMANDS = {
+    "nights": (),
+    "history": (),
+    "files": (),
+    "diff": ("2026-11-23", "2026-11-24"),
+    "verify": DATE,
+    "vacuum": (),
+    "compact": DATE,
+}
+
+
+@pytest.mark.parametrize("command", TABLE_COMMANDS)
+def test_a_table_that_is_not_there(command: str, tmp_path: Path) -> None:
+    finished = run_command("table", command, str(tmp_path), *TABLE_COMMANDS[command])
+    assert_refused(finished, str(tmp_path), "no Delta table there")
 
 
 def test_a_traceback_is_shown_on_request(tmp_path: Path) -> None:

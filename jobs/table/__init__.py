@@ -1,0 +1,1 @@
+"""`bertmill table ...`: look at a published table, compare nights, check them, keep them tidy."""

@@ -1,0 +1,166 @@
+"""Scores a sample of a published night again, in fp32 with plain transformers, and compares.
+
+The text is read again from the corpus. Answers to questions are not found again, and of tags only embeddings and token
+counts are compared.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline.corpus.text import clean_text
+from pipeline.encoder.bundle import Bundle, fetch_bundle
+from pipeline.errors import BertmillError, CorpusError, ModelError
+from pipeline.inference.closeness import Comparison, OwnColumns, RescoredSample, Row, Tolerance
+from pipeline.inference.reference import PlainModel
+from pipeline.output.keys import RowGroupPlace, read_row_group
+from pipeline.output.log import require_night, require_table
+from pipeline.output.table import DataFile
+from pipeline.schema import MODEL_VERSION_FIELD, SOURCE_FILE, SOURCE_ROW, prefixed
+from pipeline.storage import Storage
+from pipeline.tasks import check_inputs, find_task
+from pipeline.uris import canonical_uri, join_uri
+
+
+@dataclass(frozen=True)
+class SampleCheck:
+    """Which rows are scored again, and how.
+
+    Attributes:
+        bundle_uri: The bundle that scored the night.
+        num_rows: Size of the sample, spread over the night's rows; the same rows each time.
+        inputs: Task input -> corpus column, where the spec that scored the night named another than the bundle.
+        bundle_name: What its columns are prefixed by, if it was one of several.
+    """
+
+    bundle_uri: str
+    num_rows: int = 64
+    inputs: Mapping[str, str] = field(default_factory=dict)
+    bundle_name: str = ""
+    tolerance: Tolerance = field(default_factory=Tolerance)
+
+
+def rescore_sample(uri: str, run_date: str, check: SampleCheck, storage: Storage) -> RescoredSample:
+    """Score some rows of a night again and compare.
+
+    Raises:
+        CorpusError: there is no such table or night, or the corpus cannot be read again.
+        ModelError: the bundle is not the one that scored the night, or cannot be checked this way.
+    """
+    uri = canonical_uri(uri)
+    table = require_table(uri, storage)
+    files = require_night(table, uri, run_date)
+    bundle = fetch_bundle(canonical_uri(check.bundle_uri), storage)
+    task = find_task(bundle.info.task, check.bundle_uri)
+    check_inputs(check.inputs, task.inputs, "command line")
+    if task.windows_always:
+        raise ModelError(
+            f"{check.bundle_uri}: task {task.name} cannot be scored again one text at a time",
+            "leave --bundle out: everything but the scores is then checked",
+        )
+    own = OwnColumns(frozenset(pa.schema(table.schema().to_arrow()).names), check.bundle_name)
+    comparison = Comparison(bundle.info, task, own, check.tolerance)
+    version = prefixed(check.bundle_name, MODEL_VERSION_FIELD.name)
+    rows = _sample_rows(uri, files, check.num_rows, [*comparison.columns, version], storage)
+    _check_version({row[version] for row in rows}, bundle, check)
+    texts = _read_texts(rows, [{**bundle.info.inputs, **check.inputs}[name] for name in task.inputs], storage)
+    model = PlainModel(bundle, task)
+    for row, row_texts in zip(rows, texts, strict=True):
+        comparison.add(row, model.run(row_texts))
+    return comparison.result(len(rows))
+
+
+def _sample_rows(
+    uri: str, files: Mapping[str, DataFile], num_rows: int, columns: list[str], storage: Storage
+) -> list[Row]:
+    """Rows drawn evenly over a night, by file; one row group is in memory at a time."""
+    total = sum(file.num_rows for file in files.values())
+    chosen = sorted(random.Random(total).sample(range(total), min(num_rows, total)))
+    rows: list[Row] = []
+    start = 0
+    for path, file in sorted(files.items()):
+        own = [position - start for position in chosen if start <= position < start + file.num_rows]
+        start += file.num_rows
+        if own:
+            place = join_uri(uri, path)
+            for index, within in _by_row_group(place, own, storage).items():
+                wanted = [SOURCE_FILE, SOURCE_ROW, *columns]
+                rows += read_row_group(RowGroupPlace(uri, path, index), wanted, storage).take(within).to_pylist()
+    return rows
+
+
+def _by_row_group(uri: str, positions: Sequence[int], storage: Storage) -> dict[int, list[int]]:
+    """Row group -> positions in it, for ascending positions in a file.
+
+    Raises:
+        CorpusError: the file cannot be read, or has fewer rows.
+    """
+    filesystem, location = storage.open_arrow(uri)
+    try:
+        metadata = pq.read_metadata(location, filesystem=filesystem)
+    except (pa.ArrowException, OSError) as error:
+        raise CorpusError(
+            f"{uri}: cannot be read again: {str(error).splitlines()[0]}",
+            "rows are scored again from the corpus as it was; restore the file, or leave --bundle out",
+        ) from None
+    ends = np.cumsum([metadata.row_group(index).num_rows for index in range(metadata.num_row_groups)])
+    if positions and positions[-1] >= metadata.num_rows:
+        raise CorpusError(
+            f"{uri}: has {metadata.num_rows} rows, and the night names row {positions[-1]}",
+            "the file has changed since it was scored; score the night again, or leave --bundle out",
+        )
+    found: dict[int, list[int]] = defaultdict(list)
+    for position in positions:
+        index = int(np.searchsorted(ends, position, side="right"))
+        found[index].append(position - int(ends[index - 1] if index else 0))
+    return found
+
+
+def _check_version(found: set[str], bundle: Bundle, check: SampleCheck) -> None:
+    others = sorted(found - {bundle.info.model_version})
+    if others:
+        raise ModelError(
+            f"{check.bundle_uri}: has model_version {bundle.info.model_version}, the night was scored with {others[0]}",
+            "give the bundle that scored the night",
+        )
+
+
+def _read_texts(rows: Sequence[Row], columns: list[str], storage: Storage) -> list[list[str]]:
+    """The input texts of some rows, from the corpus."""
+    texts: dict[tuple[str, int], list[str]] = {}
+    by_file: dict[str, list[int]] = defaultdict(list)
+    for row in rows:
+        by_file[row[SOURCE_FILE]].append(row[SOURCE_ROW])
+    for uri, numbers in by_file.items():
+        ordered = sorted(numbers)
+        groups = _by_row_group(uri, ordered, storage)
+        remaining = iter(ordered)
+        for index, within in groups.items():
+            table = _read_inputs(uri, index, columns, storage).take(within)
+            cleaned = [clean_text(table[name].combine_chunks(), False).values.to_pylist() for name in columns]
+            for row_texts in zip(*cleaned, strict=True):
+                texts[uri, next(remaining)] = [text or "" for text in row_texts]
+    return [texts[row[SOURCE_FILE], row[SOURCE_ROW]] for row in rows]
+
+
+def _read_inputs(uri: str, index: int, columns: list[str], storage: Storage) -> pa.Table:
+    root, _, name = uri.rpartition("/")
+    try:
+        table = read_row_group(RowGroupPlace(root, name, index), columns, storage)
+    except BertmillError:
+        raise
+    except (pa.ArrowException, OSError) as error:
+        raise CorpusError(f"{uri}: cannot be read again: {str(error).splitlines()[0]}", "restore the file") from None
+    missing = [name for name in columns if name not in table.column_names]
+    if missing:
+        raise CorpusError(
+            f"{uri}: no column {missing[0]!r}", "name the columns the night was scored from: --input INPUT=COLUMN"
+        )
+    return table

@@ -1,0 +1,284 @@
+"""What changed between two nights, row by row.
+
+Rows are joined on (source_file, source_row). In memory: the ranges of the second night's row groups (see `keys`), one
+row group of each night, and counts.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipeline.output.keys import KEYS, KeyRange, RowGroupPlace, key_ranges, read_row_group, read_row_groups
+from pipeline.output.log import require_night, require_table
+from pipeline.schema import EMBEDDING, RESERVED_COLUMNS
+from pipeline.storage import Storage
+from pipeline.uris import canonical_uri
+
+FloatMatrix = npt.NDArray[np.float64]
+BoolArray = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class LabelChanges:
+    """Rows of one label column whose label is another: (from, to, rows), the most frequent first."""
+
+    column: str
+    num_changed_rows: int
+    flips: tuple[tuple[str | None, str | None, int], ...]
+
+
+@dataclass(frozen=True)
+class NumberShift:
+    """How far the numbers of one column moved; numbers that are null or not finite in either night are left out."""
+
+    column: str
+    num_values: int
+    mean_absolute: float | None
+    max_absolute: float | None
+
+
+@dataclass(frozen=True)
+class Closeness:
+    """Cosine of one column's vectors, of rows that have one of the same width in both nights."""
+
+    column: str
+    num_rows: int
+    mean_cosine: float | None
+    min_cosine: float | None
+
+
+@dataclass(frozen=True)
+class NightComparison:
+    """Two nights of a table; a row is unchanged if it is the same in every column that is compared."""
+
+    first: str
+    second: str
+    num_rows_first: int
+    num_rows_second: int
+    num_rows_only_first: int
+    num_rows_only_second: int
+    num_rows_both: int
+    num_rows_unchanged: int
+    labels: tuple[LabelChanges, ...]
+    numbers: tuple[NumberShift, ...]
+    vectors: tuple[Closeness, ...]
+
+
+@dataclass(frozen=True)
+class ComparedColumns:
+    """The columns of a table that can be compared, by how."""
+
+    labels: tuple[str, ...]
+    numbers: tuple[str, ...]
+    vectors: tuple[str, ...]
+
+    @property
+    def names(self) -> list[str]:
+        """All of them."""
+        return [*self.labels, *self.numbers, *self.vectors]
+
+
+def choose_columns(schema: pa.Schema) -> ComparedColumns:
+    """Labels by name (`label`, `labels` and what ends in `_label`, `_labels`), floats and lists of floats by type."""
+    labels = [field.name for field in schema if _is_label(field)]
+    numbers = [field.name for field in schema if pa.types.is_floating(field.type)]
+    lists = [field.name for field in schema if _is_list(field.type) and pa.types.is_floating(field.type.value_type)]
+    vectors = [name for name in lists if name == EMBEDDING or name.endswith(f"_{EMBEDDING}")]
+    numbers += [name for name in lists if name not in vectors]
+    return ComparedColumns(*(tuple(names) for names in (labels, numbers, vectors)))
+
+
+def compare_nights(uri: str, first: str, second: str, storage: Storage) -> NightComparison:
+    """Join two nights and count what differs.
+
+    Raises:
+        CorpusError: there is no such table, or one of the nights is not in it.
+    """
+    uri = canonical_uri(uri)
+    table = require_table(uri, storage)
+    first_files, second_files = (require_night(table, uri, night) for night in (first, second))
+    columns = choose_columns(pa.schema(table.schema().to_arrow()))
+    ranges: dict[str, list[KeyRange]] = defaultdict(list)
+    for path in sorted(second_files):
+        for place, keys in read_row_groups(uri, path, KEYS, storage):
+            for item in key_ranges(keys, place):
+                ranges[item.source_file].append(item)
+    totals = _Totals(columns)
+    for path in sorted(first_files):
+        for place, left in read_row_groups(uri, path, [*KEYS, *columns.names], storage):
+            for other in _matching(key_ranges(left, place), ranges):
+                right = read_row_group(other, [*KEYS, *columns.names], storage)
+                totals.add(*_joined(left, right))
+    num_first, num_second = (sum(file.num_rows for file in files.values()) for files in (first_files, second_files))
+    return NightComparison(
+        first,
+        second,
+        num_first,
+        num_second,
+        num_first - totals.num_rows,
+        num_second - totals.num_rows,
+        totals.num_rows,
+        totals.num_unchanged,
+        totals.labels(),
+        totals.numbers(),
+        totals.vectors(),
+    )
+
+
+def _matching(wanted: list[KeyRange], ranges: dict[str, list[KeyRange]]) -> list[RowGroupPlace]:
+    """Row groups that may hold some of the wanted rows."""
+    found = {
+        other.place: None
+        for item in wanted
+        for other in ranges.get(item.source_file, [])
+        if other.first_row <= item.last_row and other.last_row >= item.first_row
+    }
+    return list(found)
+
+
+def _joined(left: pa.Table, right: pa.Table) -> tuple[pa.Table, pa.Table]:
+    """The rows of both sides whose keys stand in both, side by side."""
+    if all(left[name].equals(right[name]) for name in KEYS):
+        return left, right
+    sides = [
+        side.select(KEYS).append_column(name, pa.array(np.arange(side.num_rows)))
+        for side, name in ((left, "left"), (right, "right"))
+    ]
+    pairs = sides[0].join(sides[1], keys=KEYS, join_type="inner")
+    return left.take(pairs["left"]), right.take(pairs["right"])
+
+
+class _Totals:
+    """Counts over all joined rows."""
+
+    def __init__(self, columns: ComparedColumns) -> None:
+        self._columns = columns
+        self.num_rows = 0
+        self.num_unchanged = 0
+        self._flips: dict[str, Counter[tuple[str | None, str | None]]] = defaultdict(Counter)
+        self._numbers: dict[str, _Spread] = defaultdict(_Spread)
+        self._vectors: dict[str, _Spread] = defaultdict(_Spread)
+
+    def add(self, left: pa.Table, right: pa.Table) -> None:
+        same = np.ones(left.num_rows, np.bool_)
+        for name in self._columns.labels:
+            same &= self._add_labels(name, _as_text(left[name]), _as_text(right[name]))
+        for name in self._columns.numbers:
+            same &= self._add_numbers(name, left[name], right[name])
+        for name in self._columns.vectors:
+            same &= self._add_vectors(name, left[name], right[name])
+        self.num_rows += left.num_rows
+        self.num_unchanged += int(same.sum())
+
+    def labels(self) -> tuple[LabelChanges, ...]:
+        return tuple(
+            LabelChanges(
+                name,
+                self._flips[name].total(),
+                tuple((before, after, count) for (before, after), count in self._flips[name].most_common()),
+            )
+            for name in self._columns.labels
+        )
+
+    def numbers(self) -> tuple[NumberShift, ...]:
+        spreads = ((name, self._numbers[name]) for name in self._columns.numbers)
+        return tuple(NumberShift(name, spread.count, spread.mean, spread.highest) for name, spread in spreads)
+
+    def vectors(self) -> tuple[Closeness, ...]:
+        spreads = ((name, self._vectors[name]) for name in self._columns.vectors)
+        return tuple(Closeness(name, spread.count, spread.mean, spread.lowest) for name, spread in spreads)
+
+    def _add_labels(self, name: str, left: pa.ChunkedArray, right: pa.ChunkedArray) -> BoolArray:
+        same = _same(left, right)
+        differs = pa.array(~same)
+        pairs = zip(left.filter(differs).to_pylist(), right.filter(differs).to_pylist(), strict=True)
+        self._flips[name].update(pairs)
+        return same
+
+    def _add_numbers(self, name: str, left: pa.ChunkedArray, right: pa.ChunkedArray) -> BoolArray:
+        rows, before, after = _matrices(left, right)
+        shifts = np.abs(after - before)
+        self._numbers[name].add(shifts[np.isfinite(shifts)])
+        return _same_rows(rows, before, after, left, right)
+
+    def _add_vectors(self, name: str, left: pa.ChunkedArray, right: pa.ChunkedArray) -> BoolArray:
+        rows, before, after = _matrices(left, right)
+        lengths = np.linalg.norm(before, axis=1) * np.linalg.norm(after, axis=1)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            cosines = (before * after).sum(axis=1) / lengths
+        self._vectors[name].add(cosines[np.isfinite(cosines)])
+        return _same_rows(rows, before, after, left, right)
+
+
+class _Spread:
+    """Count, mean, lowest and highest of numbers that come in parts."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._sum = 0.0
+        self.lowest: float | None = None
+        self.highest: float | None = None
+
+    def add(self, values: FloatMatrix) -> None:
+        if values.size:
+            self.count += values.size
+            self._sum += float(values.sum())
+            self.lowest = min(float(values.min()), self.lowest if self.lowest is not None else np.inf)
+            self.highest = max(float(values.max()), self.highest if self.highest is not None else -np.inf)
+
+    @property
+    def mean(self) -> float | None:
+        return self._sum / self.count if self.count else None
+
+
+def _matrices(left: pa.ChunkedArray, right: pa.ChunkedArray) -> tuple[BoolArray, FloatMatrix, FloatMatrix]:
+    """Which rows have numbers of one width on both sides [R], and those rows' numbers, [rows, width] each."""
+    if not _is_list(left.type):
+        both = np.asarray(pc.and_(pc.is_valid(left), pc.is_valid(right)), np.bool_)
+        return both, _plain(left, both)[:, None], _plain(right, both)[:, None]
+    widths = [np.asarray(pc.fill_null(pc.list_value_length(side), -1)) for side in (left, right)]
+    width = int(widths[0].max(initial=-1))
+    both = (widths[0] == width) & (widths[1] == width) & (width > 0)
+    flat = [pc.list_flatten(side.filter(pa.array(both))) for side in (left, right)]
+    before, after = (np.asarray(values.to_numpy(), np.float64).reshape(-1, max(width, 1)) for values in flat)
+    return both, before, after
+
+
+def _plain(column: pa.ChunkedArray, rows: BoolArray) -> FloatMatrix:
+    return np.asarray(column.filter(pa.array(rows)).to_numpy(), np.float64)
+
+
+def _same_rows(
+    rows: BoolArray, before: FloatMatrix, after: FloatMatrix, left: pa.ChunkedArray, right: pa.ChunkedArray
+) -> BoolArray:
+    """Rows whose numbers are equal (NaN equals NaN), or null on both sides."""
+    same = np.asarray(pc.and_(pc.is_null(left), pc.is_null(right)), np.bool_).copy()
+    same[rows] = np.all((before == after) | (np.isnan(before) & np.isnan(after)), axis=1)
+    return same
+
+
+def _same(left: pa.ChunkedArray, right: pa.ChunkedArray) -> BoolArray:
+    """Equal, or null on both sides."""
+    equal = pc.fill_null(pc.equal(left, right), False)
+    return np.asarray(pc.or_(equal, pc.and_(pc.is_null(left), pc.is_null(right))), np.bool_)
+
+
+def _as_text(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    return pc.binary_join(column, ", ") if _is_list(column.type) else column
+
+
+def _is_label(field: pa.Field) -> bool:
+    name = field.name.rsplit("_", 1)[-1]
+    kind = field.type.value_type if _is_list(field.type) else field.type
+    is_text = pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
+    return field.name not in RESERVED_COLUMNS and name in ("label", "labels") and bool(is_text)
+
+
+def _is_list(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind))

@@ -1,0 +1,117 @@
+"""The Delta log, commit by commit: what each one added, removed and says of itself."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import unquote
+
+from deltalake import DeltaTable
+
+from pipeline.errors import CorpusError
+from pipeline.output.table import DataFile, live_files, open_table
+from pipeline.schema import RUN_DATE
+from pipeline.storage import Storage
+from pipeline.uris import join_uri
+
+_COMMIT_NAME = re.compile(r"(\d{20})\.json")
+_FACT_PREFIX = "bertmill."
+_THREADS = 16
+
+
+@dataclass(frozen=True)
+class Commit:
+    """One version of a table.
+
+    Attributes:
+        version: Its number.
+        committed_s: When, in seconds since 1970.
+        operation: What Delta calls it.
+        facts: What bertmill wrote beside it: night, run id, model version, fingerprint.
+        added: Path -> file for every file that became live.
+        removed: Path -> when it stopped being live, in seconds since 1970.
+    """
+
+    version: int
+    committed_s: float
+    operation: str
+    facts: Mapping[str, str]
+    added: Mapping[str, DataFile]
+    removed: Mapping[str, float]
+
+
+def require_table(uri: str, storage: Storage) -> DeltaTable:
+    """The table at a URI.
+
+    Raises:
+        CorpusError: there is none.
+    """
+    table = open_table(uri, storage)
+    if table is None:
+        raise CorpusError(f"{uri}: no Delta table there", "check the URI; `bertmill score` creates tables")
+    return table
+
+
+def require_night(table: DeltaTable, uri: str, run_date: str) -> dict[str, DataFile]:
+    """The live files of one night.
+
+    Raises:
+        CorpusError: the table has no such night; the message names those it has.
+    """
+    files = live_files(table)
+    nights = sorted({night_of(path) for path in files})
+    found = {path: file for path, file in files.items() if night_of(path) == run_date}
+    if not found:
+        there = ", ".join(nights[-10:]) or "none"
+        raise CorpusError(f"{uri}: no night {run_date}", f"nights in the table (the last 10): {there}")
+    return found
+
+
+def night_of(path: str) -> str:
+    """The night whose folder a path begins with; empty for a path of another kind."""
+    first = path.split("/", 1)[0]
+    return first.removeprefix(f"{RUN_DATE}=") if first.startswith(f"{RUN_DATE}=") else ""
+
+
+def read_commits(uri: str, storage: Storage, since_s: float = 0.0) -> list[Commit]:
+    """The commits whose JSON is still in the log and was written at `since_s` or later, by version.
+
+    Delta keeps a commit's JSON for 30 days unless the table says otherwise; older versions can no longer be opened.
+    """
+    found = []
+    for item in storage.list_objects(join_uri(uri, "_delta_log")):
+        name = _COMMIT_NAME.fullmatch(item.uri.rsplit("/", 1)[-1])
+        if name and (item.modified_s is None or item.modified_s >= since_s):
+            found.append((int(name[1]), item.uri))
+    with ThreadPoolExecutor(_THREADS) as pool:
+        contents = list(pool.map(lambda entry: storage.read_bytes(entry[1]), found))
+    return [
+        _parse_commit(version, content)
+        for (version, _), content in zip(found, contents, strict=True)
+        if content is not None
+    ]
+
+
+def _parse_commit(version: int, content: bytes) -> Commit:
+    actions = [json.loads(line) for line in content.decode().splitlines() if line.strip()]
+    info: dict[str, Any] = next((action["commitInfo"] for action in actions if "commitInfo" in action), {})
+    committed_s = float(info.get("timestamp", 0)) / 1000
+    added = [_added_file(action["add"]) for action in actions if "add" in action]
+    removed = [action["remove"] for action in actions if "remove" in action]
+    return Commit(
+        version,
+        committed_s,
+        str(info.get("operation", "")),
+        {key.removeprefix(_FACT_PREFIX): str(value) for key, value in info.items() if key.startswith(_FACT_PREFIX)},
+        {file.path: file for file in added},
+        {unquote(item["path"]): max((item.get("deletionTimestamp") or 0) / 1000, committed_s) for item in removed},
+    )
+
+
+def _added_file(action: dict[str, Any]) -> DataFile:
+    stats = json.loads(action.get("stats") or "{}")
+    return DataFile(unquote(action["path"]), int(action["size"]), int(stats.get("numRecords", 0)))

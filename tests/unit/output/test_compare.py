@@ -1,0 +1,133 @@
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from pipeline.errors import CorpusError
+from pipeline.output.compact import compact_night
+from pipeline.output.compare import Closeness, ComparedColumns, NumberShift, choose_columns, compare_nights
+from pipeline.storage import Storage
+from tests.unit.output.scored import NEXT_NIGHT, NIGHT, SCHEMA, Row, publish, scored_row, write_shard
+
+STORAGE = Storage()
+
+
+def make_nights(table: Path, first: list[list[Row]], second: list[list[Row]]) -> None:
+    """Each night in as many files as there are lists."""
+    for night, files in ((NIGHT, first), (NEXT_NIGHT, second)):
+        publish(table, night, *(write_shard(table, night, f"s{i}", rows) for i, rows in enumerate(files)))
+
+
+def test_columns_are_chosen_by_name_and_type() -> None:
+    assert choose_columns(SCHEMA) == ComparedColumns(("label",), ("score", "class_scores"), ("embedding",))
+    several = pa.schema(
+        [
+            ("mood_label", pa.string()),
+            ("topic_labels", pa.list_(pa.string())),
+            ("mood_score", pa.float32()),
+            ("mood_embedding", pa.list_(pa.float32())),
+            ("label", pa.int64()),
+            ("answer", pa.string()),
+            ("num_tokens", pa.int32()),
+        ]
+    )
+    assert choose_columns(several) == ComparedColumns(
+        ("mood_label", "topic_labels"), ("mood_score",), ("mood_embedding",)
+    )
+
+
+def test_a_night_equals_itself_however_its_rows_lie(tmp_path: Path) -> None:
+    rows = [scored_row(f"f{i % 3}", i) for i in range(60)]
+    shuffled = random.Random(0).sample(rows, len(rows))
+    make_nights(tmp_path, [rows[:20], rows[20:]], [shuffled[:7], shuffled[7:9], shuffled[9:]])
+    found = compare_nights(str(tmp_path), NIGHT, NEXT_NIGHT, STORAGE)
+    assert (found.num_rows_first, found.num_rows_second, found.num_rows_both, found.num_rows_unchanged) == (60,) * 4
+    assert (found.num_rows_only_first, found.num_rows_only_second) == (0, 0)
+    assert found.labels[0].flips == ()
+    assert found.numbers == (NumberShift("score", 60, 0.0, 0.0), NumberShift("class_scores", 120, 0.0, 0.0))
+    assert found.vectors[0].num_rows == 60
+    assert found.vectors[0].min_cosine == pytest.approx(1)
+
+
+def test_what_changed_is_counted(tmp_path: Path) -> None:
+    first = [scored_row("f", i, label="a", score=0.5, embedding=[1.0, 0.0]) for i in range(10)]
+    second = [dict(row) for row in first[2:]] + [scored_row("f", 20), scored_row("g", 0), scored_row("g", 1)]
+    second[0].update(label="b", score=0.75)
+    second[1].update(label="b")
+    second[2].update(label=None)
+    second[3].update(embedding=[0.0, 2.0])
+    second[4].update(score=0.25)
+    make_nights(tmp_path, [first], [second])
+    found = compare_nights(str(tmp_path), NIGHT, NEXT_NIGHT, STORAGE)
+    assert (found.num_rows_first, found.num_rows_second) == (10, 11)
+    assert (found.num_rows_only_first, found.num_rows_only_second, found.num_rows_both) == (2, 3, 8)
+    assert found.num_rows_unchanged == 3
+    (labels,) = found.labels
+    assert (labels.column, labels.num_changed_rows) == ("label", 3)
+    assert labels.flips == (("a", "b", 2), ("a", None, 1))
+    assert found.numbers[0] == NumberShift("score", 8, pytest.approx(0.5 / 8), 0.25)
+    assert found.vectors == (Closeness("embedding", 8, pytest.approx(7 / 8), pytest.approx(0.0)),)
+
+
+def test_numbers_and_vectors_that_cannot_be_compared_are_left_out_and_count_as_changed(tmp_path: Path) -> None:
+    kinds = [
+        ({"score": None}, {"score": None}),  # unchanged
+        ({"score": float("nan")}, {"score": float("nan")}),  # unchanged
+        ({"score": None}, {"score": 0.5}),
+        ({"embedding": [1.0, 2.0]}, {"embedding": [1.0, 2.0, 3.0]}),
+        ({"embedding": None}, {"embedding": [1.0, 2.0, 3.0]}),
+        ({"embedding": None}, {"embedding": None}),  # unchanged
+        ({}, {}),  # unchanged
+    ]
+    sides = [[scored_row("f", i, **kind[side]) for i, kind in enumerate(kinds)] for side in (0, 1)]
+    make_nights(tmp_path, [sides[0]], [sides[1]])
+    found = compare_nights(str(tmp_path), NIGHT, NEXT_NIGHT, STORAGE)
+    assert (found.num_rows_both, found.num_rows_unchanged) == (7, 4)
+    assert found.numbers[0] == NumberShift("score", 4, 0.0, 0.0)
+    assert found.vectors[0].num_rows == 4
+
+
+def test_nights_without_a_row_in_common(tmp_path: Path) -> None:
+    make_nights(tmp_path, [[scored_row("f", 0), scored_row("f", 2)]], [[scored_row("f", 1)]])
+    found = compare_nights(str(tmp_path), NIGHT, NEXT_NIGHT, STORAGE)
+    assert (found.num_rows_only_first, found.num_rows_only_second, found.num_rows_both) == (2, 1, 0)
+    assert found.numbers[0] == NumberShift("score", 0, None, None)
+    assert found.vectors == (Closeness("embedding", 0, None, None),)
+
+
+def test_the_same_is_found_as_by_comparing_everything_at_once(tmp_path: Path) -> None:
+    draw = random.Random(1)
+    keys = [(f"f{draw.randint(0, 4)}", row) for row in range(400)]
+    sides: list[dict[tuple[str, int], Row]] = []
+    for _ in range(2):
+        chosen = draw.sample(keys, 330)
+        sides.append(
+            {
+                key: scored_row(*key, label=draw.choice("ab"), score=draw.random(), embedding=[draw.random(), 1.0])
+                for key in chosen
+            }
+        )
+    files = [[list(side.values())[start : start + 50] for start in range(0, 330, 50)] for side in sides]
+    make_nights(tmp_path, files[0], files[1])
+    compact_night(str(tmp_path), NEXT_NIGHT, 8_000, STORAGE)
+    found = compare_nights(str(tmp_path), NIGHT, NEXT_NIGHT, STORAGE)
+
+    both = sorted(sides[0].keys() & sides[1].keys())
+    pairs = [(sides[0][key], sides[1][key]) for key in both]
+    shifts = [abs(np.float32(before["score"]) - np.float32(after["score"])) for before, after in pairs]
+    assert found.num_rows_both == len(both)
+    assert found.num_rows_only_first == found.num_rows_only_second == 330 - len(both)
+    assert found.labels[0].num_changed_rows == sum(before["label"] != after["label"] for before, after in pairs)
+    assert found.numbers[0].mean_absolute == pytest.approx(np.mean(shifts), rel=1e-5)
+    assert found.numbers[0].max_absolute == pytest.approx(max(shifts))
+
+
+@pytest.mark.parametrize("nights", [(NIGHT, "2026-11-30"), ("2026-11-30", NIGHT)])
+def test_a_night_that_is_not_there_is_named(tmp_path: Path, nights: tuple[str, str]) -> None:
+    make_nights(tmp_path, [[scored_row("f", 0)]], [[scored_row("f", 0)]])
+    with pytest.raises(CorpusError, match="no night 2026-11-30"):
+        compare_nights(str(tmp_path), *nights, STORAGE)
