@@ -8,6 +8,7 @@ from jobs.bundle import bundle
 from jobs.demo.job import demo
 from jobs.evaluate import evaluate
 from jobs.finetune import finetune
+from jobs.nightly import nightly
 from jobs.plan import plan
 from jobs.schema import schema
 from jobs.score import score
@@ -19,7 +20,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Fine-tune BERT-family encoders and score whole Parquet corpora, every row exactly once.",
 )
-for _job in (finetune, bundle, evaluate, score, plan, schema, demo):
+for _job in (finetune, bundle, evaluate, score, nightly, plan, schema, demo):
     app.command()(_job)
 app.add_typer(table_app, name="table")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from jobs.score import parse_date
+from jobs.nights import parse_date
 from jobs.session import Debug, Overrides, SpecPath, Today, guarded, preparing
 from pipeline.config import load_spec
 from pipeline.inference.spec import ScoreSpec
@@ -14,7 +14,7 @@ def plan(spec: SpecPath, date_: Today = None, set_: Overrides = None, debug: Deb
     """Print what `score` would do, why, and an estimate; write nothing."""
     with guarded(debug):
         from pipeline.inference.estimate import estimate_work, explain_plan
-        from pipeline.inference.run import prepare_run
+        from pipeline.inference.prepare import prepare_run
 
         with preparing():
             run = prepare_run(load_spec(spec, ScoreSpec, set_ or ()), parse_date(date_))

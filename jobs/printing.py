@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from pipeline.inference.run import RunReport
+    from pipeline.inference.publish import RunReport
 
 
 def print_run(report: RunReport) -> None:
@@ -22,4 +22,10 @@ def print_run(report: RunReport) -> None:
     )
     rows_per_s = report.num_rows_this_run / max(report.elapsed_s, 1e-9)
     tokens_per_s = report.num_tokens_this_run / max(report.elapsed_s, 1e-9)
+    if report.num_corpus_files > report.num_files:
+        print(
+            f"  {report.num_corpus_files - report.num_files:,} files of the corpus stand in earlier nights, unchanged"
+        )
+    if report.quarantine_reasons:
+        print("  quarantined: " + ", ".join(f"{why}: {count:,}" for why, count in report.quarantine_reasons.items()))
     print(f"  {report.elapsed_s:.1f} s from command to commit: {rows_per_s:,.0f} rows/s, {tokens_per_s:,.0f} tokens/s")

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import time
-from datetime import UTC, date, datetime
 
 import typer
 
 from jobs.cluster import ray_session
-from jobs.session import Address, Debug, Overrides, SpecPath, Today, guarded, preparing
+from jobs.nights import parse_date
+from jobs.session import Address, Debug, Overrides, SpecPath, Today, guarded, preparing, stopping_on_sigterm
 from pipeline.config import load_spec
-from pipeline.errors import Problem, SpecError
 from pipeline.inference.spec import ScoreSpec
 
 
@@ -22,9 +21,11 @@ def score(
     debug: Debug = False,
 ) -> None:
     """Score a corpus with a bundle and publish it as one night of a Delta table."""
-    with guarded(debug):
+    with guarded(debug), stopping_on_sigterm():
         from jobs.printing import print_run
-        from pipeline.inference.run import prepare_run, publish_run, run_id_for, score_pending
+        from pipeline.inference.prepare import prepare_run
+        from pipeline.inference.publish import publish_run
+        from pipeline.inference.run import run_id_for, score_pending
 
         started_s = time.monotonic()
         parsed = load_spec(spec, ScoreSpec, set_ or ())
@@ -41,16 +42,6 @@ def score(
             with ray_session(parsed.compute, address) as pool:
                 fresh = score_pending(run, pool, run_id)
         print_run(publish_run(run, fresh, run_id, started_s))
-
-
-def parse_date(text: str | None) -> str:
-    """The night as YYYY-MM-DD; today in UTC if not given."""
-    if text is None:
-        return datetime.now(UTC).date().isoformat()
-    try:
-        return date.fromisoformat(text).isoformat()
-    except ValueError:
-        raise SpecError("command line", (Problem("--date", repr(text), "a date like 2026-11-23"),)) from None
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import signal
 import sys
 import traceback
 from collections.abc import Iterator
@@ -10,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from pipeline.errors import BertmillError, StorageUnreachableError, TransientStorageError
+from pipeline.errors import BertmillError, InterruptedRunError, StorageUnreachableError, TransientStorageError
 
 SpecPath = Annotated[str, typer.Argument(help="the YAML spec", metavar="SPEC", show_default=False)]
 Overrides = Annotated[list[str] | None, typer.Option("--set", help="override a field: --set a.b=c", metavar="A.B=C")]
@@ -27,7 +28,7 @@ def guarded(debug: bool) -> Iterator[None]:
     except BertmillError as error:
         if debug:
             traceback.print_exc()
-        print(f"error: {error}", file=sys.stderr)
+        print(f"{'error' if error.exit_code else 'note'}: {error}", file=sys.stderr)
         raise SystemExit(error.exit_code) from None
     except KeyboardInterrupt:
         print(
@@ -35,6 +36,21 @@ def guarded(debug: bool) -> Iterator[None]:
             file=sys.stderr,
         )
         raise SystemExit(130) from None
+
+
+@contextlib.contextmanager
+def stopping_on_sigterm() -> Iterator[None]:
+    """Let SIGTERM end the job as an error does: shards under way are given up, finished ones kept, Ray is stopped."""
+
+    def stop(_signal: int, _frame: object) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second one must not cut the ending short
+        raise InterruptedRunError("stopped by SIGTERM", "run the same command again: it goes on where it stopped")
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @contextlib.contextmanager

@@ -13,7 +13,9 @@ process boundaries by pickle unchanged, and carries the exit status a job ends w
     │   ├── SeveralErrors          more than one of these, found in one go
     │   ├── ComputeError           hardware or cluster that is not there
     │   └── OutputTakenError       the output already holds something else
+    ├── InterruptedRunError        asked to stop (SIGTERM); finished work is kept; exit 75
     ├── TransientStorageError      the network or the store; retried, then exit 75 (run again to resume)
+    ├── NightTakenError            another run is at work on the night; nothing was done; exit 0
     ├── CommitConflictError        another publisher committed first; the table is re-read
     ├── TooManyBadRowsError        quarantine above `max_bad_fraction`; nothing was published; exit 3
     ├── AccountingError            rows_in != scored + quarantined; nothing was published; exit 4
@@ -155,10 +157,22 @@ class OutputTakenError(InputError):
     """The output location already holds something that bertmill did not write."""
 
 
+class InterruptedRunError(BertmillError):
+    """The process was asked to stop; what is finished is kept, and the same command goes on."""
+
+    exit_code = EXIT_RESUMABLE
+
+
 class TransientStorageError(BertmillError):
     """The store or the network failed in a way that may pass."""
 
     exit_code = EXIT_RESUMABLE
+
+
+class NightTakenError(BertmillError):
+    """Another run holds the night: it does the work, so there is nothing wrong with doing none."""
+
+    exit_code = 0
 
 
 class CommitConflictError(BertmillError):

@@ -12,6 +12,7 @@ import pyarrow as pa
 
 SOURCE_FILE = "source_file"
 SOURCE_ROW = "source_row"
+SOURCE_FOOTER = "bertmill.source_file"  # in the Parquet footer of a file whose rows are all of one corpus file
 RUN_DATE = "run_date"
 EMBEDDING = "embedding"
 

@@ -9,7 +9,8 @@ import typer
 
 from jobs.evaluate import evaluate
 from jobs.finetune import finetune
-from jobs.score import parse_date, score
+from jobs.nights import parse_date
+from jobs.score import score
 from jobs.session import Debug, Today, guarded
 
 SPECS = Path(__file__).resolve().parent.parent / "specs"

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from jobs.score import parse_date
+from jobs.nights import parse_date
 from jobs.session import Debug, guarded
 from jobs.table.options import Endpoint, Night, TableUri, open_storage
 from pipeline.uris import canonical_uri

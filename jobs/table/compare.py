@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from jobs.score import parse_date
+from jobs.nights import parse_date
 from jobs.session import Debug, guarded, preparing
 from jobs.table.options import AsJson, Endpoint, TableUri, open_storage
 

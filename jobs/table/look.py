@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 
-from jobs.score import parse_date
+from jobs.nights import parse_date
 from jobs.session import Debug, guarded, preparing
 from jobs.table.options import AnyNight, AsJson, Endpoint, TableUri, open_storage
 from pipeline.uris import canonical_uri

@@ -88,12 +88,13 @@ class ShardSize:
         return max(num_rows / self.rows, text_bytes / self.bytes)
 
 
-def cut_shards(layouts: Iterable[FileLayout], size: ShardSize) -> list[Shard]:
+def cut_shards(layouts: Iterable[FileLayout], size: ShardSize, packs_files: bool = True) -> list[Shard]:
     """Cut files into shards that cover every row exactly once.
 
     Args:
         layouts: The corpus, in any order.
         size: What one shard aims for.
+        packs_files: Put several small files into one shard.
 
     Returns:
         Shards ordered by their first piece. Files without rows give none.
@@ -108,7 +109,7 @@ def cut_shards(layouts: Iterable[FileLayout], size: ShardSize) -> list[Shard]:
             shards.extend(_cut_file(layout, size))
             continue
         pack.add(layout)
-        if pack.ends_after(layout):
+        if not packs_files or pack.ends_after(layout):
             shards.extend(pack.close())
     shards.extend(pack.close())
     return shards

@@ -14,7 +14,7 @@ from pipeline.encoder.bundle import fetch_bundle
 from pipeline.encoder.model import load_tokenizer
 from pipeline.encoder.tokenize import TextTokenizer
 from pipeline.inference.predictor import token_groups, token_options
-from pipeline.inference.run import PreparedRun
+from pipeline.inference.prepare import PreparedRun
 from pipeline.tasks import find_task
 from pipeline.uris import join_uri
 
@@ -57,6 +57,9 @@ def explain_plan(run: PreparedRun) -> list[str]:
             for name, uri in run.spec.bundle.items()
         ),
     ]
+    num_covered = len(run.files) - len(run.footers)
+    if num_covered:
+        lines.append(f"in earlier nights, unchanged: {num_covered:,} further files")
     if run.is_published:
         return [*lines, "nothing to do: this night is published and holds exactly these rows"]
     if plan.done:
@@ -106,6 +109,7 @@ def _latest_tokens_per_s(run: PreparedRun) -> float | None:
     """From the newest manifest in which something was scored."""
     storage = run.ledger.storage
     found = [item.uri for item in storage.list_objects(join_uri(run.ledger.table_uri, "_manifests"))]
+    found = [uri for uri in found if uri.endswith(".json")]
     for uri in sorted(found, reverse=True)[:20]:
         manifest = json.loads(storage.read_bytes(uri) or b"{}")
         if manifest.get("num_tokens_this_run", 0) > 0:

@@ -28,7 +28,7 @@ from pipeline.corpus.stream import stream_shards
 from pipeline.encoder.bundle import BundleInfo
 from pipeline.errors import CorpusError
 from pipeline.inference.predictor import ModelSource, Predictor, TextSource, load_predictor
-from pipeline.inference.run import open_inputs
+from pipeline.inference.prepare import open_inputs
 from pipeline.inference.spec import EvaluateSpec
 from pipeline.storage import Storage
 from pipeline.tasks import check_inputs, find_task

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema, field_validator, model_validator
 
@@ -37,9 +37,27 @@ class OutputConfig(SpecModel):
     """Where scored rows go, and which of the larger columns are written."""
 
     uri: Uri = Field(description="the Delta table (local path, s3://, gs://, az://); created when missing")
+    mode: Literal["nights", "snapshot"] = Field(
+        "nights",
+        description="nights: each night's partition holds what it scored; snapshot: the table is the scored corpus",
+    )
+    select: Literal["all", "new"] = Field(
+        "all", description="what a night of `nights` holds: the whole corpus, or files new or changed since the last"
+    )
+    vanished: Literal["drop", "keep"] = Field(
+        "drop", description="rows of a snapshot whose file is gone from the corpus"
+    )
     embedding: bool | tuple[str, ...] = Field(
         True, description="write the pooled encoder output as list<float32>; or the names of the bundles to do so for"
     )
+
+    @model_validator(mode="after")
+    def _options_fit_the_mode(self) -> OutputConfig:
+        if self.mode == "snapshot" and self.select == "new":
+            raise ValueError("select: new is for mode: nights; a snapshot scores only what is new by itself")
+        if self.mode == "nights" and self.vanished == "keep":
+            raise ValueError("vanished: keep is for mode: snapshot; a night holds what the corpus held")
+        return self
 
     def writes_embedding(self, bundle_name: str) -> bool:
         """Whether a bundle's embedding is written."""

@@ -23,6 +23,7 @@ from pipeline.schema import (
     QUARANTINE_SCHEMA,
     RUN_DATE,
     SOURCE_FILE,
+    SOURCE_FOOTER,
     SOURCE_ROW,
     file_schema,
     prefixed,
@@ -75,8 +76,8 @@ class ShardScorer:
         rows = read_shard(shard, job.source.columns, job.source.options, job.model.storage)
         scored, bad, accounts = self._score(rows)
         attempt = f"{shard.name}-{uuid.uuid4().hex[:8]}.parquet"
-        path, size_bytes = self._write(scored, job.ledger.table_uri, attempt)
-        bad_path, bad_bytes = self._write(bad, join_uri(job.ledger.table_uri, "_quarantine"), attempt)
+        path, size_bytes = self._write(scored, job.ledger.table_uri, attempt, shard)
+        bad_path, bad_bytes = self._write(bad, join_uri(job.ledger.table_uri, "_quarantine"), attempt, shard)
         record = DoneRecord(
             shard=shard.name,
             path=path,
@@ -90,6 +91,7 @@ class ShardScorer:
             num_truncated_rows=accounts.num_truncated_rows,
             run_id=job.run_id,
             elapsed_s=round(time.monotonic() - started_s, 3),
+            reasons={str(item["values"]): int(item["counts"]) for item in bad["reason"].value_counts().to_pylist()},
         )
         standing = job.ledger.claim(record)
         if standing != record:
@@ -128,7 +130,7 @@ class ShardScorer:
         arrays = [rows[SOURCE_FILE], rows[SOURCE_ROW], reasons, version, run_id]
         return pa.table(arrays, schema=file_schema(QUARANTINE_SCHEMA))
 
-    def _write(self, rows: pa.Table, table_uri: str, name: str) -> tuple[str | None, int]:
+    def _write(self, rows: pa.Table, table_uri: str, name: str, shard: Shard) -> tuple[str | None, int]:
         if rows.num_rows == 0:
             return None, 0
         job, members = self._job, self._predictor.members.values()
@@ -138,6 +140,7 @@ class ShardScorer:
             "bertmill.model_version": self._version,
             "bertmill.fingerprint": job.ledger.fingerprint,
             "bertmill.run_id": job.run_id,
+            **_source_footer(shard),
         }
         written = write_parquet(rows, join_uri(table_uri, path), footer, job.model.storage)
         return path, written.size_bytes
@@ -156,6 +159,12 @@ class _Accounts:
     num_tokens: int
     num_padded_tokens: int
     num_truncated_rows: int
+
+
+def _source_footer(shard: Shard) -> dict[str, str]:
+    """The corpus file a shard is of, where it is of one alone: a snapshot that keeps vanished files goes by it."""
+    uris = {piece.file.uri for piece in shard.pieces}
+    return {SOURCE_FOOTER: uris.pop()} if len(uris) == 1 else {}
 
 
 def joined_versions(bundles: Mapping[str, BundleInfo]) -> str:

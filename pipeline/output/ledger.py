@@ -7,25 +7,28 @@ commits the same files.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from json import dumps, loads
 
 import pyarrow as pa
 
 from pipeline.errors import AccountingError
+from pipeline.schema import RUN_DATE
 from pipeline.storage import Storage
 from pipeline.uris import join_uri
 
 _THREADS = 16
+SNAPSHOT = "snapshot"
 
 
 @dataclass(frozen=True)
 class DoneRecord:
     """What became of one shard.
 
-    Paths are relative to the table (or its quarantine table); None where there were no such rows.
+    Paths are relative to the table (or its quarantine table); None where there were no such rows. `reasons` counts
+    the quarantined rows by what is wrong with them.
     """
 
     shard: str
@@ -40,6 +43,7 @@ class DoneRecord:
     num_truncated_rows: int
     run_id: str
     elapsed_s: float
+    reasons: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def num_rows(self) -> int:
@@ -64,7 +68,7 @@ def parse_record(text: str | bytes, source: str) -> DoneRecord:
     """
     try:
         values = loads(text)
-        return DoneRecord(**{field.name: values[field.name] for field in fields(DoneRecord)})
+        return DoneRecord(**{known.name: values[known.name] for known in fields(DoneRecord)})
     except (ValueError, KeyError, TypeError) as error:
         raise AccountingError(
             f"{source}: not a done-record: {error}", "remove it; the shard is then scored again"
@@ -73,17 +77,26 @@ def parse_record(text: str | bytes, source: str) -> DoneRecord:
 
 @dataclass(frozen=True)
 class Ledger:
-    """The done-records of one night under one fingerprint."""
+    """The done-records of one night (or of a snapshot, whose shards outlive nights) under one fingerprint.
+
+    `run_date` is the night in which new files are written; `scope` the folder of the records.
+    """
 
     table_uri: str
     run_date: str
     fingerprint: str
     storage: Storage
+    is_snapshot: bool = False
+
+    @property
+    def scope(self) -> str:
+        """What the records are of: a night, or the whole table."""
+        return SNAPSHOT if self.is_snapshot else f"{RUN_DATE}={self.run_date}"
 
     @property
     def root(self) -> str:
         """Where the records stand."""
-        return join_uri(self.table_uri, "_bertmill", "ledger", f"run_date={self.run_date}", self.fingerprint[:32])
+        return join_uri(self.table_uri, "_bertmill", "ledger", self.scope, self.fingerprint[:32])
 
     def claim(self, record: DoneRecord) -> DoneRecord:
         """Create the record unless one exists.
@@ -120,6 +133,20 @@ class Ledger:
         """Forget records, so that their shards are scored again."""
         for name in names:
             self.storage.delete(self._uri(name))
+
+    def is_rescored(self) -> bool:
+        """Whether this night has begun to score everything again."""
+        return self.storage.read_bytes(self._rescore_mark) is not None
+
+    def begin_rescoring(self) -> None:
+        """Forget every record; killed meanwhile, it is begun again."""
+        self.drop(self.names())
+        self.storage.write_bytes(self._rescore_mark, b"")
+
+    @property
+    def _rescore_mark(self) -> str:
+        night = f"{RUN_DATE}={self.run_date}"
+        return join_uri(self.table_uri, "_bertmill", "rescored", self.scope, night, self.fingerprint[:32])
 
     def _uri(self, name: str) -> str:
         return join_uri(self.root, f"{name}.json")

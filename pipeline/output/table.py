@@ -39,12 +39,18 @@ class DataFile:
 
 @dataclass(frozen=True)
 class Night:
-    """What one night's partition shall hold."""
+    """What one night's partition shall hold; or, of a snapshot, the whole table after that night."""
 
     run_date: str
     files: tuple[DataFile, ...]
     schema: pa.Schema
     facts: Mapping[str, str]
+    is_snapshot: bool = False
+
+    @property
+    def scope(self) -> str | None:
+        """The night whose files are compared with these; None for all nights'."""
+        return None if self.is_snapshot else self.run_date
 
 
 @dataclass(frozen=True)
@@ -126,7 +132,7 @@ def publish_night(uri: str, night: Night, storage: Storage) -> Published:
         try:
             table = open_table(uri, storage) or _create(uri, night, storage)
             _check_schema(table, uri, night.schema)
-            published, actions = _difference(table, night, read_compacted(uri, night.run_date, storage))
+            published, actions = _difference(table, night, read_notes(uri, table, night.scope, storage))
             if not published.changed:
                 return published
             _commit(table, actions, night)
@@ -159,26 +165,35 @@ def _create(uri: str, night: Night, storage: Storage) -> DeltaTable:
 def _difference(
     table: DeltaTable, night: Night, notes: Sequence[CompactedFile]
 ) -> tuple[Published, list[AddAction | RemoveAction]]:
-    live = live_files(table, night.run_date)
+    live = live_files(table, night.scope)
     files = {file.path: file for file in night.files}
     shown = stand_in(files, live, notes)
-    partition = {RUN_DATE: night.run_date}
     now_ms = int(time.time() * 1000)
     adds = [
-        AddAction(path, file.size_bytes, partition, now_ms, True, json.dumps({"numRecords": file.num_rows}))
+        AddAction(path, file.size_bytes, _partition(path), now_ms, True, json.dumps({"numRecords": file.num_rows}))
         for path, file in files.items()
         if path in shown and path not in live
     ]
     removes = [
-        RemoveAction(path, True, now_ms, size=file.size_bytes, partition_values=partition)
+        RemoveAction(path, True, now_ms, size=file.size_bytes, partition_values=_partition(path))
         for path, file in live.items()
         if path not in shown
     ]
     return Published(table.version(), len(adds), len(removes)), [*removes, *adds]
 
 
+def read_notes(uri: str, table: DeltaTable, run_date: str | None, storage: Storage) -> list[CompactedFile]:
+    """Notes on the compacted files of one night, or of every night that has live files."""
+    nights = [run_date] if run_date else sorted({_partition(path)[RUN_DATE] for path in live_files(table)})
+    return [note for night in nights for note in read_compacted(uri, night, storage)]
+
+
+def _partition(path: str) -> dict[str, str]:
+    return {RUN_DATE: path.split("/", 1)[0].removeprefix(f"{RUN_DATE}=")}
+
+
 def _commit(table: DeltaTable, actions: Sequence[AddAction | RemoveAction], night: Night) -> None:
-    app_id = f"bertmill:{night.run_date}"
+    app_id = f"bertmill:{night.scope or 'snapshot'}"
     transaction = Transaction(app_id=app_id, version=(table.transaction_version(app_id) or 0) + 1)
     table.create_write_transaction(
         list(actions),

@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 
 from pipeline.errors import AccountingError
 from pipeline.output.compacted import CompactedFile, note_uri, read_compacted, write_compacted
-from pipeline.output.ledger import Ledger
+from pipeline.output.ledger import SNAPSHOT, Ledger
 from pipeline.output.log import read_commits, require_table
 from pipeline.output.table import live_files, open_table
 from pipeline.output.vacuum_plan import (
@@ -134,8 +134,9 @@ def _read_ledgers(uri: str, storage: Storage, nights: Iterable[str]) -> tuple[Le
     for (night, fingerprint), items in sorted(found.items()):
         moments = [item.modified_s for item in items if item.modified_s is not None]
         newest_s = max(moments) if len(moments) == len(items) else None
-        names = [item.uri.rsplit("/", 1)[-1].removesuffix(".json") for item in items] if night in wanted else []
-        records = Ledger(uri, night, fingerprint, storage).read(names).values()
+        is_wanted = night in wanted or night == SNAPSHOT
+        names = [item.uri.rsplit("/", 1)[-1].removesuffix(".json") for item in items] if is_wanted else []
+        records = Ledger(uri, night, fingerprint, storage, night == SNAPSHOT).read(names).values()
         folders.append(LedgerFolder(night, fingerprint, newest_s, tuple(records)))
     return tuple(folders)
 
@@ -183,12 +184,12 @@ def _carry_out(uri: str, plan: VacuumPlan, storage: Storage) -> None:
 
 def _forget(uri: str, folder: LedgerFolder, storage: Storage) -> None:
     """Drop records, having listed the files they name."""
+    ledger = Ledger(uri, folder.run_date, folder.fingerprint, storage, folder.run_date == SNAPSHOT)
     night = f"{RUN_DATE}={folder.run_date}"
     entry = join_uri(uri, "_bertmill", "forgotten", night, f"{folder.fingerprint}.json")
     before = storage.read_bytes(entry)
     paths = folder.paths | (_parse_paths(before, entry) if before is not None else set())
     storage.write_bytes(entry, json.dumps({"paths": sorted(paths)}).encode())
-    ledger = Ledger(uri, folder.run_date, folder.fingerprint, storage)
     _delete([join_uri(ledger.root, f"{record.shard}.json") for record in folder.records], storage)
 
 

@@ -17,7 +17,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
 from pipeline.output.compacted import CompactedFile
-from pipeline.output.ledger import DoneRecord
+from pipeline.output.ledger import SNAPSHOT, DoneRecord
 from pipeline.output.log import night_of
 from pipeline.storage import StoredObject
 
@@ -46,7 +46,7 @@ class VacuumOptions:
 
 @dataclass(frozen=True)
 class LedgerFolder:
-    """The done-records of one night under one fingerprint (its first 32 characters).
+    """The done-records of one night (or of the snapshot) under one fingerprint (its first 32 characters).
 
     Attributes:
         records: Read only where a decision needs them.
@@ -178,10 +178,12 @@ class _Judge:
 
         A compacted file's parts belong to the fingerprint it shows.
         """
-        if folder.run_date not in self._shown_nights or not folder.records:
+        is_snapshot = folder.run_date == SNAPSHOT
+        if not (is_snapshot or folder.run_date in self._shown_nights) or not folder.records:
             return False
         limit_s = min(self._cutoff_s, self._safe_s)
-        notes = self._state.compacted.get(folder.run_date, ())
+        nights = self._state.compacted.keys() if is_snapshot else {folder.run_date}
+        notes = [note for night in nights for note in self._state.compacted.get(night, ())]
         shown = {part for note in notes if self._is_named(note.path) for part in note.parts}
         is_shown = any(self._is_named(path) or path in shown for path in folder.paths)
         return not is_shown and _is_before(folder.newest_s, limit_s)

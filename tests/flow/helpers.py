@@ -15,7 +15,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.config import ComputeConfig, CorpusConfig, PoolOptions
-from pipeline.inference.run import PreparedRun, RunReport, prepare_run, publish_run, run_id_for, score_pending
+from pipeline.inference.prepare import PreparedRun, prepare_run
+from pipeline.inference.publish import RunReport, publish_run
+from pipeline.inference.run import run_id_for, score_pending
 from pipeline.inference.spec import OutputConfig, ScoreSpec
 from pipeline.output.table import open_table
 from pipeline.storage import Storage

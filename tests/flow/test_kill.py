@@ -14,7 +14,8 @@ import pytest
 from pipeline.corpus.shards import Shard
 from pipeline.corpus.stream import stream_shards
 from pipeline.inference.predictor import ModelSource
-from pipeline.inference.run import PreparedRun, prepare_run, publish_run
+from pipeline.inference.prepare import PreparedRun, prepare_run
+from pipeline.inference.publish import publish_run
 from pipeline.inference.worker import ScoreJob, ShardScorer
 from pipeline.output.ledger import DoneRecord, Ledger, records_from
 from pipeline.output.table import open_table

@@ -12,7 +12,9 @@ import torch
 from deltalake import DeltaTable
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from pipeline.inference.run import prepare_run, publish_run, score_pending
+from pipeline.inference.prepare import prepare_run
+from pipeline.inference.publish import publish_run
+from pipeline.inference.run import score_pending
 from pipeline.output.history import read_nights
 from pipeline.output.table import open_table
 from pipeline.storage import Storage

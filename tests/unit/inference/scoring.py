@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.inference.predictor import ModelSource
-from pipeline.inference.run import PreparedRun, prepare_run
+from pipeline.inference.prepare import PreparedRun, prepare_run
 from pipeline.inference.spec import ScoreSpec
 from pipeline.inference.worker import ScoreJob, ShardScorer
 from pipeline.output.ledger import DoneRecord, records_from

@@ -12,7 +12,8 @@ import pytest
 from deltalake import DeltaTable
 
 from pipeline.errors import AccountingError
-from pipeline.inference.run import PreparedRun, RunReport, publish_run
+from pipeline.inference.prepare import PreparedRun
+from pipeline.inference.publish import RunReport, publish_run
 from pipeline.output.compact import compact_night
 from pipeline.output.compacted import read_compacted
 from pipeline.output.vacuum import vacuum_table

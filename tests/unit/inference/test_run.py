@@ -13,7 +13,9 @@ import pytest
 from deltalake import DeltaTable
 
 from pipeline.errors import AccountingError, CorpusError, OutputTakenError, TooManyBadRowsError
-from pipeline.inference.run import PreparedRun, RunReport, publish_run, run_id_for
+from pipeline.inference.prepare import PreparedRun
+from pipeline.inference.publish import RunReport, publish_run
+from pipeline.inference.run import run_id_for
 from pipeline.output.ledger import DoneRecord
 from tests.tiny import make_bundle, write_corpus
 from tests.unit.inference.scoring import NIGHT, files_below, prepared, score_all
@@ -55,7 +57,13 @@ def test_a_night_holds_every_row_once(bundle_directory: Path, corpus: Path) -> N
 def test_the_manifest_is_the_report(bundle_directory: Path, corpus: Path) -> None:
     report = finish(open_run(bundle_directory, corpus), "run-9")
     manifest = corpus.parent / "table" / "_manifests" / f"run_date={NIGHT}" / "run-9.json"
-    assert RunReport(**json.loads(manifest.read_text())) == report
+    content = json.loads(manifest.read_text())
+    others = {name: content.pop(name) for name in ("spec", "bertmill_version")}
+    assert RunReport(**content) == report
+    assert others["spec"]["bundle"] == {"": str(bundle_directory)}
+    files = pq.read_table(manifest.with_name("run-9.files.parquet"), partitioning=None)
+    assert files["uri"].to_pylist() == sorted(str(path) for path in corpus.rglob("*.parquet"))
+    assert all(files["etag"].to_pylist())
 
 
 def test_a_published_night_has_nothing_left_to_do(bundle_directory: Path, corpus: Path) -> None:

@@ -13,7 +13,7 @@ import pytest
 from transformers import BertForSequenceClassification, BertForTokenClassification, BertModel
 
 from pipeline.errors import CorpusError, ModelError, SpecError
-from pipeline.inference.run import publish_run
+from pipeline.inference.publish import publish_run
 from pipeline.inference.verify import RescoredSample, SampleCheck, rescore_sample
 from pipeline.storage import Storage
 from tests.tiny import LABELS, make_bundle, tiny_config, write_corpus

@@ -9,8 +9,8 @@ import pytest
 from jsonschema import Draft202012Validator, ValidationError
 
 from jobs.demo.job import SPECS as SPEC_DIRECTORY
+from jobs.nights import parse_date
 from jobs.schema import SPECS
-from jobs.score import parse_date
 from pipeline.config import load_spec
 from pipeline.errors import SpecError
 from tests.tiny import make_bundle

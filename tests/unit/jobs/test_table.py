@@ -115,7 +115,7 @@ def test_verify_finds_nothing_wrong_and_then_what_is(table: Path) -> None:
 
 
 def test_verify_scores_a_sample_again(score_raw: dict[str, Any], tmp_path: Path, bundle_directory: Path) -> None:
-    from pipeline.inference.run import publish_run
+    from pipeline.inference.publish import publish_run
 
     run = prepared(bundle_directory, tmp_path / "corpus", tmp_path / "output", corpus={"shard_rows": 20})
     publish_run(run, score_all(run), "run-1", 0.0)

@@ -1,0 +1,34 @@
+"""Nights on the command line: dates, and ranges of them."""
+
+from __future__ import annotations
+
+from datetime import UTC, date, datetime, timedelta
+
+from pipeline.errors import Problem, SpecError
+
+
+def parse_date(text: str | None, option: str = "--date") -> str:
+    """The night as YYYY-MM-DD; today in UTC if not given.
+
+    Raises:
+        SpecError: it is no date.
+    """
+    if text is None:
+        return datetime.now(UTC).date().isoformat()
+    try:
+        return date.fromisoformat(text).isoformat()
+    except ValueError:
+        raise SpecError("command line", (Problem(option, repr(text), "a date like 2026-11-23"),)) from None
+
+
+def nights_between(first: str, last: str | None) -> list[str]:
+    """Every night from the first to the last, both included; the first alone if there is no last.
+
+    Raises:
+        SpecError: one is no date, or the last lies before the first.
+    """
+    start, end = parse_date(first), parse_date(last or first, "--until")
+    if end < start:
+        raise SpecError("command line", (Problem("--until", repr(last), f"{start} or later"),))
+    days = (date.fromisoformat(end) - date.fromisoformat(start)).days
+    return [(date.fromisoformat(start) + timedelta(days=day)).isoformat() for day in range(days + 1)]

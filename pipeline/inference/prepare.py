@@ -1,0 +1,186 @@
+"""Everything a scoring run can know before Ray starts: bundles, files, shards, what is done and what is left."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain
+
+import pyarrow as pa
+
+from pipeline.corpus.layouts import LayoutCache
+from pipeline.corpus.listing import CorpusFile, list_corpus
+from pipeline.corpus.reader import Columns, FileFooter, ReadOptions, holds_words, kept_schema
+from pipeline.corpus.shards import ShardSize, cut_shards
+from pipeline.encoder.bundle import BundleInfo, read_bundle_info
+from pipeline.errors import Checks, CorpusError, Problem, SpecError
+from pipeline.inference.plan import ScorePlan, fingerprint_run, plan_scoring
+from pipeline.inference.predictor import TextSource
+from pipeline.inference.spec import ScoreSpec
+from pipeline.inference.standing import shown_files, standing_files
+from pipeline.inference.worker import InputSource, joined_versions
+from pipeline.output.compacted import stand_in
+from pipeline.output.coverage import NOTHING, Coverage, CoverageStore
+from pipeline.output.ledger import Ledger
+from pipeline.output.table import check_table_target, live_files, open_table, read_notes
+from pipeline.schema import BundleFields, scored_schema
+from pipeline.storage import Storage
+from pipeline.tasks import check_inputs, find_task
+from pipeline.tasks.base import Task
+from pipeline.uris import join_uri
+
+
+@dataclass(frozen=True)
+class PreparedRun:
+    """Everything known before Ray starts.
+
+    Attributes:
+        files: The corpus as listed.
+        footers: Of the files this night is about: all, or those that are new.
+        coverage: What earlier nights hold; nothing unless only new files are selected.
+        rescores: Everything is scored again, whatever the ledger says.
+    """
+
+    spec: ScoreSpec
+    bundles: Mapping[str, BundleInfo]
+    files: tuple[CorpusFile, ...]
+    footers: tuple[FileFooter, ...]
+    coverage: Coverage
+    rescores: bool
+    cache: LayoutCache
+    source: InputSource
+    table_schema: pa.Schema
+    ledger: Ledger
+    plan: ScorePlan
+
+    @property
+    def model_version(self) -> str:
+        """The bundle's version, or those of several by name."""
+        return joined_versions(self.bundles)
+
+    @property
+    def covered(self) -> CoverageStore | None:
+        """Where it is noted which files the nights hold; None unless only new files are selected."""
+        if self.spec.output.select == "all":
+            return None
+        return CoverageStore(self.ledger.table_uri, self.ledger.fingerprint, self.ledger.storage)
+
+    @property
+    def is_published(self) -> bool:
+        """Whether the table already shows exactly this plan's files."""
+        table = open_table(self.ledger.table_uri, self.ledger.storage)
+        if self.plan.pending or table is None:
+            return False
+        night = None if self.ledger.is_snapshot else self.ledger.run_date
+        wanted = {file.path for file in shown_files(self.ledger, self.plan.done.values(), self.kept_uris)}
+        live = set(live_files(table, night))
+        if live != stand_in(wanted, live, read_notes(self.ledger.table_uri, table, night, self.ledger.storage)):
+            return False
+        return self.covered is None or self.covered.published(self.ledger.run_date) is not None
+
+    @property
+    def kept_uris(self) -> frozenset[str] | None:
+        """The corpus's files, where rows of files that are not among them are kept; else None."""
+        return frozenset(file.uri for file in self.files) if self.spec.output.vanished == "keep" else None
+
+
+def prepare_run(spec: ScoreSpec, run_date: str, rescore: bool = False) -> PreparedRun:
+    """List, read footers, check everything that can be checked, and plan. Writes nothing.
+
+    Args:
+        spec: The spec.
+        run_date: The night, YYYY-MM-DD.
+        rescore: Score everything again, done or not; a rescoring that was begun goes on.
+
+    Raises:
+        InputError: whatever the user has to mend, before anything is started.
+    """
+    storage, output = Storage(spec.storage), spec.output
+    bundles, files = open_inputs(spec.bundle, spec.corpus.uri, storage)
+    tasks = {name: find_task(info.task, spec.bundle[name]) for name, info in bundles.items()}
+    check_inputs(spec.corpus.inputs, [name for task in tasks.values() for name in task.inputs], "spec")
+    read = {name: _bundle_inputs(spec, bundles[name], task) for name, task in tasks.items()}
+    columns = Columns(tuple(dict.fromkeys(chain.from_iterable(read.values()))), spec.corpus.keep)
+    ledger = Ledger(output.uri, run_date, fingerprint_run(spec, bundles), storage, output.mode == "snapshot")
+    coverage = NOTHING
+    if output.select == "new" and not rescore:
+        coverage = CoverageStore(output.uri, ledger.fingerprint, storage).before(run_date)
+    cache = LayoutCache(join_uri(output.uri, "_bertmill", "layouts"), columns, storage)
+    footers = cache.read_through([file for file in files if coverage.lacks(file)])
+    size = ShardSize(spec.corpus.shard_rows, spec.corpus.shard_bytes)
+    shards = cut_shards((footer.layout for footer in footers), size, packs_files=output.vanished == "drop")
+    if not shards and not coverage.etags:
+        raise CorpusError(f"{', '.join(spec.corpus.uri)}: no rows in {len(footers)} files", "nothing to score")
+    kept = kept_schema(footers, spec.corpus.keep) if footers else _kept_before(spec, storage)
+    schema = _table_schema(spec, kept, tasks)
+    check_table_target(output.uri, schema, storage)
+    starts_anew = rescore and not ledger.is_rescored()
+    records = {} if starts_anew else ledger.read(ledger.names() & {shard.name for shard in shards})
+    plan = plan_scoring(shards, records, standing_files(ledger, records.values()))
+    options = ReadOptions(kept, spec.corpus.empty_text == "quarantine")
+    texts = {name: TextSource(inputs, holds_words(footers, Columns(inputs))) for name, inputs in read.items()}
+    return PreparedRun(
+        spec,
+        bundles,
+        tuple(files),
+        tuple(footers),
+        coverage,
+        starts_anew,
+        cache,
+        InputSource(columns, options, texts),
+        schema,
+        ledger,
+        plan,
+    )
+
+
+def _kept_before(spec: ScoreSpec, storage: Storage) -> pa.Schema:
+    """The kept columns as the table has them, for a night that adds no file."""
+    table = open_table(spec.output.uri, storage)
+    assert table is not None
+    schema = pa.schema(table.schema().to_arrow())
+    return pa.schema([schema.field(name) for name in spec.corpus.keep if name in schema.names])
+
+
+def open_inputs(
+    bundles: Mapping[str, str], corpus: Sequence[str], storage: Storage
+) -> tuple[dict[str, BundleInfo], list[CorpusFile]]:
+    """Read what bundles say of themselves, and list a corpus.
+
+    Raises:
+        InputError: what is wrong with one of them; with all, if several are wrong.
+    """
+    checks = Checks()
+    infos = {name: checks.run(lambda at=uri: read_bundle_info(at, storage)) for name, uri in bundles.items()}  # type: ignore[misc]
+    files = checks.run(lambda: list_corpus(corpus, storage))
+    checks.raise_failures()
+    assert files is not None
+    return {name: info for name, info in infos.items() if info is not None}, files
+
+
+def _bundle_inputs(spec: ScoreSpec, bundle: BundleInfo, task: Task) -> tuple[str, ...]:
+    """The corpus columns a bundle reads."""
+    columns = {**bundle.inputs, **spec.corpus.inputs}
+    return tuple(columns[name] for name in task.inputs)
+
+
+def _table_schema(spec: ScoreSpec, kept: pa.Schema, tasks: Mapping[str, Task]) -> pa.Schema:
+    """Every column of the table, each under a name of its own.
+
+    Raises:
+        SpecError: a kept column, or another bundle's, has a name that a bundle writes.
+    """
+    parts = [
+        BundleFields(name, tuple(task.output_fields()), spec.output.writes_embedding(name))
+        for name, task in tasks.items()
+    ]
+    schema = scored_schema(kept, parts)
+    names = [name.lower() for name in schema.names]
+    doubled = sorted({name for name in names if names.count(name) > 1})
+    if doubled:
+        by_keep = doubled[0] in {name.lower() for name in spec.corpus.keep}
+        remedy = "leave it out, or rename it in the corpus" if by_keep else "name the bundles otherwise"
+        field = "corpus.keep" if by_keep else "bundle"
+        problem = Problem(field, f"{doubled[0]!r} is a column that a bundle writes", "other names", remedy)
+        raise SpecError("spec", (problem,))
+    return schema

@@ -1,0 +1,174 @@
+"""The end of a scoring run: the accounts, the one commit, the manifest."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+
+import pyarrow as pa
+
+from pipeline.errors import AccountingError, TooManyBadRowsError
+from pipeline.inference.plan import plan_scoring
+from pipeline.inference.prepare import PreparedRun
+from pipeline.inference.standing import QUARANTINE, shown_files, shown_quarantine, standing_files
+from pipeline.output.ledger import DoneRecord
+from pipeline.output.table import Night, Published, open_table, publish_night
+from pipeline.output.writer import write_parquet
+from pipeline.schema import QUARANTINE_SCHEMA, RUN_DATE
+from pipeline.uris import join_uri
+
+
+@dataclass(frozen=True)
+class RunReport:
+    """What a scoring run did; the heart of the run's manifest.
+
+    Files, shards and rows are those the night is about: the whole corpus, or what is new in it.
+    """
+
+    run_id: str
+    run_date: str
+    table_uri: str
+    table_version: int
+    model_version: str
+    fingerprint: str
+    num_files: int
+    num_shards: int
+    num_shards_done_before: int
+    num_rows: int
+    num_scored_rows: int
+    num_quarantined_rows: int
+    num_truncated_rows: int
+    num_tokens: int
+    num_padded_tokens: int
+    num_rows_this_run: int
+    num_tokens_this_run: int
+    elapsed_s: float
+    published: bool
+    mode: str
+    num_corpus_files: int
+    num_changed_files_in_table: int
+    quarantine_reasons: dict[str, int]
+
+
+def publish_run(run: PreparedRun, fresh: Iterable[DoneRecord], run_id: str, started_s: float) -> RunReport:
+    """Check the accounts, commit the night, and write the manifest beside it.
+
+    Raises:
+        AccountingError: rows do not add up, or a file is missing; nothing is published.
+        TooManyBadRowsError: more rows were quarantined than the spec allows; nothing is published.
+    """
+    new = {record.shard: record for record in fresh}
+    records = {**run.plan.done, **new}
+    check_accounts(run, records)
+    ledger, storage = run.ledger, run.ledger.storage
+    facts = {
+        "run_date": ledger.run_date,
+        "run_id": run_id,
+        "fingerprint": ledger.fingerprint,
+        "model_version": run.model_version,
+    }
+    shown = shown_files(ledger, records.values(), run.kept_uris)
+    bad = shown_quarantine(ledger, records.values(), run.kept_uris)
+    bad_uri = join_uri(ledger.table_uri, QUARANTINE)
+    if bad or open_table(bad_uri, storage) is not None:
+        publish_night(bad_uri, Night(ledger.run_date, bad, QUARANTINE_SCHEMA, facts, ledger.is_snapshot), storage)
+    if run.covered is not None:
+        coverage = run.coverage.extended([footer.layout.file for footer in run.footers], ledger.run_date)
+        run.covered.write(ledger.run_date, coverage, [file.path for file in shown])
+    night = Night(ledger.run_date, shown, run.table_schema, facts, ledger.is_snapshot)
+    published = publish_night(ledger.table_uri, night, storage)
+    if ledger.is_snapshot:
+        ledger.drop(ledger.names() - records.keys())  # what the corpus no longer has would otherwise be kept for ever
+    report = _report(run, records, new, published, run_id, time.monotonic() - started_s)
+    _write_manifest(run, report)
+    return report
+
+
+def _write_manifest(run: PreparedRun, report: RunReport) -> None:
+    """What the run was asked, what it did, and beside it which version of which file it read."""
+    spec = run.spec.model_dump(mode="json")  # names of variables, never secrets
+    manifest = {**asdict(report), "bertmill_version": version("bertmill"), "spec": spec}
+    storage, folder = run.ledger.storage, join_uri(run.ledger.table_uri, "_manifests", f"{RUN_DATE}={report.run_date}")
+    files = [footer.layout.file for footer in run.footers]
+    columns = {
+        "uri": [file.uri for file in files],
+        "etag": [file.etag for file in files],
+        "size_bytes": [file.size_bytes for file in files],
+    }
+    write_parquet(pa.table(columns), join_uri(folder, f"{report.run_id}.files.parquet"), {}, storage)
+    storage.write_bytes(join_uri(folder, f"{report.run_id}.json"), json.dumps(manifest, indent=2).encode())
+
+
+def check_accounts(run: PreparedRun, records: dict[str, DoneRecord]) -> None:
+    """Every shard has one record, every row is in it, every file stands, and not too many rows are bad."""
+    for shard in run.plan.shards:
+        record = records.get(shard.name)
+        if record is None or record.num_rows != shard.num_rows:
+            found = "no record" if record is None else f"{record.num_rows} rows accounted for"
+            raise AccountingError(
+                f"shard {shard.name} ({shard.pieces[0].file.uri}): {shard.num_rows} rows in, {found}; not published",
+                "run the same command again; if it repeats, this is a bug in bertmill",
+            )
+    gone = plan_scoring(run.plan.shards, records, standing_files(run.ledger, records.values())).stale
+    if gone:
+        raise AccountingError(
+            f"the files of {len(gone)} finished shards are gone from {run.ledger.table_uri}; not published",
+            "run the same command again: it scores those shards anew",
+        )
+    num_bad = sum(record.num_quarantined_rows for record in records.values())
+    limit = run.spec.corpus.max_bad_fraction
+    if num_bad > limit * run.plan.num_rows:
+        shown = "; ".join(f"{reason}: {count}" for reason, count in count_reasons(records.values()).most_common(3))
+        raise TooManyBadRowsError(
+            f"{num_bad} of {run.plan.num_rows} rows cannot be scored, more than max_bad_fraction {limit}; "
+            f"not published (reasons: {shown})",
+            "mend the corpus, or raise corpus.max_bad_fraction if this share is expected",
+        )
+
+
+def count_reasons(records: Iterable[DoneRecord]) -> Counter[str]:
+    """Quarantined rows by what is wrong with them."""
+    counts: Counter[str] = Counter()
+    for record in records:
+        counts.update(record.reasons)
+    return counts
+
+
+def _report(
+    run: PreparedRun,
+    records: dict[str, DoneRecord],
+    new: dict[str, DoneRecord],
+    published: Published,
+    run_id: str,
+    elapsed_s: float,
+) -> RunReport:
+    everything = records.values()
+    return RunReport(
+        run_id=run_id,
+        run_date=run.ledger.run_date,
+        table_uri=run.ledger.table_uri,
+        table_version=published.version,
+        model_version=run.model_version,
+        fingerprint=run.ledger.fingerprint,
+        num_files=len(run.footers),
+        num_shards=len(run.plan.shards),
+        num_shards_done_before=len(run.plan.done),
+        num_rows=run.plan.num_rows,
+        num_scored_rows=sum(record.num_scored_rows for record in everything),
+        num_quarantined_rows=sum(record.num_quarantined_rows for record in everything),
+        num_truncated_rows=sum(record.num_truncated_rows for record in everything),
+        num_tokens=sum(record.num_tokens for record in everything),
+        num_padded_tokens=sum(record.num_padded_tokens for record in everything),
+        num_rows_this_run=sum(record.num_rows for record in new.values()),
+        num_tokens_this_run=sum(record.num_tokens for record in new.values()),
+        elapsed_s=round(elapsed_s, 2),
+        published=published.changed,
+        mode=run.spec.output.mode,
+        num_corpus_files=len(run.files),
+        num_changed_files_in_table=published.num_added_files + published.num_removed_files,
+        quarantine_reasons=dict(count_reasons(everything).most_common()),
+    )

@@ -1,0 +1,77 @@
+"""Which of a table's files a plan may build on, and which a night shall show."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import pyarrow.parquet as pq
+
+from pipeline.inference.plan import quarantine_files, scored_files
+from pipeline.output.compacted import standing_sizes
+from pipeline.output.ledger import DoneRecord, Ledger
+from pipeline.output.table import DataFile, live_files, open_table, read_notes
+from pipeline.schema import RUN_DATE, SOURCE_FOOTER
+from pipeline.storage import retrying
+from pipeline.uris import join_uri
+
+QUARANTINE = "_quarantine"
+
+
+def standing_files(ledger: Ledger, records: Iterable[DoneRecord]) -> dict[str, int]:
+    """Path -> size of the files as they stand, scored and quarantined; compacted ones as their parts."""
+    uri, storage = ledger.table_uri, ledger.storage
+    names = (RUN_DATE, f"{QUARANTINE}/{RUN_DATE}")
+    folders = [""] if ledger.is_snapshot else [f"{name}={ledger.run_date}" for name in names]
+    sizes = {
+        item.uri.removeprefix(uri).strip("/"): item.size_bytes
+        for folder in folders
+        for item in storage.list_objects(join_uri(uri, folder) if folder else uri)
+    }
+    night = None if ledger.is_snapshot else ledger.run_date
+    table = open_table(uri, storage)
+    if table is None:
+        return sizes
+    notes = read_notes(uri, table, night, storage)
+    return standing_sizes(sizes, {file.path for file in scored_files(records)}, live_files(table, night), notes)
+
+
+def shown_files(
+    ledger: Ledger, records: Iterable[DoneRecord], kept_uris: frozenset[str] | None
+) -> tuple[DataFile, ...]:
+    """The files the table (or the night) shall show: those of the records and, where asked, of vanished files.
+
+    Args:
+        ledger: Says which table, and whether it is a snapshot.
+        records: Of every shard of the plan.
+        kept_uris: The corpus's files, if rows of files that are not among them are kept.
+    """
+    wanted = scored_files(records)
+    return (*wanted, *_vanished(ledger, ledger.table_uri, wanted, kept_uris))
+
+
+def shown_quarantine(
+    ledger: Ledger, records: Iterable[DoneRecord], kept_uris: frozenset[str] | None
+) -> tuple[DataFile, ...]:
+    """The same of the quarantine."""
+    wanted = quarantine_files(records)
+    return (*wanted, *_vanished(ledger, join_uri(ledger.table_uri, QUARANTINE), wanted, kept_uris))
+
+
+def _vanished(
+    ledger: Ledger, uri: str, wanted: tuple[DataFile, ...], kept_uris: frozenset[str] | None
+) -> list[DataFile]:
+    """Live files whose one corpus file is gone, by what their footers say."""
+    table = open_table(uri, ledger.storage) if kept_uris is not None else None
+    if table is None or kept_uris is None:
+        return []
+    known = {file.path for file in wanted}
+    others = [file for path, file in live_files(table).items() if path not in known]
+    sources = {file: _source_of(join_uri(uri, file.path), ledger) for file in others}
+    return [file for file, source in sources.items() if source is not None and source not in kept_uris]
+
+
+def _source_of(uri: str, ledger: Ledger) -> str | None:
+    filesystem, path = ledger.storage.open_arrow(uri)
+    footer = retrying(lambda: pq.read_metadata(path, filesystem=filesystem), f"read {uri}").metadata or {}
+    source: bytes | None = footer.get(SOURCE_FOOTER.encode())
+    return source.decode() if source is not None else None

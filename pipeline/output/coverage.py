@@ -1,0 +1,120 @@
+"""Which version of which file the nights of a table cover, so that the next night takes only what is new.
+
+Written before the night's commit, and believed only if the night shows exactly the files it names: a run killed before
+its commit leaves a list that nobody believes.
+
+    _bertmill/coverage/run_date=2026-11-23/FINGERPRINT.parquet
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline.corpus.listing import CorpusFile
+from pipeline.errors import AccountingError
+from pipeline.output.compacted import read_compacted, stand_in
+from pipeline.output.table import live_files, open_table
+from pipeline.schema import RUN_DATE
+from pipeline.storage import Storage
+from pipeline.uris import join_uri
+
+_SCHEMA = pa.schema([("uri", pa.string()), ("etag", pa.string()), ("run_date", pa.string())])
+_PATHS = b"bertmill.paths"
+
+
+@dataclass(frozen=True)
+class Coverage:
+    """Corpus files whose rows stand in a table under one fingerprint.
+
+    Attributes:
+        etags: URI -> etag of the version that was scored.
+        nights: URI -> the night that holds its rows.
+    """
+
+    etags: Mapping[str, str]
+    nights: Mapping[str, str]
+
+    def lacks(self, file: CorpusFile) -> bool:
+        """Whether a file is new, or another version than the one scored."""
+        return self.etags.get(file.uri) != file.etag
+
+    def extended(self, files: Sequence[CorpusFile], run_date: str) -> Coverage:
+        """With some more files, covered by a night."""
+        return Coverage(
+            {**self.etags, **{file.uri: file.etag for file in files}},
+            {**self.nights, **{file.uri: run_date for file in files}},
+        )
+
+
+NOTHING = Coverage({}, {})
+
+
+@dataclass(frozen=True)
+class CoverageStore:
+    """The coverage lists of a table under one fingerprint."""
+
+    table_uri: str
+    fingerprint: str
+    storage: Storage
+
+    def before(self, run_date: str) -> Coverage:
+        """What the newest published night before a date covers; nothing if there is none."""
+        for night in sorted((night for night in self._nights() if night < run_date), reverse=True):
+            found = self.published(night)
+            if found is not None:
+                return found
+        return NOTHING
+
+    def published(self, run_date: str) -> Coverage | None:
+        """What a night covers, if it shows exactly the files its list names."""
+        content = self.storage.read_bytes(self._uri(run_date))
+        if content is None:
+            return None
+        try:
+            table = pq.read_table(io.BytesIO(content))
+            paths = json.loads(table.schema.metadata[_PATHS])
+        except (pa.ArrowException, KeyError, ValueError, TypeError) as error:
+            raise AccountingError(
+                f"{self._uri(run_date)}: not a coverage list: {error}",
+                "remove it; its night then counts as not covered",
+            ) from None
+        if not self._is_shown(run_date, paths):
+            return None
+        uris = table["uri"].to_pylist()
+        return Coverage(
+            dict(zip(uris, table["etag"].to_pylist(), strict=True)),
+            dict(zip(uris, table["run_date"].to_pylist(), strict=True)),
+        )
+
+    def write(self, run_date: str, coverage: Coverage, paths: Collection[str]) -> None:
+        """List what a night covers once its commit shows `paths`."""
+        uris = sorted(coverage.etags)
+        columns = [uris, [coverage.etags[uri] for uri in uris], [coverage.nights[uri] for uri in uris]]
+        schema = _SCHEMA.with_metadata({_PATHS: json.dumps(sorted(paths)).encode()})
+        sink = io.BytesIO()
+        pq.write_table(pa.table(columns, schema=schema), sink, compression="zstd")
+        self.storage.write_bytes(self._uri(run_date), sink.getvalue())
+
+    def _is_shown(self, run_date: str, paths: Collection[str]) -> bool:
+        table = open_table(self.table_uri, self.storage)
+        live = set(live_files(table, run_date)) if table is not None else set()
+        return live == stand_in(paths, live, read_compacted(self.table_uri, run_date, self.storage))
+
+    def _nights(self) -> set[str]:
+        root = self._root
+        below = (item.uri.removeprefix(root).strip("/") for item in self.storage.list_objects(root))
+        own = (path.split("/", 1) for path in below if path.endswith(f"/{self.fingerprint[:32]}.parquet"))
+        return {night.removeprefix(f"{RUN_DATE}=") for night, _ in own}
+
+    @property
+    def _root(self) -> str:
+        return join_uri(self.table_uri, "_bertmill", "coverage")
+
+    def _uri(self, run_date: str) -> str:
+        return join_uri(self._root, f"{RUN_DATE}={run_date}", f"{self.fingerprint[:32]}.parquet")
