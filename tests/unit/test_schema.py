@@ -80,3 +80,18 @@ def test_a_kept_column_is_stored_as_a_type_every_reader_knows(kind: pa.DataType,
 
 def test_a_column_of_nulls_is_stored_as_strings() -> None:
     assert kept_field(pa.field("column", pa.null())).type == pa.string()
+
+
+def test_several_bundles_prefix_what_each_of_them_adds() -> None:
+    tone, search = BundleFields("tone", TASK_FIELDS, with_embedding=False), BundleFields("search", (), True)
+    assert scored_schema(KEPT, [tone, search]).names == [
+        *("source_file", "source_row", "id"),
+        *("tone_label", "tone_score", "tone_num_tokens", "tone_truncated", "tone_num_windows", "tone_model_version"),
+        *("search_embedding", "search_num_tokens", "search_truncated", "search_num_windows", "search_model_version"),
+        *("run_id", "run_date"),
+    ]
+
+
+def test_a_prefix_changes_a_columns_name_and_nothing_else() -> None:
+    plain, named = ALONE.fields, BundleFields("tone", TASK_FIELDS, with_embedding=True).fields
+    assert [field.with_name(f"tone_{field.name}") for field in plain] == named

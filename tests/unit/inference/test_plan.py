@@ -65,3 +65,31 @@ def test_the_order_of_kept_columns_counts() -> None:
 )
 def test_places_sizes_and_workers_are_not(changes: dict[str, Any]) -> None:
     assert fingerprint(**changes) == fingerprint()
+
+
+def fingerprint_of(bundles: dict[str, BundleInfo], **output: Any) -> str:
+    raw = {**RAW, "bundle": dict.fromkeys(bundles, "/b"), "output": {"uri": "/o", **output}}
+    return fingerprint_run(ScoreSpec.model_validate(raw), bundles)
+
+
+def test_names_versions_and_order_of_several_bundles_are_in_the_fingerprint() -> None:
+    other = BUNDLE.model_copy(update={"pooling": "cls"})
+    variants = [
+        fingerprint_of({"one": BUNDLE}),
+        fingerprint_of({"one": BUNDLE, "two": other}),
+        fingerprint_of({"one": other, "two": BUNDLE}),
+        fingerprint_of({"one": BUNDLE, "three": other}),
+        fingerprint_of({"one": BUNDLE, "two": other}, embedding=["two"]),
+        fingerprint_of({"one": BUNDLE, "two": other}, embedding=["one"]),
+        fingerprint_of({"one": BUNDLE, "two": other}, embedding=False),
+        fingerprint(),
+    ]
+    assert len(set(variants)) == len(variants)
+    assert fingerprint_of({"one": BUNDLE, "two": other}, embedding=["one", "two"]) == variants[1]
+
+
+@pytest.mark.parametrize("embedding", [True, False])
+def test_columns_in_another_order_are_written_anew(embedding: bool) -> None:
+    """Bundles' columns stand in the order of the bundles, as kept columns do in theirs."""
+    one, other = {"a": BUNDLE, "b": BUNDLE}, {"b": BUNDLE, "a": BUNDLE}
+    assert fingerprint_of(one, embedding=embedding) != fingerprint_of(other, embedding=embedding)

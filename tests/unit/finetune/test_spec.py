@@ -1,0 +1,116 @@
+"""What a finetune spec may say is learned: one task, or several heads."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from pipeline.config import parse_spec
+from pipeline.errors import SpecError
+from pipeline.finetune.spec import BundleSpec, FinetuneSpec
+
+DATA = {"train": "/data/train"}
+BASE = {"model": "/m", "output": "/out/b"}
+HEAD = {"task": "text-classification", "data": DATA}
+
+
+def parse(**fields: Any) -> FinetuneSpec:
+    return parse_spec({**BASE, **fields}, FinetuneSpec, "spec.yaml")
+
+
+def problems_of(**fields: Any) -> list[str]:
+    with pytest.raises(SpecError, match=r"spec\.yaml") as caught:
+        parse(**fields)
+    return [str(problem) for problem in caught.value.problems]
+
+
+def test_a_single_task_is_a_head_without_a_name() -> None:
+    spec = parse(**HEAD)
+    assert [(name, head.task, head.weight) for name, head in spec.all_heads.items()] == [("", "text-classification", 1)]
+    assert (spec.output_of(""), spec.field_of("", "data")) == ("/out/b", "data")
+
+
+def test_heads_have_names_weights_and_bundles_of_their_own() -> None:
+    spec = parse(heads={"tone": {**HEAD, "weight": 2}, "topic_2": {"task": "multi-label", "data": DATA}})
+    assert [(name, head.weight) for name, head in spec.all_heads.items()] == [("tone", 2), ("topic_2", 1)]
+    assert (spec.output_of("tone"), spec.field_of("tone", "data")) == ("/out/b/tone", "heads.tone.data")
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({}, "`task` and `data` missing: give `task` and `data`, or `heads` for several tasks"),
+        ({"task": "embedding"}, "`data` missing: give `task` and `data`, or `heads` for several tasks"),
+        ({"data": DATA}, "`task` missing: give `task` and `data`, or `heads` for several tasks"),
+        ({"heads": {}}, "`task` and `data` missing"),
+        ({"heads": {"a": HEAD}, "task": "embedding"}, "`heads` says what is learned, so `task` has no place beside it"),
+        ({"heads": {"a": HEAD}, "data": DATA}, "`heads` says what is learned, so `data` has no place beside it"),
+        ({"heads": {"a": HEAD}, **HEAD}, "`heads` says what is learned, so `task` has no place beside it"),
+    ],
+)
+def test_what_is_learned_is_said_once(fields: dict[str, Any], message: str) -> None:
+    (problem,) = problems_of(**fields)
+    assert message in problem
+    assert "Value error" not in problem
+    assert "; expected" not in problem
+
+
+@pytest.mark.parametrize("name", ["", "Tone", "2nd", "_tone", "to-ne", "to ne", "to.ne", "tone/", "töne"])
+def test_a_name_that_cannot_prefix_columns_is_refused(name: str) -> None:
+    (problem,) = problems_of(heads={name: HEAD})
+    assert f"{name!r} cannot prefix columns: lower-case letters, digits and '_', a letter first" in problem
+
+
+def test_a_head_must_be_whole_and_known_by_its_field() -> None:
+    problems = problems_of(heads={"tone": {"task": "multi-label"}, "topic": {**HEAD, "weight": 0, "size": 3}})
+    assert len(problems) == 3
+    assert any(problem.startswith("heads.tone.data: is missing") for problem in problems)
+    assert any(problem.startswith("heads.topic.weight: holds 0") for problem in problems)
+    assert any(problem.startswith("heads.topic.size: is not a known field") for problem in problems)
+
+
+@pytest.mark.parametrize("place", ["train", "validation"])
+def test_no_heads_data_may_lie_in_the_output(place: str) -> None:
+    data = {**DATA, place: "/out/b/rows"}
+    (problem,) = problems_of(heads={"tone": HEAD, "topic": {"task": "embedding", "data": data}})
+    assert "/out/b overlaps with the training data" in problem
+
+
+def test_one_heads_windows_ask_for_a_stride_that_moves_on() -> None:
+    questions = {"task": "question-answering", "data": DATA}
+    (problem,) = problems_of(heads={"tone": HEAD, "faq": questions}, max_length=24)
+    assert "stride 32 is more than half of max_length 24" in problem
+    assert parse(heads={"tone": HEAD}, max_length=24).max_length == 24
+
+
+def test_names_weights_and_tasks_decide_the_run() -> None:
+    variants = [
+        {"heads": {"tone": HEAD}},
+        {"heads": {"topic": HEAD}},
+        {"heads": {"tone": {**HEAD, "weight": 2}}},
+        {"heads": {"tone": {**HEAD, "task": "multi-label"}}},
+        {"heads": {"tone": HEAD, "topic": HEAD}},
+        HEAD,
+    ]
+    prints = {parse(**variant).fingerprint("data", "model") for variant in variants}
+    assert len(prints) == len(variants)
+
+
+def test_the_order_of_heads_is_part_of_the_run() -> None:
+    """Rows are numbered through the heads in their order, so another order is another training."""
+    one, other = parse(heads={"a": HEAD, "b": HEAD}), parse(heads={"b": HEAD, "a": HEAD})
+    assert one.fingerprint("data", "model") != other.fingerprint("data", "model")
+
+
+def test_a_bundle_of_an_encoder_is_described_as_any_other() -> None:
+    raw = {"model": "/m", "output": "/o", "pooling": "cls", "normalize": False}
+    spec = parse_spec(raw, BundleSpec, "spec.yaml")
+    assert spec.encoder_use() == {
+        "max_length": 256,
+        "long_text": "truncate",
+        "stride": 32,
+        "pooling": "cls",
+        "normalize": False,
+    }
+    assert spec.encoder_use().keys() == parse(**HEAD).encoder_use().keys()
