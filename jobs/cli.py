@@ -8,9 +8,11 @@ from jobs.bundle import bundle
 from jobs.demo.job import demo
 from jobs.evaluate import evaluate
 from jobs.finetune import finetune
+from jobs.learning_curve import learning_curve
 from jobs.plan import plan
 from jobs.schema import schema
 from jobs.score import score
+from jobs.suite import suite
 from jobs.table import table
 
 app = typer.Typer(
@@ -19,7 +21,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Fine-tune BERT-family encoders and score whole Parquet corpora, every row exactly once.",
 )
-for _job in (finetune, bundle, evaluate, score, plan, table, schema, demo):
+for _job in (finetune, bundle, evaluate, score, plan, table, learning_curve, suite, schema, demo):
     app.command()(_job)
 
 
