@@ -18,7 +18,7 @@ class BlockPlace:
 
     Attributes:
         source: What errors call it.
-        filled: Fields (dotted) that it may not hold, as the study fills them in.
+        filled: Fields (dotted) that it may not hold.
     """
 
     source: str
@@ -49,7 +49,7 @@ def read_block(block: Mapping[str, Any], additions: Mapping[str, Any], model: ty
     """
     taken = [name for name in place.filled if _holds(block, name)]
     if taken:
-        problems = (Problem(name, "is filled in by the study", "no such field here") for name in taken)
+        problems = (Problem(name, "has no place in a study", "this field left out") for name in taken)
         raise SpecError(place.source, tuple(problems))
     return parse_spec(merged(block, additions), model, place.source)
 

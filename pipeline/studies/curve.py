@@ -8,7 +8,6 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipeline.corpus.reader import Columns
 from pipeline.encoder.attention import set_threads
 from pipeline.encoder.bundle import fingerprint_model
 from pipeline.errors import Checks, CorpusError, Problem, SpecError
@@ -53,6 +52,11 @@ class PreparedCurve:
     encoder_fingerprint: str
 
     @property
+    def train(self) -> LabelledSet:
+        """All training rows."""
+        return self.training.heads[0].train
+
+    @property
     def store(self) -> RecordStore[CurvePoint]:
         """Where the cells' records are."""
         return RecordStore(join_uri(self.spec.output, "cells"), CurvePoint, Storage(self.spec.storage))
@@ -69,7 +73,7 @@ class PreparedCurve:
         )
 
     def _fingerprint(self, method: Method, fraction: float, seed: int) -> str:
-        data = [self.training.train.fingerprint, self.test.fingerprint, fraction, seed]
+        data = [self.train.fingerprint, self.test.fingerprint, fraction, seed]
         return fingerprint_of([_VERSION, method, *data, *self._settings(method)])
 
     def _settings(self, method: Method) -> list[Any]:
@@ -113,8 +117,8 @@ class CurveCell:
         started_s = time.monotonic()
         set_threads(num_threads)
         spec, training = self.curve.spec, self.curve.training
-        learned, storage, limit = training.train.learned, Storage(spec.storage), spec.data.max_bad_fraction
-        rows = read_rows(training.train, learned, limit, storage)
+        learned, storage, limit = self.curve.train.learned, Storage(spec.storage), spec.data.max_bad_fraction
+        rows = read_rows(self.curve.train, learned, limit, storage)
         rows = rows.take(take_fraction(rows.labels, self.fraction, self.seed))
         test = read_rows(self.curve.test, learned, limit, storage)
         subset = join_uri(spec.output, "subsets", f"fraction-{self.fraction:g}-seed-{self.seed}.parquet")
@@ -140,14 +144,15 @@ def prepare_curve(spec: CurveSpec, source: str) -> PreparedCurve:
     check_extra()
     storage, checks = Storage(spec.storage), Checks()
     training = checks.run(lambda: _prepare_training(spec, source))
-    columns = Columns((spec.data.inputs.get("text", "text"),), (spec.data.label or "label",))
-    test = checks.run(lambda: open_split(spec.data.test, find_task(TASK, source), columns, storage))
+    texts, label = ((spec.data.inputs.get("text", "text"),),), spec.data.label or "label"
+    test = checks.run(lambda: open_split(spec.data.test, find_task(TASK, source), texts, label, storage))
     checks.raise_failures()
     assert training is not None
     assert test is not None
-    _check_labels(training.train, test, source)
-    _check_fractions(spec, training.train.num_rows, source)
-    return PreparedCurve(spec, training, test, fingerprint_model(training.encoder))
+    curve = PreparedCurve(spec, training, test, fingerprint_model(training.encoder))
+    _check_labels(curve.train, test, source)
+    _check_fractions(spec, curve.train.num_rows, source)
+    return curve
 
 
 def _prepare_training(spec: CurveSpec, source: str) -> PreparedTraining:

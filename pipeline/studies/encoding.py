@@ -7,7 +7,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from pipeline.encoder.attention import choose_runtime
-from pipeline.encoder.model import EmbeddingOptions, EncoderModel, load_network, load_tokenizer
+from pipeline.encoder.model import EmbeddingOptions, EncoderModel, Head, load_network, load_tokenizer
 from pipeline.encoder.tokenize import Padding, TextTokenizer, TokenOptions, TokenRows
 from pipeline.finetune.spec import FinetuneSpec
 
@@ -25,7 +25,9 @@ class FrozenEncoder:
 
     def __init__(self, encoder: str, spec: FinetuneSpec) -> None:
         self._encoder, self._spec = encoder, spec
-        self._tokenizer = TextTokenizer(load_tokenizer(encoder), TokenOptions(spec.max_length))
+        plain = load_tokenizer(encoder)
+        self._padding = Padding.of(plain)
+        self._tokenizer = TextTokenizer(plain, TokenOptions(spec.max_length))
 
     def tokenize(self, texts: list[str]) -> TokenRows:
         """Token ids of each text, special tokens included; longer text is truncated."""
@@ -33,8 +35,7 @@ class FrozenEncoder:
 
     def embed(self, parts: list[list[str]]) -> list[FloatArray]:
         """One array [R, hidden] for each list of texts."""
-        padding = Padding(self._tokenizer.pad_id, self._tokenizer.pads_left)
         embedding = EmbeddingOptions(self._spec.pooling, self._spec.normalize)
-        network = load_network(self._encoder, _NO_HEAD)
-        with EncoderModel(network, choose_runtime(self._spec.compute), embedding, padding) as model:
-            return [model.run(self.tokenize(texts)).embeddings for texts in parts]
+        head = Head(load_network(self._encoder, _NO_HEAD), embedding)
+        with EncoderModel([head], choose_runtime(self._spec.compute), self._padding) as model:
+            return [model.run(self.tokenize(texts))[0].embeddings for texts in parts]

@@ -9,17 +9,21 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
+from pipeline.corpus.reader import input_column
 from pipeline.encoder.attention import choose_runtime
 from pipeline.encoder.tokenize import TokenRows
 from pipeline.finetune.alone import train_alone
 from pipeline.finetune.prepare import prepare_training
 from pipeline.finetune.spec import DataConfig, FinetuneSpec
-from pipeline.inference.predictor import ModelSource, load_predictor
+from pipeline.inference.predictor import ModelSource, TextSource, load_predictor
 from pipeline.storage import Storage
 from pipeline.studies.encoding import FrozenEncoder
 from pipeline.studies.rows import TextRows
 from pipeline.studies.spec import Method, ScratchConfig
 from pipeline.studies.subsets import IntArray
+
+_ONLY = ""  # the name of a bundle that works alone
+_TEXT = {_ONLY: TextSource(("text",))}
 
 
 @dataclass(frozen=True)
@@ -56,9 +60,11 @@ def _finetune(train: TextRows, texts: list[str], context: MethodContext) -> list
         bundle = f"{scratch}/bundle"
         changes = {"data": DataConfig(train=(context.subset_uri,)), "output": bundle, "training": recipe}
         train_alone(prepare_training(context.finetune.model_copy(update=changes), "study"), context.num_threads)
-        predictor = load_predictor(ModelSource(bundle, context.finetune.compute, context.num_threads, Storage()))
-    examples, outputs = predictor.predict([pa.chunked_array([pa.array(texts, pa.large_string())])])
-    labels: list[str] = predictor.task.decode(outputs, examples, predictor.learned)[0].to_pylist()
+        source = ModelSource({_ONLY: bundle}, _TEXT, context.finetune.compute, context.num_threads, Storage())
+        predictor = load_predictor(source)
+    rows = pa.table({input_column("text"): pa.array(texts, pa.large_string())})
+    member, found = predictor.members[_ONLY], predictor.predict(rows, _TEXT)[_ONLY]
+    labels: list[str] = member.task.decode(found.outputs, found.examples, member.learned)[0].to_pylist()
     return labels
 
 

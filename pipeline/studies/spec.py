@@ -15,10 +15,10 @@ Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Block = dict[str, Any]
 """Fields of another job's spec; checked against that job's own model when the study is prepared."""
 
-FINETUNE_FILLED = ("output", "work", "compute", "storage", "training.seed")
+FINETUNE_FILLED = ("heads", "output", "work", "compute", "storage", "training.seed")
 CURVE_FILLED = ("task", "data", *FINETUNE_FILLED)
 BUNDLE_FILLED = ("output", "storage")
-"""Fields that a study fills in itself."""
+"""Fields that have no place in a study's block: it fills them in itself, and a cell trains one task."""
 
 
 class CurveData(SpecModel):

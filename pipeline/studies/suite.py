@@ -59,7 +59,7 @@ class SuiteCell:
         train_s = tokens_per_s = None
         if isinstance(self.work, BundleSpec):
             bundle_encoder(self.work)
-        elif self.work.finished_bundle() is None:
+        elif self.work.finished_bundles() is None:
             started_s = time.monotonic()
             train_alone(self.work, num_threads)
             train_s, tokens_per_s = time.monotonic() - started_s, logged_rate(self.work)

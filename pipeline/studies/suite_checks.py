@@ -2,30 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import pyarrow as pa
 
-from pipeline.corpus.reader import Columns
 from pipeline.encoder.bundle import check_bundle_target, fingerprint_model, resolve_encoder
 from pipeline.encoder.model import check_family
 from pipeline.errors import Checks, InputError, Problem, SpecError
 from pipeline.finetune.data import check_usable, open_split, read_usable
 from pipeline.finetune.prepare import PreparedTraining, prepare_training
 from pipeline.finetune.spec import BundleSpec, FinetuneSpec
-from pipeline.inference.evaluate import flat_inputs
 from pipeline.inference.spec import EvaluateSpec
 from pipeline.storage import Storage
 from pipeline.studies.blocks import BlockPlace, merged, read_block
 from pipeline.studies.records import RecordStore, fingerprint_of
 from pipeline.studies.spec import BUNDLE_FILLED, FINETUNE_FILLED, SuiteRun, SuiteSpec
 from pipeline.studies.suite import PreparedSuite, PreparedSuiteRun, SuiteCell, SuiteResult
-from pipeline.studies.trivial import Trivial, trivial_prediction
+from pipeline.studies.trivial import trivial_prediction
 from pipeline.tasks import check_inputs, find_task
 from pipeline.tasks.base import Learned
 from pipeline.tasks.embedding import Embedding
 from pipeline.uris import join_uri
 
+_SEARCH_METRICS = ("ndcg@10", "mrr@10", "recall@1", "recall@10", "recall@100")  # of pairs without a score
 _VERSION = 1  # of what a record says; a new one makes every record an old one
 
 
@@ -39,7 +39,7 @@ class _Work:
 
     @property
     def task(self) -> str:
-        return Embedding.name if isinstance(self.todo, BundleSpec) else self.todo.spec.task
+        return Embedding.name if isinstance(self.todo, BundleSpec) else self.todo.heads[0].task.name
 
     @property
     def output(self) -> str:
@@ -47,15 +47,15 @@ class _Work:
 
     @property
     def learned(self) -> Learned:
-        return Learned() if isinstance(self.todo, BundleSpec) else self.todo.train.learned
+        return Learned() if isinstance(self.todo, BundleSpec) else self.todo.heads[0].train.learned
 
     @property
     def inputs(self) -> dict[str, str]:
-        return {} if isinstance(self.todo, BundleSpec) else self.todo.inputs
+        return {} if isinstance(self.todo, BundleSpec) else self.todo.heads[0].inputs
 
     @property
     def num_train_rows(self) -> int | None:
-        return None if isinstance(self.todo, BundleSpec) else self.todo.train.num_rows
+        return None if isinstance(self.todo, BundleSpec) else self.todo.num_rows
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,9 @@ def _prepare_run(run: SuiteRun, suite: SuiteSpec, named: str) -> PreparedSuiteRu
     evaluations = [_evaluation(run, suite, work.output, named) for work in works]
     test = _read_test(first, evaluations[0], named)
     trivial = trivial_prediction(first.task, test.targets)
-    metric = _choose_metric(run, find_task(first.task, named).main_metric, trivial, named)
+    main_metric = find_task(first.task, named).main_metric
+    known = (main_metric, *(trivial.values if trivial else ()))
+    metric = _choose_metric(run, _SEARCH_METRICS if pa.types.is_null(test.targets.type) else known, named)
     store = RecordStore(join_uri(suite.output, "cells"), SuiteResult, Storage(suite.storage))
     cells = []
     for work, evaluation in zip(works, evaluations, strict=True):
@@ -149,10 +151,12 @@ def _evaluation(run: SuiteRun, suite: SuiteSpec, bundle: str, named: str) -> Eva
 def _read_test(work: _Work, evaluation: EvaluateSpec, named: str) -> _TestRows:
     """Read the test rows that can be measured; their identity is that of the files and how they are read."""
     task, storage, corpus = find_task(work.task, named), Storage(evaluation.storage), evaluation.corpus
-    check_inputs(corpus.inputs, flat_inputs(task), named)
+    assert corpus is not None
+    check_inputs(corpus.inputs, [name for group in task.labelled_inputs for name in group], named)
     inputs = {**work.inputs, **corpus.inputs}
-    names = tuple(inputs.get(name, name) for name in flat_inputs(task))
-    split = open_split(corpus.uri, task, Columns(names, (evaluation.label or task.target,)), storage)
+    texts = tuple(tuple(inputs.get(name, name) for name in group) for group in task.labelled_inputs)
+    label = evaluation.label or (task.target if task.needs_target else None)
+    split = open_split(corpus.uri, task, texts, label, storage)
     parts = [read_usable(shard, split, task, work.learned, storage) for shard in split.shards]
     reasons = [reason for part in parts for reason in part.reasons]
     check_usable(split.num_rows, len(reasons), reasons, corpus.max_bad_fraction)
@@ -160,9 +164,9 @@ def _read_test(work: _Work, evaluation: EvaluateSpec, named: str) -> _TestRows:
     return _TestRows(targets, fingerprint_of([split.fingerprint, corpus.empty_text]))
 
 
-def _choose_metric(run: SuiteRun, main_metric: str, trivial: Trivial | None, named: str) -> str:
-    known = {main_metric, *(trivial.values if trivial else ())}
+def _choose_metric(run: SuiteRun, known: Sequence[str], named: str) -> str:
+    """The run's own, or else the first that is known of its task."""
     if run.metric is not None and run.metric not in known:
-        problem = Problem("metric", f"{run.metric!r} is not one of its task's", f"one of: {', '.join(sorted(known))}")
-        raise SpecError(named, (problem,))
-    return run.metric or main_metric
+        names = ", ".join(sorted(set(known)))
+        raise SpecError(named, (Problem("metric", f"{run.metric!r} is not one of its task's", f"one of: {names}"),))
+    return run.metric or known[0]

@@ -29,9 +29,9 @@ class Trivial:
 
 
 def trivial_prediction(task: str, targets: pa.ChunkedArray) -> Trivial | None:
-    """The trivial prediction for a task's checked targets [R]; None for a task that has none here."""
+    """The trivial prediction for a task's checked targets [R]; None without targets, or for a task not known here."""
     judge = _TRIVIAL.get(task)
-    return judge(targets) if judge is not None and len(targets) else None
+    return None if judge is None or pa.types.is_null(targets.type) or not len(targets) else judge(targets)
 
 
 def _majority(targets: pa.ChunkedArray) -> Trivial | None:

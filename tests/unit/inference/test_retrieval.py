@@ -86,7 +86,9 @@ def test_an_id_given_twice_is_refused(spec: EvaluateSpec, tmp_path: Path) -> Non
 def test_everything_that_is_missing_is_said_at_once(spec: EvaluateSpec, tmp_path: Path) -> None:
     write(tmp_path / "relevance.parquet", {"query": ["q0"]})
     (tmp_path / "queries.parquet").unlink()
-    with pytest.raises(SeveralErrors, match=r"2 problems\n.*queries\.parquet: nothing there[\s\S]*no column 'query_id'"):
+    with pytest.raises(
+        SeveralErrors, match=r"2 problems\n.*queries\.parquet: nothing there[\s\S]*no column 'query_id'"
+    ):
         prepare_retrieval(spec)
 
 

@@ -25,7 +25,7 @@ def test_a_block_is_read_with_what_the_study_adds() -> None:
     ("block", "name"), [({"output": "/x"}, "output"), ({"training": {"seed": 1}}, "training.seed")]
 )
 def test_what_the_study_fills_in_is_refused(block: dict[str, object], name: str) -> None:
-    with pytest.raises(SpecError, match=f"run x: 1 problem\n- {name}: is filled in by the study"):
+    with pytest.raises(SpecError, match=f"run x: 1 problem\n- {name}: has no place in a study"):
         read_block(block, {}, FinetuneSpec, PLACE)
 
 

@@ -194,5 +194,5 @@ def test_a_spec_that_makes_no_sense_is_refused(changes: dict[str, Any], message:
 def test_what_the_study_fills_in_is_refused(tmp_path: Path, encoder_directory: Path) -> None:
     write_splits(tmp_path)
     block = {"model": str(encoder_directory), "data": {"train": "x"}}
-    with pytest.raises(SpecError, match=r"study\.yaml: finetune: 1 problem\n- data: is filled in by the study"):
+    with pytest.raises(SpecError, match=r"study\.yaml: finetune: 1 problem\n- data: has no place in a study"):
         make_curve(tmp_path, encoder_directory, finetune=block)

@@ -24,7 +24,7 @@ def _splits(tmp_path: Path) -> None:
 
 def bundle_run(directory: Path, encoder: Path) -> dict[str, Any]:
     block = {"model": str(encoder), "max_length": 32}
-    return {"name": "as-is", "bundle": block, "test": {"uri": str(directory / "pairs.parquet")}}
+    return {"name": "as-is", "bundle": block, "test": {"uri": str(directory / "pairs.parquet"), "label": "score"}}
 
 
 def fingerprints(suite: PreparedSuite) -> list[str]:
@@ -48,6 +48,19 @@ def test_defaults_are_below_a_runs_own_fields(tmp_path: Path, encoder_directory:
     spec = suite.cells[1].work.spec  # type: ignore[union-attr]
     assert (spec.max_length, spec.training.epochs, spec.training.learning_rate, spec.training.seed) == (16, 2, 2e-3, 2)
     assert spec.output == str(tmp_path / "suite" / "words" / "seed-2")
+
+
+def test_pairs_without_a_score_are_a_search(tmp_path: Path, encoder_directory: Path) -> None:
+    run = {**bundle_run(tmp_path, encoder_directory), "test": {"uri": str(tmp_path / "pairs.parquet")}}
+    (prepared,) = make_suite(tmp_path, encoder_directory, runs=[run]).runs
+    assert (prepared.metric, prepared.trivial) == ("ndcg@10", None)
+    cell = prepared.cells[0]
+    cell.run(num_threads=1)
+    result = cell.store.read(cell.fingerprint)
+    assert result is not None
+    assert 0 < result.metrics[prepared.metric] <= 1
+    with pytest.raises(SpecError, match="'spearman' is not one of its task's; expected one of: mrr@10, ndcg@10"):
+        make_suite(tmp_path, encoder_directory, runs=[{**run, "metric": "spearman"}])
 
 
 @pytest.mark.parametrize(
@@ -150,8 +163,8 @@ def test_mistakes_of_all_runs_are_said_at_once_and_by_name(tmp_path: Path, encod
         "nowhere: nothing there",
         "run four: ",
         "none: no such directory",
-        "run five: 2 problems\n- output: is filled in by the study",
-        "- training.seed: is filled in by the study",
+        "run five: 2 problems\n- output: has no place in a study",
+        "- training.seed: has no place in a study",
         "run six: 1 problem\n- inputs: 'title' is no input",
     ):
         assert words in said

@@ -73,3 +73,4 @@ def test_soft_labels_unknown_tasks_and_no_rows_have_none() -> None:
     assert trivial_prediction("text-classification", soft) is None
     assert trivial_prediction("translation", pa.chunked_array([["a"]])) is None
     assert trivial_prediction("text-classification", pa.chunked_array([[]], pa.string())) is None
+    assert trivial_prediction("embedding", pa.chunked_array([pa.nulls(3)])) is None
