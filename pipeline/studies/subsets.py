@@ -29,9 +29,8 @@ def nested_order(labels: Sequence[str], seed: int) -> IntArray:
     by_class = shuffled[np.argsort(class_of[shuffled], kind="stable")]
     place = np.arange(len(by_class)) - np.repeat(np.cumsum(counts) - counts, counts)
     size = np.repeat(counts, counts)
-    is_later = place > 0
-    position = np.where(is_later, (place + 0.5) / size, -size)
-    return np.asarray(by_class[np.lexsort((draw.random(len(by_class)), position, is_later))], np.int64)
+    position = np.where(place > 0, (place + 0.5) / size, -size)  # the first of each class lie before all others
+    return np.asarray(by_class[np.lexsort((draw.random(len(by_class)), position))], np.int64)
 
 
 def subset_rows(fraction: float, num_rows: int) -> int:

@@ -53,6 +53,11 @@ def test_same_seed_same_labels_and_unknown_tokens_are_no_error(kind: str) -> Non
 def test_padding_changes_nothing(network_class: type[BiLstm | KimCnn]) -> None:
     torch.manual_seed(1)
     network = network_class(30, 4, SMALL).eval()
+    with torch.no_grad():
+        network.embedding.weight.abs_()
+        for convolution in getattr(network, "convolutions", ()):  # tokens count for less than nothing, padding for 0.5
+            convolution.weight.copy_(-convolution.weight.abs())
+            convolution.bias.fill_(0.5)
     ids_BS = torch.randint(2, 30, (5, 6))
     padded_BS = torch.cat([ids_BS, torch.zeros(5, 9, dtype=torch.long)], dim=1)
     longer_BS = torch.randint(2, 30, (1, 15))

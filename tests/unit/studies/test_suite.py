@@ -12,6 +12,7 @@ from pipeline.errors import SeveralErrors, SpecError
 from pipeline.studies.spec import SuiteSpec
 from pipeline.studies.suite import PreparedSuite
 from pipeline.studies.suite_report import write_suite
+from tests.tiny import make_rows
 from tests.unit.studies.studying import make_suite, suite_raw, write_splits
 
 
@@ -81,7 +82,7 @@ def test_a_cell_is_done_again_when_what_decides_it_changes(
 
 def test_other_test_rows_are_other_cells(tmp_path: Path, encoder_directory: Path) -> None:
     before = fingerprints(make_suite(tmp_path, encoder_directory))
-    write_splits(tmp_path, num_rows=123)
+    pq.write_table(make_rows(33, 3), tmp_path / "test.parquet")
     assert not set(before) & set(fingerprints(make_suite(tmp_path, encoder_directory)))
 
 
