@@ -8,10 +8,12 @@ from jobs.bundle import bundle
 from jobs.demo.job import demo
 from jobs.evaluate import evaluate
 from jobs.finetune import finetune
+from jobs.learning_curve import learning_curve
 from jobs.nightly import nightly
 from jobs.plan import plan
 from jobs.schema import schema
 from jobs.score import score
+from jobs.suite import suite
 from jobs.table.app import app as table_app
 
 app = typer.Typer(
@@ -20,7 +22,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Fine-tune BERT-family encoders and score whole Parquet corpora, every row exactly once.",
 )
-for _job in (finetune, bundle, evaluate, score, nightly, plan, schema, demo):
+for _job in (finetune, bundle, evaluate, score, nightly, plan, learning_curve, suite, schema, demo):
     app.command()(_job)
 app.add_typer(table_app, name="table")
 

@@ -11,6 +11,7 @@ import typer
 from pipeline.config import SpecModel
 from pipeline.finetune.spec import BundleSpec, FinetuneSpec
 from pipeline.inference.spec import EvaluateSpec, ScoreSpec
+from pipeline.studies.spec import CurveSpec, SuiteSpec
 
 
 class SpecName(StrEnum):
@@ -20,6 +21,8 @@ class SpecName(StrEnum):
     bundle = "bundle"
     evaluate = "evaluate"
     score = "score"
+    learning_curve = "learning-curve"
+    suite = "suite"
 
 
 SPECS: dict[SpecName, type[SpecModel]] = {
@@ -27,6 +30,8 @@ SPECS: dict[SpecName, type[SpecModel]] = {
     SpecName.bundle: BundleSpec,
     SpecName.evaluate: EvaluateSpec,
     SpecName.score: ScoreSpec,
+    SpecName.learning_curve: CurveSpec,
+    SpecName.suite: SuiteSpec,
 }
 
 

@@ -36,7 +36,7 @@ def test_a_night_that_is_no_date_is_refused(text: str) -> None:
 
 def test_every_published_schema_is_a_json_schema() -> None:
     together = json.loads(run_command("schema").stdout)
-    assert together.keys() == {"bundle", "finetune", "evaluate", "score"}
+    assert together.keys() == {"bundle", "finetune", "evaluate", "score", "learning-curve", "suite"}
     for job, schema in together.items():
         Draft202012Validator.check_schema(schema)
         assert json.loads(run_command("schema", job).stdout) == schema
@@ -88,7 +88,18 @@ def test_a_bundle_that_this_recipe_made_is_not_made_again(train_raw: dict[str, A
 
 
 def test_every_job_explains_itself() -> None:
-    for job in ("bundle", "finetune", "evaluate", "score", "plan", "table", "schema", "demo"):
+    for job in (
+        "bundle",
+        "finetune",
+        "evaluate",
+        "score",
+        "plan",
+        "table",
+        "learning-curve",
+        "suite",
+        "schema",
+        "demo",
+    ):
         finished = run_command(job, "--help")
         assert finished.exit_code == 0
         assert job in finished.stdout

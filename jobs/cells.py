@@ -1,0 +1,59 @@
+"""The cells of a study as Ray tasks, side by side; one that fails stops no other."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import islice
+from typing import Any
+
+from pipeline.config import PoolOptions
+from pipeline.errors import ComputeError, TrainingError
+from pipeline.studies.records import Cell
+from pipeline.telemetry import ProgressDisplay
+
+
+def run_cells(title: str, cells: Sequence[Cell], pool: PoolOptions, cpus_per_cell: int) -> dict[str, str]:
+    """Run cells in their order, as many at once as the pool has cores for; needs a running Ray.
+
+    Returns:
+        Name -> reason, of those that failed.
+
+    Raises:
+        ComputeError: no machine has the cores that one cell asks for.
+    """
+    import ray
+
+    room = int(max(node["Resources"].get("CPU", 0) for node in ray.nodes() if node["Alive"]))
+    if cpus_per_cell > room:
+        raise ComputeError(f"{cpus_per_cell} CPUs are asked for each cell; the largest machine has {room}", "ask less")
+    task = ray.remote(num_cpus=cpus_per_cell, num_gpus=pool.gpus_per_worker, max_retries=1)(_run_cell)
+    slots = max(1, int(pool.num_workers * pool.cpus_per_worker) // cpus_per_cell)
+    queue, running, failures = iter(cells), dict[Any, Cell](), dict[str, str]()
+    with ProgressDisplay(title, len(cells), "cells") as display:
+        for num_done in range(1, len(cells) + 1):
+            running |= {task.remote(cell, cpus_per_cell): cell for cell in islice(queue, slots - len(running))}
+            (done,), _ = ray.wait(list(running), num_returns=1)
+            cell = running.pop(done)
+            try:
+                note = ray.get(done)
+            except Exception as error:
+                cause = getattr(error, "cause", None) or error  # Ray wraps what a task raised
+                note = failures[cell.name] = f"{type(cause).__name__}: {cause}"
+            display.update(num_done, f"{cell.name}: {note}")
+    return failures
+
+
+def raise_failures(failures: dict[str, str], num_cells: int) -> None:
+    """End a study of which something failed.
+
+    Raises:
+        TrainingError: naming every failed cell and why.
+    """
+    if failures:
+        shown = "".join(f"\n- {name}: {reason}" for name, reason in failures.items())
+        remedy = "mend what is said, then run the same command again: finished cells are kept"
+        raise TrainingError(f"{len(failures)} of {num_cells} cells failed:{shown}", remedy)
+
+
+def _run_cell(cell: Cell, num_threads: int) -> str:
+    return cell.run(num_threads)

@@ -1,0 +1,36 @@
+"""`bertmill suite SPEC`: a list of trainings, each measured on its own test rows, in one table."""
+
+from __future__ import annotations
+
+import typer
+
+from jobs.cells import raise_failures, run_cells
+from jobs.cluster import ray_session
+from jobs.session import Address, Debug, Overrides, SpecPath, guarded, preparing
+from pipeline.config import load_spec
+from pipeline.studies.spec import SuiteSpec
+
+
+def suite(spec: SpecPath, set_: Overrides = None, address: Address = None, debug: Debug = False) -> None:
+    """Train and measure a list of runs with several seeds, and put them into one table."""
+    with guarded(debug):
+        from pipeline.studies.suite_checks import prepare_suite
+        from pipeline.studies.suite_report import write_suite
+
+        parsed = load_spec(spec, SuiteSpec, set_ or ())
+        with preparing():
+            prepared = prepare_suite(parsed, spec)
+            cells = prepared.cells
+            pending = [cell for cell in cells if cell.store.read(cell.fingerprint) is None]
+        print(f"{len(cells)} cells, of which {len(cells) - len(pending)} are already done")
+        failures = {}
+        if pending:
+            with ray_session(parsed.compute, address) as pool:
+                failures = run_cells("suite", pending, pool, parsed.cpus_per_run)
+        print(write_suite(prepared))
+        raise_failures(failures, len(cells))
+        print(f"written to {parsed.output}: suite.parquet, suite.md")
+
+
+if __name__ == "__main__":
+    typer.run(suite)
