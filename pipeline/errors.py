@@ -14,6 +14,7 @@ process boundaries by pickle unchanged, and carries the exit status a job ends w
     │   ├── ComputeError           hardware or cluster that is not there
     │   └── OutputTakenError       the output already holds something else
     ├── TransientStorageError      the network or the store; retried, then exit 75 (run again to resume)
+    ├── StorageFullError           no room on the disk or in the quota; exit 75
     ├── CommitConflictError        another publisher committed first; the table is re-read
     ├── TooManyBadRowsError        quarantine above `max_bad_fraction`; nothing was published; exit 3
     ├── AccountingError            rows_in != scored + quarantined; nothing was published; exit 4
@@ -157,6 +158,12 @@ class OutputTakenError(InputError):
 
 class TransientStorageError(BertmillError):
     """The store or the network failed in a way that may pass."""
+
+    exit_code = EXIT_RESUMABLE
+
+
+class StorageFullError(BertmillError):
+    """There is no room left where something had to be written."""
 
     exit_code = EXIT_RESUMABLE
 
