@@ -7,6 +7,7 @@ process boundaries by pickle unchanged, and carries the exit status a job ends w
     ├── InputError                 the user can mend it; exit 2
     │   ├── SpecError              a spec field is wrong (carries every problem found)
     │   ├── CorpusError            an input path, column or Parquet file
+    │   │   └── CorruptFileError   a file that is not readable Parquet
     │   ├── ModelError             a model directory or bundle
     │   ├── StorageDeniedError     credentials or permissions
     │   ├── StorageUnreachableError  the store could not be reached before anything was started
@@ -17,6 +18,7 @@ process boundaries by pickle unchanged, and carries the exit status a job ends w
     ├── StorageFullError           no room on the disk or in the quota; exit 75
     ├── CommitConflictError        another publisher committed first; the table is re-read
     ├── TooManyBadRowsError        quarantine above `max_bad_fraction`; nothing was published; exit 3
+    ├── FilesSkippedError          the work is done, but corrupt files were left out as the spec allows; exit 6
     ├── AccountingError            rows_in != scored + quarantined; nothing was published; exit 4
     └── TrainingError              training stopped on its own numbers or lost its workers; exit 5
 """
@@ -136,6 +138,10 @@ class CorpusError(InputError):
     """An input path, column or Parquet file cannot be used."""
 
 
+class CorruptFileError(CorpusError):
+    """A file of the corpus was read from the store, and is not readable Parquet."""
+
+
 class ModelError(InputError):
     """A model directory or bundle cannot be used."""
 
@@ -178,6 +184,12 @@ class TooManyBadRowsError(BertmillError):
     """More rows were quarantined than the spec's `max_bad_fraction` allows."""
 
     exit_code = 3
+
+
+class FilesSkippedError(BertmillError):
+    """Everything else was done, but corrupt files were left out because the spec says so."""
+
+    exit_code = 6
 
 
 class AccountingError(BertmillError):

@@ -179,7 +179,6 @@ class Storage:
             "AWS_SKIP_SIGNATURE": "true" if self.config.anonymous else "",
             "timeout": f"{READ_TIMEOUT_S}s",
             "connect_timeout": f"{CONNECT_TIMEOUT_S}s",
-            "max_retries": str(NUM_REQUEST_ATTEMPTS - 1),
         }
         return {key: value for key, value in options.items() if value}
 
