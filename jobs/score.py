@@ -24,7 +24,7 @@ def score(
     """Score a corpus with a bundle and publish it as one night of a Delta table."""
     with guarded(debug):
         from jobs.printing import print_run
-        from pipeline.inference.run import prepare_run, publish_run, run_id_for, score_pending
+        from pipeline.inference.run import check_complete, prepare_run, publish_run, run_id_for, score_pending
 
         started_s = time.monotonic()
         parsed = load_spec(spec, ScoreSpec, set_ or ())
@@ -34,6 +34,7 @@ def score(
         if is_published:
             rows, night = run.plan.num_rows, run.ledger.run_date
             print(f"already done: night {night} of {run.ledger.table_uri} holds all {rows:,} rows of this corpus")
+            check_complete(run)
             return
         run_id = run_id_for(run.ledger.run_date)
         fresh = []
@@ -41,6 +42,7 @@ def score(
             with ray_session(parsed.compute, address) as pool:
                 fresh = score_pending(run, pool, run_id)
         print_run(publish_run(run, fresh, run_id, started_s))
+        check_complete(run)
 
 
 def parse_date(text: str | None) -> str:

@@ -42,16 +42,8 @@ class LayoutCache:
     columns: Columns
     storage: Storage
 
-    def read_through(self, files: Sequence[CorpusFile]) -> list[FileFooter]:
-        """Footers of all files, in their order, opening only those not remembered.
-
-        Raises:
-            CorpusError: a file that had to be opened is corrupt or lacks a column.
-        """
-        return list(self.survey(files).footers)
-
     def survey(self, files: Sequence[CorpusFile], skip_corrupt: bool = False) -> Survey:
-        """`survey_files`, opening only files that are not remembered; skipped ones never are.
+        """Footers of all files, in their order, opening only those not remembered; skipped ones never are.
 
         Raises:
             CorpusError: a file that had to be opened cannot be used.

@@ -54,6 +54,9 @@ def explain_plan(run: PreparedRun) -> list[str]:
         f"corpus: {len(run.footers):,} files, {plan.num_rows:,} rows, {len(plan.shards):,} shards",
         f"model: {run.spec.bundle} (model_version {run.bundle.model_version})",
     ]
+    if run.skipped:
+        first = run.skipped[0]
+        lines.append(f"left out: {len(run.skipped):,} corrupt files (first: {first.uri}: {first.reason})")
     if run.is_published:
         return [*lines, "nothing to do: this night is published and holds exactly these rows"]
     if plan.done:

@@ -13,23 +13,33 @@ import pyarrow as pa
 from pipeline.config import PoolOptions
 from pipeline.corpus.layouts import LayoutCache
 from pipeline.corpus.listing import CorpusFile, list_corpus
-from pipeline.corpus.reader import Columns, FileFooter, ReadOptions, holds_words, kept_schema
+from pipeline.corpus.reader import Columns, FileFooter, ReadOptions, SkippedFile, holds_words, kept_schema
 from pipeline.corpus.shards import ShardSize, cut_shards
 from pipeline.corpus.stream import stream_shards
 from pipeline.encoder.bundle import BundleInfo, read_bundle_info
-from pipeline.errors import AccountingError, Checks, CorpusError, Problem, SpecError, TooManyBadRowsError
+from pipeline.errors import (
+    AccountingError,
+    Checks,
+    CorpusError,
+    FilesSkippedError,
+    Problem,
+    SpecError,
+    TooManyBadRowsError,
+)
 from pipeline.inference.plan import ScorePlan, fingerprint_run, plan_scoring, quarantine_files, scored_files
 from pipeline.inference.predictor import ModelSource
 from pipeline.inference.spec import EvaluateSpec, ScoreSpec
 from pipeline.inference.worker import InputSource, ScoreJob
 from pipeline.output.ledger import DoneRecord, Ledger, records_from
 from pipeline.output.table import Night, Published, check_table_target, live_files, open_table, publish_night
-from pipeline.schema import QUARANTINE_SCHEMA, RUN_DATE, scored_schema
+from pipeline.schema import QUARANTINE_SCHEMA, RUN_DATE, scored_schema, written_name
 from pipeline.storage import Storage
 from pipeline.tasks import check_inputs, find_task
 from pipeline.tasks.base import Task
 from pipeline.telemetry import Meter, ProgressDisplay
 from pipeline.uris import join_uri
+
+_MAX_LISTED = 10
 
 
 @dataclass(frozen=True)
@@ -39,6 +49,7 @@ class PreparedRun:
     spec: ScoreSpec
     bundle: BundleInfo
     footers: tuple[FileFooter, ...]
+    skipped: tuple[SkippedFile, ...]
     cache: LayoutCache
     source: InputSource
     table_schema: pa.Schema
@@ -78,6 +89,7 @@ class RunReport:
     num_tokens_this_run: int
     elapsed_s: float
     published: bool
+    skipped_files: list[SkippedFile]
 
 
 def prepare_run(spec: ScoreSpec, run_date: str) -> PreparedRun:
@@ -94,21 +106,25 @@ def prepare_run(spec: ScoreSpec, run_date: str) -> PreparedRun:
     inputs = {**bundle.inputs, **spec.corpus.inputs}
     columns = Columns(tuple(inputs[name] for name in task.inputs), spec.corpus.keep)
     cache = LayoutCache(join_uri(table_uri, "_bertmill", "layouts"), columns, storage)
-    footers = cache.read_through(files)
-    kept = kept_schema(footers, spec.corpus.keep)
+    skips = spec.corpus.corrupt_files == "skip"
+    survey = cache.survey(files, skips)
+    footers = survey.footers
+    kept = pa.schema([field.with_name(written_name(field.name)) for field in kept_schema(footers, spec.corpus.keep)])
     shards = cut_shards(
         (footer.layout for footer in footers), ShardSize(spec.corpus.shard_rows, spec.corpus.shard_bytes)
     )
     if not shards:
-        raise CorpusError(f"{', '.join(spec.corpus.uri)}: no rows in {len(footers)} files", "nothing to score")
+        left_out = f" ({len(survey.skipped)} corrupt ones left out)" if survey.skipped else ""
+        found = f"no rows in {len(footers)} files{left_out}"
+        raise CorpusError(f"{', '.join(spec.corpus.uri)}: {found}", "nothing to score")
     schema = scored_schema(kept, task.output_fields(), spec.output.embedding)
     check_table_target(table_uri, schema, storage)
     ledger = Ledger(table_uri, run_date, fingerprint_run(spec, bundle), storage)
     records = ledger.read(ledger.names() & {shard.name for shard in shards})
     plan = plan_scoring(shards, records, _standing_files(ledger))
-    options = ReadOptions(kept, spec.corpus.empty_text == "quarantine")
+    options = ReadOptions(kept, spec.corpus.empty_text == "quarantine", skips)
     source = InputSource(columns, options, holds_words(footers, columns))
-    return PreparedRun(spec, bundle, tuple(footers), cache, source, schema, ledger, plan)
+    return PreparedRun(spec, bundle, footers, survey.skipped, cache, source, schema, ledger, plan)
 
 
 def open_inputs(spec: ScoreSpec | EvaluateSpec, storage: Storage) -> tuple[BundleInfo, list[CorpusFile]]:
@@ -130,7 +146,7 @@ def _check_names(spec: ScoreSpec, task: Task) -> None:
     """Names that can be judged only once the bundle's task is known."""
     check_inputs(spec.corpus.inputs, task.inputs, "spec")
     written = {field.name for field in task.output_fields()}
-    taken = sorted(name for name in spec.corpus.keep if name.lower() in written)
+    taken = sorted(name for name in spec.corpus.keep if written_name(name).lower() in written)
     if taken:
         remedy = "leave it out, or rename it in the corpus"
         problem = Problem("corpus.keep", f"{taken[0]!r} is written by task {task.name}", "other names", remedy)
@@ -212,6 +228,20 @@ def check_accounts(run: PreparedRun, records: dict[str, DoneRecord]) -> None:
         )
 
 
+def check_complete(run: PreparedRun) -> None:
+    """The last word on a finished night: whether files were left out of it.
+
+    Raises:
+        FilesSkippedError: naming up to ten of them; the manifest names all.
+    """
+    if run.skipped:
+        shown = "\n".join(f"- {file.uri}: {file.reason}" for file in run.skipped[:_MAX_LISTED])
+        raise FilesSkippedError(
+            f"{len(run.skipped)} corrupt files were left out, everything else is published:\n{shown}",
+            "restore or remove them, then run again: finished shards are kept",
+        )
+
+
 def run_id_for(run_date: str) -> str:
     """A new run's name: its night and a random tail."""
     return f"{run_date}-{uuid.uuid4().hex[:8]}"
@@ -272,4 +302,5 @@ def _report(
         num_tokens_this_run=sum(record.num_tokens for record in new.values()),
         elapsed_s=round(elapsed_s, 2),
         published=published.changed,
+        skipped_files=list(run.skipped),
     )

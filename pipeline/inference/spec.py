@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydantic import Field, field_validator, model_validator
 
 from pipeline.config import ComputeConfig, CorpusConfig, SpecModel, StorageConfig, Uri
-from pipeline.schema import RESERVED_COLUMNS
+from pipeline.schema import RESERVED_COLUMNS, written_name
 from pipeline.uris import overlaps
 
 
@@ -35,12 +35,14 @@ class ScoreSpec(SpecModel):
     @field_validator("corpus")
     @classmethod
     def _kept_names_are_free(cls, corpus: CorpusConfig) -> CorpusConfig:
-        names = [name.lower() for name in corpus.keep]
+        names = [written_name(name).lower() for name in corpus.keep]
         taken = sorted(set(names) & RESERVED_COLUMNS)
         if taken:
             raise ValueError(f"corpus.keep names columns that bertmill writes itself: {', '.join(taken)}")
         if len(set(names)) < len(names):
-            raise ValueError("corpus.keep names a column twice (upper and lower case are one column in a table)")
+            raise ValueError(
+                "corpus.keep names a column twice (in a table, upper and lower case or '.' and '_' are one)"
+            )
         return corpus
 
 
@@ -53,3 +55,10 @@ class EvaluateSpec(SpecModel):
     report: Uri | None = Field(None, description="URI of a JSON file to write the figures to")
     compute: ComputeConfig = ComputeConfig()
     storage: StorageConfig = StorageConfig()
+
+    @field_validator("corpus")
+    @classmethod
+    def _figures_are_of_every_file(cls, corpus: CorpusConfig) -> CorpusConfig:
+        if corpus.corrupt_files == "skip":
+            raise ValueError("corrupt_files: skip is for scoring; figures over part of the data would mislead")
+        return corpus
