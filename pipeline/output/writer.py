@@ -38,21 +38,23 @@ def write_parquet(table: pa.Table, uri: str, footer: Mapping[str, str], storage:
         storage: The store.
     """
     table = table.replace_schema_metadata(dict(footer))
-    scheme, path = split_uri(uri)
     filesystem, path = storage.open_arrow(uri)
-    if scheme == "file":
-        os.makedirs(os.path.dirname(path), exist_ok=True)
-        temporary = os.path.join(os.path.dirname(path), f".{uuid.uuid4().hex}.tmp")
-        try:
-            _write(table, temporary, filesystem)
-            _sync(temporary)
-            os.replace(temporary, path)
-        finally:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(temporary)
-    else:
-        retrying(lambda: _write(table, path, filesystem), f"write {uri}")
-    return WrittenFile(uri, int(filesystem.get_file_info(path).size), table.num_rows)
+    write = _write_local if split_uri(uri)[0] == "file" else _write
+    retrying(lambda: write(table, path, filesystem), f"write {uri}")
+    size_bytes = retrying(lambda: int(filesystem.get_file_info(path).size), f"read {uri}")
+    return WrittenFile(uri, size_bytes, table.num_rows)
+
+
+def _write_local(table: pa.Table, path: str, filesystem: object) -> None:
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    temporary = os.path.join(os.path.dirname(path), f".{uuid.uuid4().hex}.tmp")
+    try:
+        _write(table, temporary, filesystem)
+        _sync(temporary)
+        os.replace(temporary, path)
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(temporary)
 
 
 def _write(table: pa.Table, path: str, filesystem: object) -> None:
