@@ -36,6 +36,7 @@ def nightly(
     with guarded(debug), stopping_on_sigterm():
         from pipeline.inference.estimate import explain_plan
         from pipeline.inference.prepare import prepare_run
+        from pipeline.inference.publish import check_complete
 
         parsed = load_spec(spec, ScoreSpec, set_ or ())
         for night in nights_between(date_, until):
@@ -46,6 +47,8 @@ def nightly(
                 print("\n".join(explain_plan(run)))
             else:
                 _run_night(run, address)
+            if not dry_run:
+                check_complete(run)
 
 
 def _run_night(run: PreparedRun, address: str | None) -> None:

@@ -24,7 +24,7 @@ def score(
     with guarded(debug), stopping_on_sigterm():
         from jobs.printing import print_run
         from pipeline.inference.prepare import prepare_run
-        from pipeline.inference.publish import publish_run
+        from pipeline.inference.publish import check_complete, publish_run
         from pipeline.inference.run import run_id_for, score_pending
 
         started_s = time.monotonic()
@@ -35,6 +35,7 @@ def score(
         if is_published:
             rows, night = run.plan.num_rows, run.ledger.run_date
             print(f"already done: night {night} of {run.ledger.table_uri} holds all {rows:,} rows of this corpus")
+            check_complete(run)
             return
         run_id = run_id_for(run.ledger.run_date)
         fresh = []
@@ -42,6 +43,7 @@ def score(
             with ray_session(parsed.compute, address) as pool:
                 fresh = score_pending(run, pool, run_id)
         print_run(publish_run(run, fresh, run_id, started_s))
+        check_complete(run)
 
 
 if __name__ == "__main__":

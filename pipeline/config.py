@@ -74,6 +74,9 @@ class CorpusConfig(SpecModel):
         default_factory=dict, description="task input -> corpus column, where the names differ"
     )
     keep: tuple[str, ...] = Field((), description="corpus columns (or hive partition keys) copied to the output")
+    corrupt_files: Literal["error", "skip"] = Field(
+        "error", description="files that are not readable Parquet; skip leaves them out, lists them, and exits with 6"
+    )
     empty_text: Literal["quarantine", "score"] = Field("quarantine", description="rows whose text is blank")
     max_bad_fraction: float = Field(0.05, ge=0, le=1, description="quarantined share above which nothing is published")
     shard_rows: int = Field(65_536, ge=1, description="aim for rows in one shard, the unit of work and retry")

@@ -7,6 +7,7 @@ process boundaries by pickle unchanged, and carries the exit status a job ends w
     ├── InputError                 the user can mend it; exit 2
     │   ├── SpecError              a spec field is wrong (carries every problem found)
     │   ├── CorpusError            an input path, column or Parquet file
+    │   │   └── CorruptFileError   a file that is not readable Parquet
     │   ├── ModelError             a model directory or bundle
     │   ├── StorageDeniedError     credentials or permissions
     │   ├── StorageUnreachableError  the store could not be reached before anything was started
@@ -16,8 +17,10 @@ process boundaries by pickle unchanged, and carries the exit status a job ends w
     ├── InterruptedRunError        asked to stop (SIGTERM); finished work is kept; exit 75
     ├── TransientStorageError      the network or the store; retried, then exit 75 (run again to resume)
     ├── NightTakenError            another run is at work on the night; nothing was done; exit 0
+    ├── StorageFullError           no room on the disk or in the quota; exit 75
     ├── CommitConflictError        another publisher committed first; the table is re-read
     ├── TooManyBadRowsError        quarantine above `max_bad_fraction`; nothing was published; exit 3
+    ├── FilesSkippedError          the work is done, but corrupt files were left out as the spec allows; exit 6
     ├── AccountingError            rows_in != scored + quarantined; nothing was published; exit 4
     └── TrainingError              training stopped on its own numbers or lost its workers; exit 5
 """
@@ -137,6 +140,10 @@ class CorpusError(InputError):
     """An input path, column or Parquet file cannot be used."""
 
 
+class CorruptFileError(CorpusError):
+    """A file of the corpus was read from the store, and is not readable Parquet."""
+
+
 class ModelError(InputError):
     """A model directory or bundle cannot be used."""
 
@@ -175,6 +182,12 @@ class NightTakenError(BertmillError):
     exit_code = 0
 
 
+class StorageFullError(BertmillError):
+    """There is no room left where something had to be written."""
+
+    exit_code = EXIT_RESUMABLE
+
+
 class CommitConflictError(BertmillError):
     """Another publisher committed first; re-read the table before deciding anything."""
 
@@ -185,6 +198,12 @@ class TooManyBadRowsError(BertmillError):
     """More rows were quarantined than the spec's `max_bad_fraction` allows."""
 
     exit_code = 3
+
+
+class FilesSkippedError(BertmillError):
+    """Everything else was done, but corrupt files were left out because the spec says so."""
+
+    exit_code = 6
 
 
 class AccountingError(BertmillError):

@@ -84,6 +84,14 @@ def file_schema(table_schema: pa.Schema) -> pa.Schema:
     return pa.schema([field for field in table_schema if field.name != RUN_DATE])
 
 
+def written_name(name: str) -> str:
+    """The name of a kept column in the table: nested fields (`doc.body`) and other dotted names lose their dots.
+
+    SQL reads a dot as a step into a struct, and several readers of Delta refuse it in a name.
+    """
+    return name.replace(".", "_")
+
+
 def kept_field(field: pa.Field) -> pa.Field:
     """How a corpus column is stored: types every reader knows, always nullable.
 

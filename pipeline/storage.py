@@ -1,9 +1,9 @@
 """One door to every store: local paths, `s3://`, and any other fsspec URL.
 
 Bulk Parquet goes through pyarrow's own filesystems (its S3 client is C++ and streams); small objects,
-listings with etags and conditional creation go through fsspec (s3fs). Errors come out as two kinds only,
-decided here and nowhere else: `StorageDeniedError` (the store refused: permanent) and
-`TransientStorageError` (may pass: retried with backoff by `retrying`).
+listings with etags and conditional creation go through fsspec (s3fs). Errors come out as three kinds only,
+decided here and nowhere else: `StorageDeniedError` (the store refused: permanent), `StorageFullError` (no room) and
+`TransientStorageError` (may pass). Both clients try one request three times; `retrying` repeats a whole call.
 """
 
 from __future__ import annotations
@@ -23,32 +23,39 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import fsspec
+import pyarrow as pa
 import pyarrow.fs as arrow_fs
 
 from pipeline.config import StorageConfig
-from pipeline.errors import BertmillError, StorageDeniedError, TransientStorageError
+from pipeline.errors import BertmillError, StorageDeniedError, StorageFullError, TransientStorageError
 from pipeline.uris import split_uri
 
 ResultT = TypeVar("ResultT")
 
-NUM_ATTEMPTS = 4
+NUM_ATTEMPTS = 4  # of a whole call
+NUM_REQUEST_ATTEMPTS = 3  # of one HTTP request, by the client that makes it
 CONNECT_TIMEOUT_S = 3
 READ_TIMEOUT_S = 60
 
 _DENIED = re.compile(
     r"ACCESS_DENIED|Access ?Denied|INVALID_ACCESS_KEY|InvalidAccessKey|SIGNATURE_DOES_NOT_MATCH|"
     r"SignatureDoesNotMatch|request signature|access key ID you provided|Forbidden|EXPIRED_TOKEN|ExpiredToken|"
+    r"InvalidToken|TokenRefreshRequired|RequestTimeTooSkewed|"
     r"NO_SUCH_BUCKET|NoSuchBucket|bucket does not exist|Permission denied|NoCredentials|Unable to locate credentials",
     re.IGNORECASE,
 )
+_FULL = re.compile(r"No space left on device|Disk quota exceeded|File too large|QuotaExceeded", re.IGNORECASE)
+# A bare number says nothing ("page of 500 values"): statuses count only where a client or server names them.
 _TRANSIENT = re.compile(
     r"NETWORK_CONNECTION|EndpointConnection|Could not connect|connect timeout|timed? ?out|SlowDown|SLOW_DOWN|"
-    r"INTERNAL_FAILURE|InternalError|SERVICE_UNAVAILABLE|ServiceUnavailable|\b503\b|\b500\b|reset by peer|"
-    r"Connection was closed|IncompleteRead|curlCode|reduce your request rate|RequestTimeout",
+    r"INTERNAL_FAILURE|InternalError|Internal Server Error|SERVICE_UNAVAILABLE|Service ?Unavailable|Bad Gateway|"
+    r"status(?: code)?:? (?:429|50[0234])|\((?:429|50[0234])\) when calling|TooManyRequests|Throttling|"
+    r"reset by peer|Connection (?:was )?closed|Connection refused|Broken pipe|IncompleteRead|"
+    r"payload is not completed|response body error|error sending request|curlCode|reduce your request rate|"
+    r"RequestTimeout|OperationAborted",
     re.IGNORECASE,
 )
-
-
+_COLOURS = re.compile(r"\x1b\[[0-9;]*m|\u21b3")  # deltalake draws the chain of causes for a terminal
 _NAMES = re.compile(r"'[^']*'|\"[^\"]*\"|\S*/\S*")
 
 
@@ -144,10 +151,11 @@ class Storage:
         retrying(lambda: _fsspec(scheme, self.config).put_file(str(source), path), f"write {uri}")
 
     def download(self, uri: str, target: Path) -> None:
-        """Copy an object to a local file."""
+        """Copy an object to a local file, which appears when it is whole."""
         scheme, path = split_uri(uri)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        retrying(lambda: _fsspec(scheme, self.config).get_file(path, str(target)), f"read {uri}")
+        with _local_write(str(target)) as temporary:
+            retrying(lambda: _fsspec(scheme, self.config).get_file(path, temporary), f"read {uri}")
+            os.replace(temporary, target)
 
     def delete(self, uri: str) -> None:
         """Remove one object; removing what is not there is no error."""
@@ -203,20 +211,23 @@ def retrying(call: Callable[[], ResultT], what: str) -> ResultT:
 def classify_error(error: Exception, what: str) -> BertmillError | None:
     """What a library's error means to us; None if it is not about the store at all."""
     missing = isinstance(error, (FileNotFoundError, NotADirectoryError, IsADirectoryError))
-    if missing and "bucket does not exist" not in str(error):
+    if isinstance(error, pa.ArrowInvalid) or (missing and "bucket does not exist" not in str(error)):
         return None
-    text = f"{type(error).__name__}: {error}"
-    first_line = text.splitlines()[0][:400]
-    text = _NAMES.sub(" ", text)  # what a file is called says nothing about why it failed
+    text = _COLOURS.sub("", f"{type(error).__name__}: {error}")
+    shown = " ".join(text.split())[:400]
+    # s3fs turns S3's code into an errno and keeps it only in the cause. Names say nothing about why it failed.
+    text = _NAMES.sub(" ", f"{text}; {error.__cause__}")
     if isinstance(error, PermissionError) or _DENIED.search(text):
         return StorageDeniedError(
-            f"cannot {what}: {first_line}",
+            f"cannot {what}: {shown}",
             "check the credentials (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY or the spec's storage block), "
             "the bucket's name and its permissions",
         )
+    if _FULL.search(text):
+        return StorageFullError(f"cannot {what}: {shown}", "make room there, then run the same command again")
     if isinstance(error, (ConnectionError, TimeoutError)) or _TRANSIENT.search(text):
         return TransientStorageError(
-            f"cannot {what}: {first_line}",
+            f"cannot {what}: {shown}",
             "the store could not be reached or kept failing: check the endpoint (AWS_ENDPOINT_URL or "
             "storage.endpoint_url) and the network, then run the same command again",
         )
@@ -262,6 +273,7 @@ def _s3_arrow_for(settings: _S3Settings, anonymous: bool) -> Any:
         endpoint_override=settings.endpoint_url,
         connect_timeout=CONNECT_TIMEOUT_S,
         request_timeout=READ_TIMEOUT_S,
+        retry_strategy=arrow_fs.AwsStandardS3RetryStrategy(max_attempts=NUM_REQUEST_ATTEMPTS),
     )
 
 
@@ -274,7 +286,7 @@ def _fsspec(scheme: str, config: StorageConfig) -> Any:
 @lru_cache(maxsize=8)
 def _s3_fsspec_for(settings: _S3Settings, anonymous: bool, process_id: int) -> Any:
     # keyed by process: s3fs keeps an event loop, which does not survive a fork
-    return fsspec.filesystem(
+    filesystem = fsspec.filesystem(
         "s3",
         key=settings.access_key,
         secret=settings.secret_key,
@@ -285,10 +297,12 @@ def _s3_fsspec_for(settings: _S3Settings, anonymous: bool, process_id: int) -> A
         config_kwargs={
             "connect_timeout": CONNECT_TIMEOUT_S,
             "read_timeout": READ_TIMEOUT_S,
-            "retries": {"max_attempts": 1, "mode": "standard"},
+            "retries": {"total_max_attempts": NUM_REQUEST_ATTEMPTS, "mode": "standard"},
         },
         use_listings_cache=False,
     )
+    filesystem.retries = 1  # s3fs would try five times around botocore's own attempts
+    return filesystem
 
 
 def _stored_object(scheme: str, info: dict[str, Any]) -> StoredObject:
@@ -323,10 +337,12 @@ def _create_remote(filesystem: Any, path: str, content: bytes) -> bool:
 @contextlib.contextmanager
 def _local_write(path: str) -> Iterator[str]:
     """A temporary name beside `path`, removed whatever happens."""
-    os.makedirs(os.path.dirname(path), exist_ok=True)
     temporary = os.path.join(os.path.dirname(path), f".{uuid.uuid4().hex}.tmp")
     try:
+        os.makedirs(os.path.dirname(path), exist_ok=True)
         yield temporary
+    except OSError as error:
+        raise classify_error(error, f"write {path}") or error from None
     finally:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(temporary)

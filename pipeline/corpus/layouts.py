@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.corpus.listing import CorpusFile
-from pipeline.corpus.reader import Columns, FileFooter, read_footers
+from pipeline.corpus.reader import Columns, FileFooter, Survey, survey_files
 from pipeline.corpus.shards import FileLayout, RowGroup
 from pipeline.storage import Storage
 from pipeline.uris import join_uri
@@ -42,16 +42,18 @@ class LayoutCache:
     columns: Columns
     storage: Storage
 
-    def read_through(self, files: Sequence[CorpusFile]) -> list[FileFooter]:
-        """Footers of all files, in their order, opening only those not remembered.
+    def survey(self, files: Sequence[CorpusFile], skip_corrupt: bool = False) -> Survey:
+        """Footers of all files, in their order, opening only those not remembered; skipped ones never are.
 
         Raises:
-            CorpusError: a file that had to be opened is corrupt or lacks a column.
+            CorpusError: a file that had to be opened cannot be used.
         """
         known = self._load()
         unknown = [file for file in files if _key(file) not in known]
-        fresh = {footer.layout.file.uri: footer for footer in read_footers(unknown, self.columns, self.storage)}
-        return [fresh.get(file.uri) or _footer(file, *known[_key(file)]) for file in files]
+        found = survey_files(unknown, self.columns, self.storage, skip_corrupt)
+        footers = {footer.layout.file.uri: footer for footer in found.footers}
+        footers.update({file.uri: _footer(file, *known[_key(file)]) for file in files if _key(file) in known})
+        return Survey(tuple(footers[file.uri] for file in files if file.uri in footers), found.skipped)
 
     def save(self, footers: Iterable[FileFooter]) -> None:
         """Remember exactly these footers."""

@@ -12,21 +12,26 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline.corpus.listing import CorpusFile
+from pipeline.corpus.nested import column_at, field_at, find_path
 from pipeline.corpus.shards import FileLayout, Piece, RowGroup, Shard
-from pipeline.corpus.text import clean_text, is_word_list
-from pipeline.errors import BertmillError, CorpusError
+from pipeline.corpus.text import clean_text, find_broken_text, is_word_list
+from pipeline.errors import BertmillError, CorpusError, CorruptFileError
 from pipeline.schema import SOURCE_FILE, SOURCE_ROW, kept_field
 from pipeline.storage import Storage, retrying
 
 _FOOTER_THREADS = 16
 _MAX_LISTED = 10
+_HIVE_NULL = "__HIVE_DEFAULT_PARTITION__"
 REASON = "quarantine:reason"
 ResultT = TypeVar("ResultT")
 
 
 @dataclass(frozen=True)
 class Columns:
-    """Which corpus columns a job touches: `inputs` feed the task, `kept` are copied through."""
+    """Which corpus columns a job touches: `inputs` feed the task, `kept` are copied through.
+
+    `doc.body` names the field `body` of a struct column `doc`, in files that have no column of that very name.
+    """
 
     inputs: tuple[str, ...]
     kept: tuple[str, ...] = ()
@@ -44,10 +49,17 @@ class Columns:
 
 @dataclass(frozen=True)
 class ReadOptions:
-    """How rows come out: the kept columns' types, and whether blank text is a bad row."""
+    """How rows come out.
+
+    Attributes:
+        kept_schema: Names and types of the kept columns, in the order of `Columns.kept`.
+        quarantine_blank: Whether blank text is a bad row.
+        quarantine_corrupt: Whether rows that stand in a corrupt part of a file are bad rows, not an error.
+    """
 
     kept_schema: pa.Schema
     quarantine_blank: bool
+    quarantine_corrupt: bool = False
 
 
 @dataclass(frozen=True)
@@ -58,18 +70,57 @@ class FileFooter:
     schema: pa.Schema
 
 
+@dataclass(frozen=True)
+class SkippedFile:
+    """A corrupt file that was left out, and why."""
+
+    uri: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What the footers of a corpus tell, in the files' order, and which files are too corrupt to have one."""
+
+    footers: tuple[FileFooter, ...]
+    skipped: tuple[SkippedFile, ...] = ()
+
+
 def read_footers(files: Sequence[CorpusFile], columns: Columns, storage: Storage) -> list[FileFooter]:
     """Read footers in parallel and check that every file has every column.
 
     Raises:
         CorpusError: naming every file (up to ten) that is corrupt or lacks a column.
     """
+    return list(survey_files(files, columns, storage).footers)
+
+
+def survey_files(files: Sequence[CorpusFile], columns: Columns, storage: Storage, skip_corrupt: bool = False) -> Survey:
+    """Read footers in parallel and check that every file has every column.
+
+    Args:
+        files: The corpus.
+        columns: Columns that every file must have.
+        storage: The store.
+        skip_corrupt: Leave out files that are not readable Parquet. A file that lacks a column or vanished is an
+            error all the same, and so is a store that refuses or fails.
+
+    Raises:
+        CorpusError: naming every file (up to ten) that cannot be used.
+    """
     with ThreadPoolExecutor(_FOOTER_THREADS) as pool:
-        results = list(pool.map(lambda file: _footer_or_problem(file, columns, storage), files))
-    problems = [result for result in results if isinstance(result, CorpusError)]
+        results = list(pool.map(lambda file: (file, _footer_or_problem(file, columns, storage)), files))
+    skipped, problems, footers = [], [], []
+    for file, result in results:
+        if isinstance(result, FileFooter):
+            footers.append(result)
+        elif skip_corrupt and isinstance(result, CorruptFileError):
+            skipped.append(SkippedFile(file.uri, result.message.removeprefix(f"{file.uri}: ")))
+        else:
+            problems.append(result)
     if problems:
         _raise_together(problems, len(files))
-    return [result for result in results if isinstance(result, FileFooter)]
+    return Survey(tuple(footers), tuple(skipped))
 
 
 def kept_schema(footers: Iterable[FileFooter], kept: Sequence[str]) -> pa.Schema:
@@ -114,8 +165,9 @@ def read_shard(shard: Shard, columns: Columns, options: ReadOptions, storage: St
     """Read a shard's rows, in piece order.
 
     Returns:
-        A table of `source_file`, `source_row`, the kept columns, one column `input:NAME` of clean text for
-        each input (large_string, null where unusable) and `REASON` (string, set where any input is unusable).
+        A table of `source_file`, `source_row`, the kept columns as `options.kept_schema` names them, one column
+        `input:NAME` of clean text for each input (large_string, null where unusable) and `REASON` (string, set
+        where any input is unusable).
 
     Raises:
         CorpusError: a file is corrupt, vanished, or is not the one that was planned.
@@ -124,24 +176,42 @@ def read_shard(shard: Shard, columns: Columns, options: ReadOptions, storage: St
 
 
 def _read_piece(piece: Piece, columns: Columns, options: ReadOptions, storage: Storage) -> pa.Table:
-    table = _guard(piece.file, lambda: _read_rows(piece, columns, storage))
+    try:
+        values = _guard(piece.file, lambda: _read_columns(piece, columns, storage))
+    except CorruptFileError as problem:
+        if not options.quarantine_corrupt:
+            raise
+        _check_unchanged(piece.file, storage)
+        return _unreadable_rows(piece, columns, options, problem.message.removeprefix(f"{piece.file.uri}: "))
     _check_unchanged(piece.file, storage)
-    if table.num_rows != piece.num_rows:
+    if any(len(column) != piece.num_rows for column in values.values()):
         raise _changed(piece.file)
-    for key, value in piece.file.partition:
-        if key in columns.needed and key not in table.column_names:
-            table = table.append_column(key, pa.repeat(pa.scalar(value), table.num_rows))
-    arrays: dict[str, pa.Array | pa.ChunkedArray] = {
+    kept = {
+        field.name: _cast(values[name], field, piece.file)
+        for name, field in zip(columns.kept, options.kept_schema, strict=True)
+    }
+    arrays = {**_source_columns(piece), **kept}
+    reasons = []
+    for name in columns.inputs:
+        arrays[input_column(name)], reason = _clean_column(values[name], options.quarantine_blank)
+        reasons.append(reason)
+    reasons += [find_broken_text(column, name) for name, column in kept.items()]
+    arrays[REASON] = pc.coalesce(*reasons)
+    return pa.table(arrays)
+
+
+def _source_columns(piece: Piece) -> dict[str, pa.Array | pa.ChunkedArray]:
+    return {
         SOURCE_FILE: pa.repeat(pa.scalar(piece.file.uri, pa.string()), piece.num_rows),
         SOURCE_ROW: pa.array(range(piece.start_row, piece.stop_row), pa.int64()),
     }
-    arrays.update({field.name: _cast(table[field.name], field, piece.file) for field in options.kept_schema})
-    reason: pa.Array = pa.nulls(piece.num_rows, pa.string())
-    for name in columns.inputs:
-        values, reasons = _clean_column(table[name], options.quarantine_blank)
-        arrays[input_column(name)] = values
-        reason = pc.coalesce(reason, reasons)
-    arrays[REASON] = reason
+
+
+def _unreadable_rows(piece: Piece, columns: Columns, options: ReadOptions, reason: str) -> pa.Table:
+    arrays = _source_columns(piece)
+    arrays.update({field.name: pa.nulls(piece.num_rows, field.type) for field in options.kept_schema})
+    arrays.update({name: pa.nulls(piece.num_rows, pa.large_string()) for name in columns.input_names})
+    arrays[REASON] = pa.repeat(pa.scalar(reason), piece.num_rows)
     return pa.table(arrays)
 
 
@@ -168,13 +238,34 @@ def input_column(name: str) -> str:
     return f"input:{name}"
 
 
-def _read_rows(piece: Piece, columns: Columns, storage: Storage) -> pa.Table:
-    filesystem, path = storage.open_arrow(piece.file.uri)
+def _read_columns(piece: Piece, columns: Columns, storage: Storage) -> dict[str, pa.ChunkedArray]:
+    """Each needed column of the piece's rows, by the name asked for."""
+    file = piece.file
+    filesystem, path = storage.open_arrow(file.uri)
     with pq.ParquetFile(path, filesystem=filesystem, pre_buffer=True) as parquet:
         groups, first_row = _overlapping_groups(parquet.metadata, piece)
-        present = [name for name in columns.needed if name in parquet.schema_arrow.names]
-        table = parquet.read_row_groups(groups, columns=present)
-    return table.slice(piece.start_row - first_row, piece.num_rows)
+        paths = {name: _path_in_file(parquet.schema_arrow, name, file) for name in columns.needed}
+        table = parquet.read_row_groups(groups, columns=[".".join(path) for path in paths.values() if path])
+        num_rows = sum(parquet.metadata.row_group(group).num_rows for group in groups)
+    if table.num_rows != num_rows:
+        raise pa.ArrowInvalid(f"{table.num_rows} rows where the footer says {num_rows}")
+    table = table.slice(piece.start_row - first_row, piece.num_rows)
+    return {name: column_at(table, path) if path else _hive_column(piece, name) for name, path in paths.items()}
+
+
+def _path_in_file(schema: pa.Schema, name: str, file: CorpusFile) -> tuple[str, ...] | None:
+    """Where a column stands in the file; None where it is a hive key, which a nested field does not hide."""
+    path = find_path(schema, name)
+    is_hive_key = name in dict(file.partition)
+    if path is None and not is_hive_key:
+        raise _changed(file)
+    return None if is_hive_key and path != (name,) else path
+
+
+def _hive_column(piece: Piece, name: str) -> pa.ChunkedArray:
+    value = dict(piece.file.partition)[name]
+    text = pa.scalar(None if value == _HIVE_NULL else value, pa.string())
+    return pa.chunked_array([pa.repeat(text, piece.num_rows)])
 
 
 def _overlapping_groups(metadata: pq.FileMetaData, piece: Piece) -> tuple[list[int], int]:
@@ -208,14 +299,17 @@ def _read_footer(file: CorpusFile, columns: Columns, storage: Storage) -> FileFo
     doubled = [name for name in columns.needed if schema.names.count(name) > 1]
     if doubled:
         raise CorpusError(f"{file.uri}: has two columns {doubled[0]!r}", "rename one of them")
-    missing = [name for name in columns.needed if name not in schema.names]
+    paths = {name: find_path(schema, name) for name in columns.needed}
+    missing = [name for name, path in paths.items() if path is None]
     if missing:
         raise CorpusError(
             f"{file.uri}: no column {', '.join(repr(name) for name in missing)}",
             f"the file's columns are: {', '.join(schema.names)}",
         )
     groups = tuple(_row_group(metadata.row_group(index), columns) for index in range(metadata.num_row_groups))
-    return FileFooter(FileLayout(file, groups), pa.schema([schema.field(name) for name in columns.needed]))
+    return FileFooter(
+        FileLayout(file, groups), pa.schema([field_at(schema, p, name) for name, p in paths.items() if p])
+    )
 
 
 def _row_group(group: pq.RowGroupMetaData, columns: Columns) -> RowGroup:
@@ -238,7 +332,7 @@ def _guard(file: CorpusFile, read: Callable[[], ResultT]) -> ResultT:
         raise _changed(file) from None
     except (pa.ArrowException, OSError, ValueError) as error:
         first_line = str(error).splitlines()[0][:300]
-        raise CorpusError(
+        raise CorruptFileError(
             f"{file.uri}: not a readable Parquet file: {first_line}",
             "restore or remove the file, then run again",
         ) from None

@@ -55,6 +55,30 @@ def clean_text(column: pa.Array, quarantine_blank: bool) -> CleanText:
     return CleanText(values, reasons)
 
 
+def find_broken_text(column: pa.ChunkedArray, name: str) -> pa.Array:
+    """A reason for every row of a column that holds, at any depth, a string that is not UTF-8.
+
+    Parquet files hold such strings, Arrow passes them on unseen, and a reader of the table fails on the whole file.
+
+    Returns:
+        string array [rows]; null for sound rows.
+    """
+    if _is_valid(column):
+        return pa.nulls(len(column), pa.string())
+    # taken, not sliced: a slice of a nested array is checked with all of its children
+    rows = (chunk.take(pa.array([row])) for chunk in column.chunks for row in range(len(chunk)))
+    sound = pa.array([_is_valid(row) for row in rows], pa.bool_())
+    return pc.if_else(sound, pa.scalar(None, pa.string()), f"{name} is not valid UTF-8")
+
+
+def _is_valid(column: pa.Array | pa.ChunkedArray) -> bool:
+    try:
+        column.validate(full=True)
+    except pa.ArrowInvalid:
+        return False
+    return True
+
+
 def is_word_list(kind: pa.DataType) -> bool:
     """Whether a column of this type holds lists of words."""
     is_list = pa.types.is_list(kind) or pa.types.is_large_list(kind)

@@ -60,6 +60,9 @@ def explain_plan(run: PreparedRun) -> list[str]:
     num_covered = len(run.files) - len(run.footers)
     if num_covered:
         lines.append(f"in earlier nights, unchanged: {num_covered:,} further files")
+    if run.skipped:
+        first = run.skipped[0]
+        lines.append(f"left out: {len(run.skipped):,} corrupt files (first: {first.uri}: {first.reason})")
     if run.is_published:
         return [*lines, "nothing to do: this night is published and holds exactly these rows"]
     if plan.done:

@@ -10,20 +10,20 @@ import pyarrow as pa
 
 from pipeline.corpus.layouts import LayoutCache
 from pipeline.corpus.listing import CorpusFile, list_corpus
-from pipeline.corpus.reader import Columns, FileFooter, ReadOptions, holds_words, kept_schema
+from pipeline.corpus.reader import Columns, FileFooter, ReadOptions, SkippedFile, holds_words, kept_schema
 from pipeline.corpus.shards import ShardSize, cut_shards
 from pipeline.encoder.bundle import BundleInfo, read_bundle_info
 from pipeline.errors import Checks, CorpusError, Problem, SpecError
+from pipeline.inference.coverage import NOTHING, Coverage, CoverageStore
 from pipeline.inference.plan import ScorePlan, fingerprint_run, plan_scoring
 from pipeline.inference.predictor import TextSource
 from pipeline.inference.spec import ScoreSpec
 from pipeline.inference.standing import shown_files, standing_files
 from pipeline.inference.worker import InputSource, joined_versions
 from pipeline.output.compacted import stand_in
-from pipeline.output.coverage import NOTHING, Coverage, CoverageStore
 from pipeline.output.ledger import Ledger
 from pipeline.output.table import check_table_target, live_files, open_table, read_notes
-from pipeline.schema import BundleFields, scored_schema
+from pipeline.schema import BundleFields, scored_schema, written_name
 from pipeline.storage import Storage
 from pipeline.tasks import check_inputs, find_task
 from pipeline.tasks.base import Task
@@ -37,6 +37,7 @@ class PreparedRun:
     Attributes:
         files: The corpus as listed.
         footers: Of the files this night is about: all, or those that are new.
+        skipped: Corrupt files that the spec allows to leave out.
         coverage: What earlier nights hold; nothing unless only new files are selected.
         rescores: Everything is scored again, whatever the ledger says.
     """
@@ -45,6 +46,7 @@ class PreparedRun:
     bundles: Mapping[str, BundleInfo]
     files: tuple[CorpusFile, ...]
     footers: tuple[FileFooter, ...]
+    skipped: tuple[SkippedFile, ...]
     coverage: Coverage
     rescores: bool
     cache: LayoutCache
@@ -106,24 +108,29 @@ def prepare_run(spec: ScoreSpec, run_date: str, rescore: bool = False) -> Prepar
     if output.select == "new" and not rescore:
         coverage = CoverageStore(output.uri, ledger.fingerprint, storage).before(run_date)
     cache = LayoutCache(join_uri(output.uri, "_bertmill", "layouts"), columns, storage)
-    footers = cache.read_through([file for file in files if coverage.lacks(file)])
+    skips = spec.corpus.corrupt_files == "skip"
+    survey = cache.survey([file for file in files if coverage.lacks(file)], skips)
+    footers = survey.footers
     size = ShardSize(spec.corpus.shard_rows, spec.corpus.shard_bytes)
     shards = cut_shards((footer.layout for footer in footers), size, packs_files=output.vanished == "drop")
     if not shards and not coverage.etags:
-        raise CorpusError(f"{', '.join(spec.corpus.uri)}: no rows in {len(footers)} files", "nothing to score")
-    kept = kept_schema(footers, spec.corpus.keep) if footers else _kept_before(spec, storage)
+        left_out = f" ({len(survey.skipped)} corrupt ones left out)" if survey.skipped else ""
+        found = f"no rows in {len(footers)} files{left_out}"
+        raise CorpusError(f"{', '.join(spec.corpus.uri)}: {found}", "nothing to score")
+    kept = _kept_columns(footers, spec) if footers else _kept_before(spec, storage)
     schema = _table_schema(spec, kept, tasks)
     check_table_target(output.uri, schema, storage)
     starts_anew = rescore and not ledger.is_rescored()
     records = {} if starts_anew else ledger.read(ledger.names() & {shard.name for shard in shards})
     plan = plan_scoring(shards, records, standing_files(ledger, records.values()))
-    options = ReadOptions(kept, spec.corpus.empty_text == "quarantine")
+    options = ReadOptions(kept, spec.corpus.empty_text == "quarantine", skips)
     texts = {name: TextSource(inputs, holds_words(footers, Columns(inputs))) for name, inputs in read.items()}
     return PreparedRun(
         spec,
         bundles,
         tuple(files),
-        tuple(footers),
+        footers,
+        survey.skipped,
         coverage,
         starts_anew,
         cache,
@@ -134,12 +141,17 @@ def prepare_run(spec: ScoreSpec, run_date: str, rescore: bool = False) -> Prepar
     )
 
 
+def _kept_columns(footers: Sequence[FileFooter], spec: ScoreSpec) -> pa.Schema:
+    """The kept columns under the names the table gives them."""
+    return pa.schema([field.with_name(written_name(field.name)) for field in kept_schema(footers, spec.corpus.keep)])
+
+
 def _kept_before(spec: ScoreSpec, storage: Storage) -> pa.Schema:
     """The kept columns as the table has them, for a night that adds no file."""
     table = open_table(spec.output.uri, storage)
     assert table is not None
     schema = pa.schema(table.schema().to_arrow())
-    return pa.schema([schema.field(name) for name in spec.corpus.keep if name in schema.names])
+    return pa.schema([schema.field(name) for name in map(written_name, spec.corpus.keep) if name in schema.names])
 
 
 def open_inputs(
@@ -178,7 +190,7 @@ def _table_schema(spec: ScoreSpec, kept: pa.Schema, tasks: Mapping[str, Task]) -
     names = [name.lower() for name in schema.names]
     doubled = sorted({name for name in names if names.count(name) > 1})
     if doubled:
-        by_keep = doubled[0] in {name.lower() for name in spec.corpus.keep}
+        by_keep = doubled[0] in {written_name(name).lower() for name in spec.corpus.keep}
         remedy = "leave it out, or rename it in the corpus" if by_keep else "name the bundles otherwise"
         field = "corpus.keep" if by_keep else "bundle"
         problem = Problem(field, f"{doubled[0]!r} is a column that a bundle writes", "other names", remedy)

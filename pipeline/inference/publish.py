@@ -11,7 +11,8 @@ from importlib.metadata import version
 
 import pyarrow as pa
 
-from pipeline.errors import AccountingError, TooManyBadRowsError
+from pipeline.corpus.reader import SkippedFile
+from pipeline.errors import AccountingError, FilesSkippedError, TooManyBadRowsError
 from pipeline.inference.plan import plan_scoring
 from pipeline.inference.prepare import PreparedRun
 from pipeline.inference.standing import QUARANTINE, shown_files, shown_quarantine, standing_files
@@ -20,6 +21,8 @@ from pipeline.output.table import Night, Published, open_table, publish_night
 from pipeline.output.writer import write_parquet
 from pipeline.schema import QUARANTINE_SCHEMA, RUN_DATE
 from pipeline.uris import join_uri
+
+_MAX_LISTED = 10
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,7 @@ class RunReport:
     num_corpus_files: int
     num_changed_files_in_table: int
     quarantine_reasons: dict[str, int]
+    skipped_files: list[SkippedFile]
 
 
 def publish_run(run: PreparedRun, fresh: Iterable[DoneRecord], run_id: str, started_s: float) -> RunReport:
@@ -130,6 +134,20 @@ def check_accounts(run: PreparedRun, records: dict[str, DoneRecord]) -> None:
         )
 
 
+def check_complete(run: PreparedRun) -> None:
+    """The last word on a finished night: whether files were left out of it.
+
+    Raises:
+        FilesSkippedError: naming up to ten of them; the manifest names all.
+    """
+    if run.skipped:
+        shown = "\n".join(f"- {file.uri}: {file.reason}" for file in run.skipped[:_MAX_LISTED])
+        raise FilesSkippedError(
+            f"{len(run.skipped)} corrupt files were left out, everything else is published:\n{shown}",
+            "restore or remove them, then run again: finished shards are kept",
+        )
+
+
 def count_reasons(records: Iterable[DoneRecord]) -> Counter[str]:
     """Quarantined rows by what is wrong with them."""
     counts: Counter[str] = Counter()
@@ -171,4 +189,5 @@ def _report(
         num_corpus_files=len(run.files),
         num_changed_files_in_table=published.num_added_files + published.num_removed_files,
         quarantine_reasons=dict(count_reasons(everything).most_common()),
+        skipped_files=list(run.skipped),
     )

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema, field_validator, model_validator
 
 from pipeline.config import ComputeConfig, CorpusConfig, SpecModel, StorageConfig, Uri, Uris, check_bundle_names
-from pipeline.schema import RESERVED_COLUMNS
+from pipeline.schema import RESERVED_COLUMNS, written_name
 from pipeline.uris import overlaps
 
 
@@ -91,12 +91,14 @@ class ScoreSpec(SpecModel):
     @field_validator("corpus")
     @classmethod
     def _kept_names_are_free(cls, corpus: CorpusConfig) -> CorpusConfig:
-        names = [name.lower() for name in corpus.keep]
+        names = [written_name(name).lower() for name in corpus.keep]
         taken = sorted(set(names) & RESERVED_COLUMNS)
         if taken:
             raise ValueError(f"corpus.keep names columns that bertmill writes itself: {', '.join(taken)}")
         if len(set(names)) < len(names):
-            raise ValueError("corpus.keep names a column twice (upper and lower case are one column in a table)")
+            raise ValueError(
+                "corpus.keep names a column twice (in a table, upper and lower case or '.' and '_' are one)"
+            )
         return corpus
 
 
@@ -132,3 +134,10 @@ class EvaluateSpec(SpecModel):
         if (self.corpus is None) == (self.retrieval is None):
             raise ValueError("give either `corpus` (labelled rows) or `retrieval` (a search)")
         return self
+
+    @field_validator("corpus")
+    @classmethod
+    def _figures_are_of_every_file(cls, corpus: CorpusConfig | None) -> CorpusConfig | None:
+        if corpus is not None and corpus.corrupt_files == "skip":
+            raise ValueError("corrupt_files: skip is for scoring; figures over part of the data would mislead")
+        return corpus

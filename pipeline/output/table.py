@@ -22,9 +22,10 @@ from deltalake.transaction import AddAction, RemoveAction
 from pipeline.errors import CommitConflictError, OutputTakenError, TransientStorageError
 from pipeline.output.compacted import CompactedFile, read_compacted, stand_in
 from pipeline.schema import RUN_DATE
-from pipeline.storage import Storage, classify_error
+from pipeline.storage import NUM_REQUEST_ATTEMPTS, Storage, classify_error, retrying
 
 _NUM_ATTEMPTS = 6
+_URL_MARKS = {"%": "an escape", "#": "the end of it", "?": "the end of it"}
 _OWN_NAMES = ("_delta_log", "_bertmill", "_manifests", "_quarantine", f"{RUN_DATE}=")
 
 
@@ -70,11 +71,15 @@ class Published:
 def open_table(uri: str, storage: Storage) -> DeltaTable | None:
     """The Delta table at a URI, or None."""
     try:
-        return DeltaTable(uri, storage_options=storage.delta_options(uri))
+        return retrying(lambda: DeltaTable(uri, storage_options=_options(uri, storage)), f"open the table {uri}")
     except TableNotFoundError:
         return None
-    except (DeltaError, OSError) as error:
-        raise classify_error(error, f"open the table {uri}") or error from None
+
+
+def _options(uri: str, storage: Storage) -> dict[str, str]:
+    """As many attempts at a request as every other client makes, not ten inside of ours."""
+    options = storage.delta_options(uri)
+    return {**options, "max_retries": str(NUM_REQUEST_ATTEMPTS - 1)} if options else {}
 
 
 def live_files(table: DeltaTable, run_date: str | None = None) -> dict[str, DataFile]:
@@ -93,9 +98,12 @@ def check_table_target(uri: str, schema: pa.Schema, storage: Storage) -> None:
     Raises:
         OutputTakenError: something else is there, or a table with other columns.
     """
+    for mark, meaning in _URL_MARKS.items():
+        if mark in uri:
+            raise OutputTakenError(
+                f"{uri}: Delta reads {mark!r} in a path as {meaning}", f"choose an `output.uri` without {mark!r}"
+            )
     table = open_table(uri, storage)
-    if "%" in uri:
-        raise OutputTakenError(f"{uri}: Delta reads '%' in a path as an escape", "choose an `output.uri` without '%'")
     if table is not None:
         _check_schema(table, uri, schema)
         return
@@ -137,19 +145,31 @@ def publish_night(uri: str, night: Night, storage: Storage) -> Published:
                 return published
             _commit(table, actions, night)
             return Published(table.version(), published.num_added_files, published.num_removed_files)
-        except DeltaError as error:
-            # Lost a race, or lost the answer: the table itself tells, so read it again. Anything else will not pass.
-            known = classify_error(error, f"publish to {uri}")
-            if not isinstance(error, CommitFailedError) and "already exists" not in str(error).lower():
-                if known is None:
-                    raise OutputTakenError(f"{uri}: cannot publish: {str(error).splitlines()[0]}") from None
-                if not isinstance(known, TransientStorageError):
-                    raise known from None
-            failure = error
+        except (DeltaError, OSError, TransientStorageError) as error:
+            failure = _failure_that_may_pass(error, uri)
+    if isinstance(failure, TransientStorageError):
+        raise failure
     raise CommitConflictError(
         f"{uri}: night {night.run_date} could not be committed in {_NUM_ATTEMPTS} attempts: {failure}",
         "another publisher of this night is active; run the same command again when it has ended",
     )
+
+
+def _failure_that_may_pass(error: Exception, uri: str) -> Exception:
+    """Lost a race, or lost the answer: the table itself tells, so it is read again. Anything else is raised.
+
+    deltalake reports a store that fails as OSError, and one that fails while it commits as DeltaError.
+    """
+    if isinstance(error, TransientStorageError):
+        return error
+    known = classify_error(error, f"publish to {uri}")
+    if isinstance(known, TransientStorageError):
+        return known
+    if isinstance(error, CommitFailedError) or "already exists" in str(error).lower():
+        return error
+    if known is None and isinstance(error, DeltaError):
+        known = OutputTakenError(f"{uri}: cannot publish: {str(error).splitlines()[0]}")
+    raise known or error from None
 
 
 def _create(uri: str, night: Night, storage: Storage) -> DeltaTable:
@@ -158,7 +178,7 @@ def _create(uri: str, night: Night, storage: Storage) -> DeltaTable:
         schema=night.schema,
         mode="error",
         partition_by=[RUN_DATE],
-        storage_options=storage.delta_options(uri),
+        storage_options=_options(uri, storage),
     )
 
 

@@ -69,21 +69,26 @@ def write_row_groups(
 
 def _finish(uri: str, write: Callable[[str, object], None], storage: Storage) -> int:
     """Write a file so that it is seen complete or not at all; returns its bytes."""
-    scheme, path = split_uri(uri)
     filesystem, path = storage.open_arrow(uri)
-    if scheme == "file":
-        os.makedirs(os.path.dirname(path), exist_ok=True)
-        temporary = os.path.join(os.path.dirname(path), f".{uuid.uuid4().hex}.tmp")
-        try:
-            write(temporary, filesystem)
-            _sync(temporary)
-            os.replace(temporary, path)
-        finally:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(temporary)
-    else:
-        retrying(lambda: write(path, filesystem), f"write {uri}")
-    return int(filesystem.get_file_info(path).size)
+    put = _write_local if split_uri(uri)[0] == "file" else _write_remote
+    retrying(lambda: put(write, path, filesystem), f"write {uri}")
+    return retrying(lambda: int(filesystem.get_file_info(path).size), f"read {uri}")
+
+
+def _write_remote(write: Callable[[str, object], None], path: str, filesystem: object) -> None:
+    write(path, filesystem)
+
+
+def _write_local(write: Callable[[str, object], None], path: str, filesystem: object) -> None:
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    temporary = os.path.join(os.path.dirname(path), f".{uuid.uuid4().hex}.tmp")
+    try:
+        write(temporary, filesystem)
+        _sync(temporary)
+        os.replace(temporary, path)
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(temporary)
 
 
 def _write(table: pa.Table, path: str, filesystem: object) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import os
 import pickle
 from collections.abc import Callable
@@ -11,7 +12,7 @@ import pyarrow as pa
 import pytest
 
 from pipeline.config import StorageConfig
-from pipeline.errors import CorpusError, StorageDeniedError, TransientStorageError
+from pipeline.errors import CorpusError, StorageDeniedError, StorageFullError, TransientStorageError
 from pipeline.storage import NUM_ATTEMPTS, Storage, classify_error, retrying
 
 STORAGE = Storage()
@@ -26,6 +27,12 @@ def failing(errors: list[Exception]) -> Callable[[], str]:
         return "done"
 
     return call
+
+
+def caused(error: Exception, cause: str) -> Exception:
+    """An error as s3fs raises it: an errno and S3's message; S3's code stands in the cause only."""
+    error.__cause__ = RuntimeError(cause)
+    return error
 
 
 def test_listing_is_sorted_and_reaches_below(tmp_path: Path) -> None:
@@ -117,6 +124,12 @@ def test_files_travel_both_ways(tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / "store").iterdir()] == ["a.bin"]
 
 
+def test_a_download_that_fails_leaves_no_file(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="nothing"):
+        STORAGE.download(f"{tmp_path}/nothing", tmp_path / "cache" / "a.bin")
+    assert list((tmp_path / "cache").iterdir()) == []
+
+
 @pytest.mark.parametrize(
     "error",
     [
@@ -128,6 +141,7 @@ def test_files_travel_both_ways(tmp_path: Path) -> None:
         OSError("AWS Error NO_SUCH_BUCKET during ListObjectsV2 operation: The specified bucket does not exist"),
         OSError("ExpiredToken: The provided token has expired"),
         RuntimeError("NoCredentialsError: Unable to locate credentials"),
+        caused(OSError(22, "The provided token is malformed"), "An error occurred (InvalidToken) when calling it"),
     ],
 )
 def test_a_store_that_refused_is_never_transient(error: Exception) -> None:
@@ -149,6 +163,11 @@ def test_a_store_that_refused_is_never_transient(error: Exception) -> None:
         TimeoutError("timed out"),
         OSError("Read timeout on endpoint URL"),
         RuntimeError('EndpointConnectionError: Could not connect to the endpoint URL: "http://127.0.0.1:1/"'),
+        RuntimeError("ClientPayloadError: Response payload is not completed: <ContentLengthError: 400>"),
+        caused(OSError(121, "We encountered an internal error."), "An error occurred (InternalError) when calling it"),
+        caused(OSError(16, "Unknown"), "An error occurred (503) when calling the HeadObject operation"),
+        OSError("Kernel error -> Generic S3 error\n  \x1b[31m\u21b3\x1b[0m error sending request\n connection error"),
+        OSError("Generic S3 error\n  Server returned non-2xx status code\n  \x1b[31m\u21b3\x1b[0m 502 Bad Gateway"),
     ],
 )
 def test_what_may_pass_is_transient(error: Exception) -> None:
@@ -165,13 +184,37 @@ def test_what_may_pass_is_transient(error: Exception) -> None:
         pa.ArrowInvalid("Parquet magic bytes not found in footer. Either the file is corrupted or this is not one."),
         KeyError("column"),
         ValueError("bad value"),
+        pa.ArrowInvalid("Unexpected end of stream: page has status: 503 of 500 values, timed out"),
+        OSError("Couldn't deserialize thrift: page of (500) values in 503 bytes"),
     ],
 )
 def test_what_is_not_about_the_store_has_no_class(error: Exception) -> None:
     assert classify_error(error, "read") is None
 
 
-def test_only_the_first_line_of_a_long_error_is_shown() -> None:
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)),
+        OSError(errno.EDQUOT, os.strerror(errno.EDQUOT)),
+        OSError("[Errno 28] Error writing bytes to file. Detail: [errno 28] No space left on device"),
+        RuntimeError("Generic LocalFileSystem error Unable to copy data to file No space left on device (os error 28)"),
+    ],
+)
+def test_no_room_is_an_error_of_its_own_and_not_tried_again(error: Exception) -> None:
+    with pytest.raises(StorageFullError, match="cannot write /data/a: ") as caught:
+        retrying(failing([error]), "write /data/a")
+    assert caught.value.remedy == "make room there, then run the same command again"
+    assert caught.value.exit_code == 75
+
+
+def test_an_error_is_shown_on_one_line_without_colours() -> None:
+    failure = classify_error(OSError("SlowDown\n   \x1b[31m\u21b3\x1b[0m Error performing PUT"), "read a")
+    assert failure is not None
+    assert failure.message == "cannot read a: OSError: SlowDown Error performing PUT"
+
+
+def test_a_long_error_is_cut() -> None:
     failure = classify_error(OSError("SlowDown " + "x" * 1_000 + "\nsecond line"), "read a")
     assert failure is not None
     assert len(failure.message) < 500

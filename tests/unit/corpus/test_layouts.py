@@ -36,7 +36,7 @@ def cache_in(tmp_path: Path, columns: Columns = COLUMNS) -> LayoutCache:
 
 
 def test_an_empty_cache_reads_every_footer(corpus: Path, tmp_path: Path) -> None:
-    footers = cache_in(tmp_path).read_through(files_of(corpus))
+    footers = cache_in(tmp_path).survey(files_of(corpus)).footers
     assert [footer.layout.num_rows for footer in footers] == [1, 2, 3]
     assert not (tmp_path / "cache").exists()
 
@@ -44,63 +44,63 @@ def test_an_empty_cache_reads_every_footer(corpus: Path, tmp_path: Path) -> None
 def test_a_file_whose_etag_is_known_is_not_opened_again(corpus: Path, tmp_path: Path) -> None:
     files = files_of(corpus)
     cache = cache_in(tmp_path)
-    read = cache.read_through(files)
+    read = cache.survey(files).footers
     cache.save(read)
     (corpus / "0.parquet").unlink()
     (corpus / "1.parquet").write_bytes(b"no longer Parquet")
-    assert cache_in(tmp_path).read_through(files) == read
+    assert cache_in(tmp_path).survey(files).footers == read
 
 
 def test_answers_keep_the_order_asked_for(corpus: Path, tmp_path: Path) -> None:
     files = files_of(corpus)
     cache = cache_in(tmp_path)
-    cache.save(cache.read_through(files[1:2]))
+    cache.save(cache.survey(files[1:2]).footers)
     asked = [files[2], files[1], files[0]]
-    assert [footer.layout.file for footer in cache.read_through(asked)] == asked
+    assert [footer.layout.file for footer in cache.survey(asked).footers] == asked
 
 
 def test_a_file_whose_etag_changed_is_opened(corpus: Path, tmp_path: Path) -> None:
     files = files_of(corpus)
     cache = cache_in(tmp_path)
-    cache.save(cache.read_through(files))
+    cache.save(cache.survey(files).footers)
     (corpus / "1.parquet").write_bytes(b"no longer Parquet")
     changed = [files[0], replace(files[1], etag="other"), files[2]]
     with pytest.raises(CorpusError, match=r"1\.parquet: not a readable Parquet file"):
-        cache.read_through(changed)
+        cache.survey(changed)
 
 
 def test_a_changed_file_gets_its_new_layout(corpus: Path, tmp_path: Path) -> None:
     cache = cache_in(tmp_path)
-    cache.save(cache.read_through(files_of(corpus)))
+    cache.save(cache.survey(files_of(corpus)).footers)
     pq.write_table(pa.table({"text": ["x"] * 9, "id": pa.array(range(9), pa.int16())}), corpus / "1.parquet")
-    assert [footer.layout.num_rows for footer in cache.read_through(files_of(corpus))] == [1, 9, 3]
+    assert [footer.layout.num_rows for footer in cache.survey(files_of(corpus)).footers] == [1, 9, 3]
 
 
 def test_saving_forgets_what_is_not_given(corpus: Path, tmp_path: Path) -> None:
     files = files_of(corpus)
     cache = cache_in(tmp_path)
-    read = cache.read_through(files)
+    read = cache.survey(files).footers
     cache.save(read)
     cache.save(read[:2])
     (corpus / "2.parquet").write_bytes(b"no longer Parquet")
     with pytest.raises(CorpusError, match=r"2\.parquet"):
-        cache.read_through(files)
+        cache.survey(files)
 
 
 def test_another_set_of_columns_is_another_cache(corpus: Path, tmp_path: Path) -> None:
     files = files_of(corpus)
     cache = cache_in(tmp_path)
-    cache.save(cache.read_through(files))
+    cache.save(cache.survey(files).footers)
     with pytest.raises(CorpusError, match="no column 'title'"):
-        cache_in(tmp_path, Columns(("title",), ("id",))).read_through(files)
+        cache_in(tmp_path, Columns(("title",), ("id",))).survey(files)
     with pytest.raises(CorpusError, match="no column 'stars'"):
-        cache_in(tmp_path, Columns(("text",), ("stars",))).read_through(files)
-    assert len(cache.read_through(files)) == 3
+        cache_in(tmp_path, Columns(("text",), ("stars",))).survey(files)
+    assert len(cache.survey(files).footers) == 3
 
 
 def test_types_and_hive_keys_are_remembered(corpus: Path, tmp_path: Path) -> None:
     columns = Columns(("text",), ("id", "day"))
     cache = cache_in(tmp_path, columns)
-    cache.save(cache.read_through(files_of(corpus)))
-    (footer, *_) = cache_in(tmp_path, columns).read_through(files_of(corpus))
+    cache.save(cache.survey(files_of(corpus)).footers)
+    (footer, *_) = cache_in(tmp_path, columns).survey(files_of(corpus)).footers
     assert footer.schema == pa.schema([("text", pa.string()), ("id", pa.int16()), ("day", pa.string())])

@@ -144,6 +144,41 @@ def test_a_column_in_the_file_wins_over_a_hive_key(tmp_path: Path) -> None:
     assert [row["domain"] for row in read_all(tmp_path, Columns(("text",), ("domain",)))] == ["file"]
 
 
+def test_the_hive_name_for_null_is_null(tmp_path: Path) -> None:
+    write(tmp_path / "domain=__HIVE_DEFAULT_PARTITION__" / "1.parquet", text=["x"])
+    assert [row["domain"] for row in read_all(tmp_path, Columns(("text",), ("domain",)))] == [None]
+
+
+def test_a_hive_key_wins_over_a_nested_field(tmp_path: Path) -> None:
+    write(tmp_path / "doc.lang=folder" / "1.parquet", text=["x"], doc=[{"lang": "file"}])
+    assert [row["doc.lang"] for row in read_all(tmp_path, Columns(("text",), ("doc.lang",)))] == ["folder"]
+
+
+def test_nested_fields_are_columns_by_their_dotted_path(tmp_path: Path) -> None:
+    write(tmp_path / "a.parquet", doc=[{"body": "x", "n": 1}, None], doc2=["other", "other"])
+    columns = Columns(("doc.body",), ("doc.n",))
+    (footer,) = footers_of(tmp_path, columns)
+    assert footer.schema == pa.schema([("doc.body", pa.string()), ("doc.n", pa.int64())])
+    rows = read_all(tmp_path, columns)
+    found = [(row[input_column("doc.body")], row["doc.n"], row[REASON]) for row in rows]
+    assert found == [("x", 1, None), (None, None, "text is null")]
+
+
+def test_kept_columns_take_the_names_of_the_schema_asked_for(tmp_path: Path) -> None:
+    write(tmp_path / "a.parquet", text=["x"], doc=[{"n": 7}])
+    (file,) = list_corpus([str(tmp_path)], STORAGE)
+    options = ReadOptions(pa.schema([("doc_n", pa.int64())]), True)
+    rows = read_shard(whole(file, 1), Columns(("text",), ("doc.n",)), options, STORAGE)
+    assert rows["doc_n"].to_pylist() == [7]
+
+
+def test_a_file_that_lost_a_column_after_planning_is_not_read(tmp_path: Path) -> None:
+    write(tmp_path / "a.parquet", body=["x"])
+    (file,) = list_corpus([str(tmp_path)], STORAGE)
+    with pytest.raises(CorpusError, match="changed or vanished while the job ran"):
+        read_shard(whole(file, 1), TEXT, ReadOptions(pa.schema([]), True), STORAGE)
+
+
 def test_an_input_may_be_kept_as_it_stands(tmp_path: Path) -> None:
     write(tmp_path / "a.parquet", text=[" ", "x"])
     rows = read_all(tmp_path, Columns(("text",), ("text",)))

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pyarrow as pa
 import pytest
 
-from pipeline.corpus.text import clean_text
+from pipeline.corpus.text import clean_text, find_broken_text
 
 
 def cleaned(array: pa.Array, quarantine_blank: bool = True) -> list[tuple[str | None, str | None]]:
@@ -63,3 +63,19 @@ def test_fixed_size_binary_and_slices_are_text_too() -> None:
 
 def test_no_rows_give_no_rows() -> None:
     assert cleaned(pa.array([], pa.string())) == cleaned(pa.array([], pa.int8())) == []
+
+
+def test_broken_strings_are_found_at_any_depth() -> None:
+    raw = pa.array([b"fine", b"\xff", None, b"\xed\xa0\x80"]).view(pa.string())
+    column = pa.chunked_array([raw, raw.slice(1, 2)])
+    reason = "name is not valid UTF-8"
+    assert find_broken_text(column, "name").to_pylist() == [None, reason, None, reason, reason, None]
+    structs = pa.chunked_array([pa.StructArray.from_arrays([raw], ["x"])])
+    assert find_broken_text(structs, "name").to_pylist() == [None, reason, None, reason]
+    lists = pa.chunked_array([pa.ListArray.from_arrays([0, 1, 3, 3, 4], raw)])
+    assert find_broken_text(lists, "name").to_pylist() == [None, reason, None, reason]
+
+
+def test_columns_without_broken_strings_have_no_reasons() -> None:
+    for column in (pa.chunked_array([["a", None]]), pa.chunked_array([], pa.string()), pa.chunked_array([[b"\xff"]])):
+        assert find_broken_text(column, "name").null_count == len(column)

@@ -14,7 +14,7 @@ from transformers import AutoTokenizer
 
 from pipeline.config import parse_spec
 from pipeline.errors import ModelError, SeveralErrors, SpecError
-from pipeline.inference.run import publish_run
+from pipeline.inference.publish import publish_run
 from pipeline.inference.spec import ScoreSpec
 from pipeline.inference.worker import NON_FINITE
 from pipeline.output.ledger import DoneRecord, records_from

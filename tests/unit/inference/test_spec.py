@@ -4,7 +4,7 @@ import pytest
 
 from pipeline.config import parse_spec
 from pipeline.errors import SpecError
-from pipeline.inference.spec import ScoreSpec
+from pipeline.inference.spec import EvaluateSpec, ScoreSpec
 from pipeline.schema import RESERVED_COLUMNS
 
 
@@ -13,6 +13,26 @@ def test_columns_that_bertmill_writes_cannot_be_kept(name: str) -> None:
     raw = {"bundle": "/b", "corpus": {"uri": "/c", "keep": ["id", name]}, "output": {"uri": "/o"}}
     with pytest.raises(SpecError, match=f"names columns that bertmill writes itself: {name}"):
         parse_spec(raw, ScoreSpec, "spec.yaml")
+
+
+@pytest.mark.parametrize(
+    ("keep", "message"),
+    [
+        (["source.file"], "names columns that bertmill writes itself: source_file"),
+        (["doc.id", "doc_id"], "names a column twice"),
+        (["doc.id", "DOC.ID"], "names a column twice"),
+    ],
+)
+def test_kept_names_are_judged_as_they_are_written(keep: list[str], message: str) -> None:
+    raw = {"bundle": "/b", "corpus": {"uri": "/c", "keep": keep}, "output": {"uri": "/o"}}
+    with pytest.raises(SpecError, match=message):
+        parse_spec(raw, ScoreSpec, "spec.yaml")
+
+
+def test_an_evaluation_skips_no_file() -> None:
+    raw = {"bundle": "/b", "corpus": {"uri": "/c", "corrupt_files": "skip"}}
+    with pytest.raises(SpecError, match="figures over part of the data would mislead"):
+        parse_spec(raw, EvaluateSpec, "spec.yaml")
 
 
 def test_defaults_quarantine_blank_text_and_write_embeddings() -> None:

@@ -7,8 +7,9 @@ from typing import Any
 import pyarrow as pa
 import pytest
 from deltalake import DeltaTable
+from deltalake.exceptions import DeltaError
 
-from pipeline.errors import CommitConflictError, OutputTakenError
+from pipeline.errors import CommitConflictError, OutputTakenError, StorageDeniedError, TransientStorageError
 from pipeline.output import table as table_module
 from pipeline.output.table import check_table_target, live_files, open_table, publish_night
 from pipeline.schema import RUN_DATE_FIELD
@@ -162,6 +163,43 @@ def test_a_publisher_that_always_loses_says_so(
         publish_night(str(tmp_path), night(FIRST, write_rows(tmp_path, FIRST, "b", [2])), STORAGE)
     assert naps == sorted(naps)
     assert rows_of(tmp_path, FIRST) == [(1, "a")]
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "num_attempts"),
+    [
+        (OSError("Generic S3 error\n  error sending request\n  Connection reset by peer"), TransientStorageError, 6),
+        (DeltaError("Generic S3 error: Server returned non-2xx status code: 500"), TransientStorageError, 6),
+        (OSError("The operation lacked the necessary privileges\n 403 Forbidden"), StorageDeniedError, 1),
+        (DeltaError("Invalid JSON in a log entry"), OutputTakenError, 1),
+    ],
+)
+def test_a_store_that_fails_during_the_commit_keeps_its_kind_of_error(
+    error: Exception,
+    kind: type[Exception],
+    num_attempts: int,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    naps: list[float],
+) -> None:
+    attempts: list[object] = []
+
+    def fail(*arguments: object) -> None:
+        attempts.append(arguments)
+        raise error
+
+    monkeypatch.setattr(table_module, "_commit", fail)
+    with pytest.raises(kind, match=r"cannot publish|publish to"):
+        publish_night(str(tmp_path), night(FIRST, write_rows(tmp_path, FIRST, "a", [1])), STORAGE)
+    assert len(attempts) == num_attempts
+    assert len(naps) == num_attempts - 1
+
+
+@pytest.mark.parametrize("mark", ["%", "#", "?"])
+def test_a_place_that_delta_would_read_as_another_is_refused(tmp_path: Path, mark: str) -> None:
+    with pytest.raises(OutputTakenError, match=f"Delta reads '[{mark}]' in a path as") as caught:
+        check_table_target(f"{tmp_path}/a{mark}41", SCHEMA, STORAGE)
+    assert caught.value.remedy == f"choose an `output.uri` without {mark!r}"
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from pipeline.errors import StorageFullError
 from pipeline.output import writer
 from pipeline.output.writer import ROW_GROUP_ROWS, write_parquet
 from pipeline.schema import EMBEDDING_FIELD, SCORES_TYPE
@@ -110,6 +111,6 @@ def test_a_write_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: pytest.M
         raise OSError("No space left on device")
 
     monkeypatch.setattr(writer.pq, "write_table", fill_the_disk)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(StorageFullError, match="No space left"):
         write_parquet(scored(3), f"{tmp_path}/a.parquet", FOOTER, STORAGE)
     assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,41 @@
+"""Columns by name: at the top of a file, or a field inside struct columns by its dotted path (`doc.body`)."""
+
+from __future__ import annotations
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+
+def find_path(fields: pa.Schema | pa.StructType, name: str) -> tuple[str, ...] | None:
+    """Where a column stands: its name, or the names from a struct column down to the field; None if nowhere.
+
+    A column of that very name wins over a nested field. Lists and maps are not looked into. A name that stands
+    twice in one place is found in neither.
+    """
+    names = [field.name for field in fields]
+    if names.count(name) == 1:
+        return (name,)
+    parts = name.split(".")
+    for length in range(1, len(parts)):
+        head, rest = ".".join(parts[:length]), ".".join(parts[length:])
+        if names.count(head) == 1 and pa.types.is_struct(fields.field(head).type):
+            below = find_path(fields.field(head).type, rest)
+            if below is not None:
+                return (head, *below)
+    return None
+
+
+def field_at(schema: pa.Schema, path: tuple[str, ...], name: str) -> pa.Field:
+    """The field at a path of `find_path`, under another name."""
+    kind = schema.field(path[0]).type
+    for part in path[1:]:
+        kind = kind.field(part).type
+    return pa.field(name, kind)
+
+
+def column_at(table: pa.Table, path: tuple[str, ...]) -> pa.ChunkedArray:
+    """The values at a path of `find_path`; null where any struct above them is null."""
+    column = table[path[0]]
+    for part in path[1:]:
+        column = pc.struct_field(column, [column.type.get_field_index(part)])
+    return column
