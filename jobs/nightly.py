@@ -3,23 +3,18 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import typer
 
 from jobs.cluster import ray_session
-from jobs.nights import nights_between
+from jobs.nights import Date, DryRun, Rescore, Until, nights_between
 from jobs.session import Address, Debug, Overrides, SpecPath, guarded, preparing, stopping_on_sigterm
 from pipeline.config import load_spec
 from pipeline.inference.spec import ScoreSpec
 
 if TYPE_CHECKING:
     from pipeline.inference.prepare import PreparedRun
-
-Date = Annotated[str, typer.Option("--date", help="the night, YYYY-MM-DD, a plain calendar date; always explicit")]
-Until = Annotated[str | None, typer.Option(help="backfill: every night from --date to this one")]
-Rescore = Annotated[bool, typer.Option(help="score everything again, whatever is done")]
-DryRun = Annotated[bool, typer.Option(help="say what would be done; write nothing")]
 
 
 def nightly(

@@ -3,8 +3,16 @@
 from __future__ import annotations
 
 from datetime import UTC, date, datetime, timedelta
+from typing import Annotated
+
+import typer
 
 from pipeline.errors import Problem, SpecError
+
+Date = Annotated[str, typer.Option("--date", help="the night, YYYY-MM-DD, a plain calendar date; always explicit")]
+Until = Annotated[str | None, typer.Option(help="backfill: every night from --date to this one")]
+Rescore = Annotated[bool, typer.Option(help="score everything again, whatever is done")]
+DryRun = Annotated[bool, typer.Option(help="say what would be done; write nothing")]
 
 
 def parse_date(text: str | None, option: str = "--date") -> str:

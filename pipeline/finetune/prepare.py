@@ -95,11 +95,11 @@ def prepare_training(spec: FinetuneSpec, source: str) -> PreparedTraining:
         InputError: whatever the user has to mend.
     """
     storage, checks = Storage(spec.storage), Checks()
-    for name in spec.all_heads:
-        _check_head(spec, name, source)
     encoder = checks.run(lambda: resolve_encoder(spec.model, storage))
     splits = {}
     for name, head in spec.all_heads.items():
+        if checks.run(lambda name=name: _check_head(spec, name, source)) is None:  # type: ignore[misc]
+            continue
         checks.run(lambda name=name: check_bundle_target(spec.output_of(name), storage))  # type: ignore[misc]
         splits[name] = checks.run(lambda name=name, head=head: _open_splits(spec, name, head, source))  # type: ignore[misc]
     checks.raise_failures()
@@ -113,21 +113,24 @@ def prepare_training(spec: FinetuneSpec, source: str) -> PreparedTraining:
         heads.append(
             PreparedHead(name, spec.all_heads[name], *split, options, _cache_uri(spec, task, split[0], encoder))
         )
-    prints = [part.fingerprint for head in heads for part in (head.train, head.validation) if part is not None]
-    data_fingerprint = hashlib.sha256("".join(prints).encode()).hexdigest()
+    parts = [(head.name, head.train, head.validation) for head in heads]
+    prints = [[name, train.fingerprint, held.fingerprint if held else ""] for name, train, held in parts]
+    data_fingerprint = hashlib.sha256(json.dumps(prints).encode()).hexdigest()
     fingerprint = spec.fingerprint(data_fingerprint, fingerprint_model(encoder))
     return PreparedTraining(spec, encoder, tuple(heads), fingerprint, data_fingerprint)
 
 
-def _check_head(spec: FinetuneSpec, name: str, source: str) -> None:
+def _check_head(spec: FinetuneSpec, name: str, source: str) -> Task:
     """What a head's block says makes sense for its task."""
     head = spec.all_heads[name]
-    task = find_task(head.task, source)
+    task = find_task(head.task, source, spec.field_of(name, "task"))
     if spec.long_text == "window" and len(task.inputs) > 1 and not task.windows_always:
         # the windows of two long texts would be every combination of both
         problem = Problem("long_text", f"window, for the pairs of task {head.task}", "truncate")
         raise SpecError(source, (problem,))
-    check_inputs(head.data.inputs, (*chain.from_iterable(task.labelled_inputs), *task.optional_inputs), source)
+    known = (*chain.from_iterable(task.labelled_inputs), *task.optional_inputs)
+    check_inputs(head.data.inputs, known, source, spec.field_of(name, "data.inputs"))
+    return task
 
 
 def _open_splits(spec: FinetuneSpec, name: str, head: HeadSpec, source: str) -> tuple[LabelledSet, LabelledSet | None]:

@@ -120,7 +120,7 @@ class FinetuneSpec(EncoderUse):
 
     def fingerprint(self, data_fingerprint: str, model_fingerprint: str) -> str:
         """Hash of what decides the trained weights; workers, checkpoints and places are not in it."""
-        tasks = {name: [head.task, head.weight] for name, head in self.all_heads.items()}
+        tasks = [[name, head.task, head.weight] for name, head in self.all_heads.items()]
         recipe = self.training.model_dump(mode="json")
         parts = [tasks, recipe, self.encoder_use(), self.compute.precision, data_fingerprint, model_fingerprint]
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()

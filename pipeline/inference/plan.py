@@ -71,7 +71,7 @@ def fingerprint_run(spec: ScoreSpec, bundles: Mapping[str, BundleInfo]) -> str:
     """
     parts = {
         "format": OUTPUT_FORMAT,
-        "bundles": {name: bundle.fingerprint for name, bundle in bundles.items()},
+        "bundles": [[name, bundle.fingerprint] for name, bundle in bundles.items()],
         "inputs": {name: {**bundle.inputs, **spec.corpus.inputs} for name, bundle in bundles.items()},
         "keep": list(spec.corpus.keep),
         "empty_text": spec.corpus.empty_text,

@@ -150,7 +150,7 @@ def _load_pass(
         network = load_network(bundles[name].path, members[name].task.head_class)
         head = Head(network, EmbeddingOptions(info.pooling, info.normalize))
         for known, heads in groups:
-            if shares_encoder(heads[0].network, network):
+            if all(shares_encoder(other.network, network) for other in heads):  # poolers may differ between any two
                 known.append(name)
                 heads.append(head)
                 break

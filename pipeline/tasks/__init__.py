@@ -27,23 +27,23 @@ _ALL: tuple[Task, ...] = (
 TASKS: dict[str, Task] = {task.name: task for task in _ALL}
 
 
-def check_inputs(given: Iterable[str], known: Sequence[str], source: str) -> None:
-    """Refuse names that are no inputs of a task.
+def check_inputs(given: Iterable[str], known: Sequence[str], source: str, field: str = "inputs") -> None:
+    """Refuse names that are no inputs of a task; `field` is where they stand.
 
     Raises:
         SpecError: naming them.
     """
     unknown = sorted(set(given) - set(known))
     if unknown:
-        raise SpecError(source, (Problem("inputs", f"{unknown[0]!r} is no input", f"some of: {', '.join(known)}"),))
+        raise SpecError(source, (Problem(field, f"{unknown[0]!r} is no input", f"some of: {', '.join(known)}"),))
 
 
-def find_task(name: str, source: str) -> Task:
-    """The task of that name; `source` names the spec or bundle in the error.
+def find_task(name: str, source: str, field: str = "task") -> Task:
+    """The task of that name; `source` names the spec or bundle in the error, `field` its place there.
 
     Raises:
         SpecError: there is no such task.
     """
     if name not in TASKS:
-        raise SpecError(source, (Problem("task", f"{name!r} is unknown", f"one of: {', '.join(sorted(TASKS))}"),))
+        raise SpecError(source, (Problem(field, f"{name!r} is unknown", f"one of: {', '.join(sorted(TASKS))}"),))
     return TASKS[name]

@@ -76,7 +76,7 @@ class Embedding:
         from torch.nn.functional import normalize
 
         vectors_NKH = normalize(logits.float(), dim=-1)
-        return _in_batch_loss(vectors_NKH, targets) if targets.shape[1] == 4 else _ranking_loss(vectors_NKH, targets)
+        return _ranking_loss(vectors_NKH, targets) if targets.shape[1] == 1 else _in_batch_loss(vectors_NKH, targets)
 
     def output_fields(self) -> list[pa.Field]:
         """None beside the embedding, which every task can write."""
@@ -132,16 +132,19 @@ def _distinct(keys: pa.ChunkedArray) -> tuple[npt.NDArray[np.int64], pa.Array]:
     return np.asarray(numbers, np.int64), pa.array(first)
 
 
-def _in_batch_loss(vectors_NKH: torch.Tensor, keys_N4: torch.Tensor) -> torch.Tensor:
-    """Each first text must find its second among all rows' others; a row with the same text is no wrong answer."""
+def _in_batch_loss(vectors_NKH: torch.Tensor, keys_NT: torch.Tensor) -> torch.Tensor:
+    """Each first text must find its second among all rows' others; a row with the same text is no wrong answer.
+
+    The first half of a row's keys is the first text's, the second half the second's.
+    """
     import torch
     from torch.nn.functional import cross_entropy
 
     num_rows, num_texts, _ = vectors_NKH.shape
     candidates = vectors_NKH[:, 1:].transpose(0, 1).flatten(0, 1)  # all second texts, then all negatives
     scores = _SCALE * vectors_NKH[:, 0] @ candidates.T
-    equal_NN4 = keys_N4[:, None] == keys_N4[None]
-    same = equal_NN4[..., :2].all(dim=-1) | equal_NN4[..., 2:].all(dim=-1)
+    equal_NNT, half = keys_NT[:, None] == keys_NT[None], keys_NT.shape[1] // 2
+    same = equal_NNT[..., :half].all(dim=-1) | equal_NNT[..., half:].all(dim=-1)
     same = same & ~torch.eye(num_rows, dtype=torch.bool, device=same.device)
     blocked = torch.cat([same, *[torch.zeros_like(same)] * (num_texts - 2)], dim=1)
     scores = scores.masked_fill(blocked, float("-inf"))
