@@ -9,7 +9,7 @@ import typer
 from jobs.nights import parse_date
 from jobs.session import Debug, guarded, preparing
 from jobs.table.options import Endpoint, Night, TableUri, open_storage, parse_inputs
-from pipeline.errors import AccountingError
+from pipeline.errors import AccountingError, InputError
 from pipeline.uris import canonical_uri
 
 BundleUri = Annotated[str | None, typer.Option("--bundle", help="score a sample again, with the bundle that did it")]
@@ -43,10 +43,14 @@ def verify(
         if bundle is not None:
             from pipeline.inference.verify import SampleCheck, rescore_sample
 
-            check = SampleCheck(bundle, sample, inputs, name)
-            rescored = rescore_sample(uri, night, check, storage)
-            print_rescored(rescored)
-            problems += rescored.problems
+            try:
+                rescored = rescore_sample(uri, night, SampleCheck(bundle, sample, inputs, name), storage)
+                print_rescored(rescored)
+                problems += rescored.problems
+            except InputError as error:
+                if not problems:
+                    raise
+                problems.append(f"scores were not checked: {error.message}")
         if problems:
             listed = "\n".join(f"- {problem}" for problem in problems)
             raise AccountingError(

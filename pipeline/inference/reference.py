@@ -41,6 +41,7 @@ class PlainModel:
     """A bundle as transformers loads it."""
 
     def __init__(self, bundle: Bundle, task: Task) -> None:
+        transformers.utils.logging.disable_progress_bar()
         self._info = bundle.info
         self._tokenizer = transformers.AutoTokenizer.from_pretrained(str(bundle.path))
         head = getattr(transformers, task.head_class)

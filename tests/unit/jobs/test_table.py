@@ -112,6 +112,11 @@ def test_verify_finds_nothing_wrong_and_then_what_is(table: Path) -> None:
     assert "s0-0.parquet: is missing" in broken.stderr
     assert "num_scored_rows is 3, the files say 1" in broken.stderr
     assert "no problems" not in broken.stdout
+    unscored = run_command("table", "verify", str(table), "--date", NEXT_NIGHT, "--bundle", str(table))
+    assert unscored.exit_code == 4
+    assert "s0-0.parquet: is missing" in unscored.stderr
+    assert "scores were not checked" in unscored.stderr
+    assert "no bundle.json" in unscored.stderr
 
 
 def test_verify_scores_a_sample_again(score_raw: dict[str, Any], tmp_path: Path, bundle_directory: Path) -> None:
