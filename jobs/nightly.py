@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING
 
 import typer
 
-from jobs.cluster import ray_session
-from jobs.nights import Date, DryRun, Rescore, Until, nights_between
+from jobs.nights import Date, DryRun, Rescore, Until, nights_between, run_night
 from jobs.session import Address, Debug, Overrides, SpecPath, guarded, preparing, stopping_on_sigterm
 from pipeline.config import load_spec
 from pipeline.inference.spec import ScoreSpec
-
-if TYPE_CHECKING:
-    from pipeline.inference.prepare import PreparedRun
 
 
 def nightly(
@@ -35,29 +30,15 @@ def nightly(
 
         parsed = load_spec(spec, ScoreSpec, set_ or ())
         for night in nights_between(date_, until):
+            started_s = time.monotonic()
             with preparing():
                 run = prepare_run(parsed, night, rescore)
                 is_published = run.is_published
             if dry_run or is_published:
                 print("\n".join(explain_plan(run)))
-            else:
-                _run_night(run, address)
-            if not dry_run:
                 check_complete(run)
-
-
-def _run_night(run: PreparedRun, address: str | None) -> None:
-    from jobs.printing import print_run
-    from pipeline.inference.publish import publish_run
-    from pipeline.inference.run import run_id_for, score_pending
-    from pipeline.output.lock import NightLock
-
-    run_id, started_s, fresh = run_id_for(run.ledger.run_date), time.monotonic(), []
-    with NightLock(run.ledger.table_uri, run.ledger.scope, run_id, run.ledger.storage):
-        if run.plan.pending:
-            with ray_session(run.spec.compute, address) as pool:
-                fresh = score_pending(run, pool, run_id)
-        print_run(publish_run(run, fresh, run_id, started_s))
+            else:
+                run_night(run, address, started_s)
 
 
 if __name__ == "__main__":

@@ -6,8 +6,7 @@ import time
 
 import typer
 
-from jobs.cluster import ray_session
-from jobs.nights import parse_date
+from jobs.nights import parse_date, run_night
 from jobs.session import Address, Debug, Overrides, SpecPath, Today, guarded, preparing, stopping_on_sigterm
 from pipeline.config import load_spec
 from pipeline.inference.spec import ScoreSpec
@@ -22,10 +21,8 @@ def score(
 ) -> None:
     """Score a corpus with a bundle and publish it as one night of a Delta table."""
     with guarded(debug), stopping_on_sigterm():
-        from jobs.printing import print_run
         from pipeline.inference.prepare import prepare_run
-        from pipeline.inference.publish import check_complete, publish_run
-        from pipeline.inference.run import run_id_for, score_pending
+        from pipeline.inference.publish import check_complete
 
         started_s = time.monotonic()
         parsed = load_spec(spec, ScoreSpec, set_ or ())
@@ -37,13 +34,7 @@ def score(
             print(f"already done: night {night} of {run.ledger.table_uri} holds all {rows:,} rows of this corpus")
             check_complete(run)
             return
-        run_id = run_id_for(run.ledger.run_date)
-        fresh = []
-        if run.plan.pending:
-            with ray_session(parsed.compute, address) as pool:
-                fresh = score_pending(run, pool, run_id)
-        print_run(publish_run(run, fresh, run_id, started_s))
-        check_complete(run)
+        run_night(run, address, started_s)
 
 
 if __name__ == "__main__":
