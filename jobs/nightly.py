@@ -6,7 +6,8 @@ import time
 
 import typer
 
-from jobs.nights import Date, DryRun, Rescore, Until, nights_between, run_night
+from jobs.night import run_night
+from jobs.nights import Date, DryRun, Rescore, Until, nights_between
 from jobs.session import Address, Debug, Overrides, SpecPath, guarded, preparing, stopping_on_sigterm
 from pipeline.config import load_spec
 from pipeline.inference.spec import ScoreSpec

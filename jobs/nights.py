@@ -1,17 +1,13 @@
-"""Nights on the command line: dates, ranges of them, and the work on one."""
+"""Nights on the command line: dates, and ranges of them."""
 
 from __future__ import annotations
 
 from datetime import UTC, date, datetime, timedelta
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from jobs.cluster import ray_session
 from pipeline.errors import Problem, SpecError
-
-if TYPE_CHECKING:
-    from pipeline.inference.prepare import PreparedRun
 
 Date = Annotated[str, typer.Option("--date", help="the night, YYYY-MM-DD, a plain calendar date; always explicit")]
 Until = Annotated[str | None, typer.Option(help="backfill: every night from --date to this one")]
@@ -44,24 +40,3 @@ def nights_between(first: str, last: str | None) -> list[str]:
         raise SpecError("command line", (Problem("--until", repr(last), f"{start} or later"),))
     days = (date.fromisoformat(end) - date.fromisoformat(start)).days
     return [(date.fromisoformat(start) + timedelta(days=day)).isoformat() for day in range(days + 1)]
-
-
-def run_night(run: PreparedRun, address: str | None, started_s: float) -> None:
-    """Score what is left of a night and publish it, unless another run is at it; `started_s` is the command's start.
-
-    Raises:
-        NightTakenError: another run is.
-        FilesSkippedError: it is published, but for files that the spec allows to leave out.
-    """
-    from jobs.printing import print_run
-    from pipeline.inference.publish import check_complete, publish_run
-    from pipeline.inference.run import run_id_for, score_pending
-    from pipeline.output.lock import NightLock
-
-    run_id, fresh = run_id_for(run.ledger.run_date), []
-    with NightLock(run.ledger.table_uri, run.ledger.scope, run_id, run.ledger.storage):
-        if run.plan.pending:
-            with ray_session(run.spec.compute, address) as pool:
-                fresh = score_pending(run, pool, run_id)
-        print_run(publish_run(run, fresh, run_id, started_s))
-    check_complete(run)

@@ -6,7 +6,8 @@ import time
 
 import typer
 
-from jobs.nights import parse_date, run_night
+from jobs.night import run_night
+from jobs.nights import parse_date
 from jobs.session import Address, Debug, Overrides, SpecPath, Today, guarded, preparing, stopping_on_sigterm
 from pipeline.config import load_spec
 from pipeline.inference.spec import ScoreSpec

@@ -92,8 +92,8 @@ def test_fine_tuned_bundle_learns_loads_and_evaluates(root_uri: str, encoder: Pa
 
     assert info.labels == ("down", "up")
     assert info.metrics["accuracy"] > 0.9, "one word decides the label; guessing gives 0.5"
-    assert run.finished_bundle() == info
-    assert prepare(root_uri, encoder, "bundle", learning_rate=1e-3).finished_bundle() is None
+    assert run.finished_bundles() == {"": info}
+    assert prepare(root_uri, encoder, "bundle", learning_rate=1e-3).finished_bundles() is None
 
     bundle = fetch_bundle(run.spec.output, Storage())
     model = AutoModelForSequenceClassification.from_pretrained(bundle.path).eval()
