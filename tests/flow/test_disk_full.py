@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-import pipeline.inference.run as scoring
+import pipeline.inference.publish as publishing
 from pipeline.corpus.layouts import LayoutCache
 from pipeline.inference.spec import ScoreSpec
 from pipeline.inference.worker import ShardScorer
@@ -48,7 +48,7 @@ def files_below(directory: str) -> list[Path]:
 
 @pytest.mark.parametrize(
     ("owner", "step"),
-    [(LayoutCache, "save"), (ShardScorer, "_write"), (Ledger, "claim"), (scoring, "publish_night")],
+    [(LayoutCache, "save"), (ShardScorer, "_write"), (Ledger, "claim"), (publishing, "publish_night")],
     ids=["footers", "rows", "record", "commit"],
 )
 def test_a_full_disk_stops_the_night_and_hurts_nothing(

@@ -88,7 +88,7 @@ def test_fine_tuned_bundle_learns_loads_and_evaluates(root_uri: str, encoder: Pa
     write_split(join_uri(root_uri, "train.parquet"), 1, 400)
     write_split(join_uri(root_uri, "validation.parquet"), 2, 101)
     run = prepare(root_uri, encoder, "bundle", epochs=4)
-    info = run_training(run, helpers.POOL)
+    info = run_training(run, helpers.POOL)[""]
 
     assert info.labels == ("down", "up")
     assert info.metrics["accuracy"] > 0.9, "one word decides the label; guessing gives 0.5"
@@ -122,8 +122,8 @@ def test_two_workers_train_the_same_model(tmp_path: Path, encoder: Path, ray_loc
     write_split(str(tmp_path / "train.parquet"), 1, 203)
     write_split(str(tmp_path / "validation.parquet"), 2, 51)
     one, two = prepare(str(tmp_path), encoder, "one"), prepare(str(tmp_path), encoder, "two")
-    info_one = run_training(one, helpers.POOL)
-    info_two = run_training(two, PoolOptions(num_workers=2, cpus_per_worker=1, gpus_per_worker=0))
+    info_one = run_training(one, helpers.POOL)[""]
+    info_two = run_training(two, PoolOptions(num_workers=2, cpus_per_worker=1, gpus_per_worker=0))[""]
     np.testing.assert_allclose(losses(two), losses(one), rtol=1e-4)
     assert info_one.metrics["accuracy"] == info_two.metrics["accuracy"]
 

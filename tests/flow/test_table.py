@@ -11,7 +11,9 @@ import duckdb
 import polars as pl
 import pytest
 
-from pipeline.inference.run import prepare_run, publish_run, score_pending
+from pipeline.inference.prepare import prepare_run
+from pipeline.inference.publish import publish_run
+from pipeline.inference.run import score_pending
 from pipeline.inference.verify import SampleCheck, rescore_sample
 from pipeline.output.compact import compact_night
 from pipeline.output.compare import compare_nights
