@@ -98,7 +98,8 @@ class Corpus:
 
 def read_night(finished: Finished, table_uri: str) -> Night:
     storage = Storage()
-    (manifest_uri,) = [item.uri for item in storage.list_objects(join_uri(table_uri, "_manifests"))]
+    names = (item.uri for item in storage.list_objects(join_uri(table_uri, "_manifests")))
+    (manifest_uri,) = [name for name in names if name.endswith(".json")]
     manifest = json.loads(storage.read_bytes(manifest_uri) or b"")
     rows = helpers.read_rows(table_uri)
     bad = helpers.read_rows(join_uri(table_uri, "_quarantine"))
