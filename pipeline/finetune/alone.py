@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pipeline.encoder.attention import set_threads
 from pipeline.encoder.bundle import BundleInfo
-from pipeline.finetune.data import check_cached, missing_shards
 from pipeline.finetune.loop import LoopHooks, train
 from pipeline.finetune.prepare import PreparedTraining
+from pipeline.finetune.token_cache import check_cached, missing_shards
 from pipeline.finetune.worker import MetricsLog, build_job, token_cache_job, write_result
 
 

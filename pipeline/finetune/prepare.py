@@ -17,7 +17,7 @@ from pipeline.encoder.bundle import (
 from pipeline.encoder.model import check_family
 from pipeline.encoder.tokenize import TokenOptions
 from pipeline.errors import Checks, ModelError, Problem, SpecError
-from pipeline.finetune.data import LabelledSet, LabelPlaces, check_labels, open_split
+from pipeline.finetune.labelled import LabelledSet, LabelPlaces, check_labels, open_split
 from pipeline.finetune.spec import FinetuneSpec, HeadSpec
 from pipeline.storage import Storage
 from pipeline.tasks import check_inputs, find_task

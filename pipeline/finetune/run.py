@@ -24,9 +24,9 @@ from pipeline.corpus.stream import find_cause, stream_shards
 from pipeline.encoder.attention import set_threads
 from pipeline.encoder.bundle import BundleInfo, read_bundle_info
 from pipeline.errors import BertmillError, CorpusError, ModelError, TrainingError
-from pipeline.finetune.data import check_cached, missing_shards
 from pipeline.finetune.loop import LoopHooks, TrainingStatus, train
 from pipeline.finetune.prepare import PreparedHead, PreparedTraining
+from pipeline.finetune.token_cache import check_cached, missing_shards
 from pipeline.finetune.worker import MetricsLog, build_job, token_cache_job, write_result
 from pipeline.telemetry import Meter, ProgressDisplay
 

@@ -19,8 +19,8 @@ from pipeline.encoder.batching import BatchBudget, plan_batches
 from pipeline.encoder.heads import HeadCall, JoinedHeads
 from pipeline.encoder.model import model_inputs
 from pipeline.encoder.tokenize import PaddedBatch, Padding, flat_positions, pad_rows
-from pipeline.finetune.data import TokenData
 from pipeline.finetune.spec import TrainingConfig
+from pipeline.finetune.token_cache import TokenData
 from pipeline.tasks.base import IGNORED, Task
 
 _CPU_MICRO_BATCH_TOKENS = 1_024

@@ -14,19 +14,12 @@ from pipeline.encoder.bundle import BundleInfo, write_bundle
 from pipeline.encoder.heads import JoinedHeads
 from pipeline.encoder.model import EmbeddingOptions, load_network, load_tokenizer
 from pipeline.encoder.tokenize import Padding, TextTokenizer
-from pipeline.finetune.data import (
-    LabelledSet,
-    TokenCacheJob,
-    cache_file,
-    check_usable,
-    encode_inputs,
-    load_tokens,
-    read_usable,
-)
+from pipeline.finetune.labelled import LabelledSet, check_usable, read_usable
 from pipeline.finetune.loop import Judgements, LoopJob, TrainingStatus, ValidationRows, status_record
 from pipeline.finetune.plan import TrainingPlan
 from pipeline.finetune.prepare import PreparedHead, PreparedTraining
 from pipeline.finetune.step import StepContext, TrainingHead
+from pipeline.finetune.token_cache import TokenCacheJob, cache_file, encode_inputs, load_tokens
 from pipeline.tasks.base import Examples
 from pipeline.uris import join_uri
 

@@ -11,7 +11,7 @@ import pyarrow as pa
 from pipeline.encoder.attention import set_threads
 from pipeline.encoder.bundle import fingerprint_model
 from pipeline.errors import Checks, CorpusError, Problem, SpecError
-from pipeline.finetune.data import LabelledSet, open_split
+from pipeline.finetune.labelled import LabelledSet, open_split
 from pipeline.finetune.prepare import PreparedTraining, prepare_training
 from pipeline.finetune.spec import FinetuneSpec
 from pipeline.storage import Storage

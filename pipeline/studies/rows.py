@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
-from pipeline.finetune.data import LabelledSet, check_usable, read_usable
+from pipeline.finetune.labelled import LabelledSet, check_usable, read_usable
 from pipeline.output.writer import write_parquet
 from pipeline.storage import Storage
 from pipeline.studies.subsets import IntArray

@@ -10,7 +10,7 @@ import pyarrow as pa
 from pipeline.encoder.bundle import check_bundle_target, fingerprint_model, resolve_encoder
 from pipeline.encoder.model import check_family
 from pipeline.errors import Checks, InputError, Problem, SpecError
-from pipeline.finetune.data import check_usable, open_split, read_usable
+from pipeline.finetune.labelled import check_usable, open_split, read_usable
 from pipeline.finetune.prepare import PreparedTraining, prepare_training
 from pipeline.finetune.spec import BundleSpec, FinetuneSpec
 from pipeline.inference.spec import EvaluateSpec

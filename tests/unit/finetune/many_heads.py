@@ -13,9 +13,9 @@ from transformers import BertForSequenceClassification, BertForTokenClassificati
 from pipeline.encoder.heads import JoinedHeads
 from pipeline.encoder.model import EmbeddingOptions
 from pipeline.encoder.tokenize import Padding, TextTokenizer, TokenOptions, interleave_rows
-from pipeline.finetune.data import TokenData
 from pipeline.finetune.spec import TrainingConfig
 from pipeline.finetune.step import StepContext, TrainingHead
+from pipeline.finetune.token_cache import TokenData
 from pipeline.tasks import TASKS
 from pipeline.tasks.base import IGNORED, WindowTargets
 from tests.tiny import make_rows, tiny_config

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from pipeline.encoder.heads import HeadCall, JoinedHeads
-from pipeline.finetune.data import TokenData
 from pipeline.finetune.step import StepResult, run_step
+from pipeline.finetune.token_cache import TokenData
 from tests.unit.finetune.many_heads import (
     KINDS,
     assert_near,

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from pipeline.errors import TrainingError
-from pipeline.finetune.data import TokenData
 from pipeline.finetune.loop import ValidationRows, evaluate, status_record, train
+from pipeline.finetune.token_cache import TokenData
 from tests.tiny import LABELS, make_network
 from tests.unit.finetune.training import (
     Notes,

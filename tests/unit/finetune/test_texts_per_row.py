@@ -15,14 +15,14 @@ import pytest
 from pipeline.corpus.shards import ShardSize
 from pipeline.encoder.tokenize import TextTokenizer, TokenOptions, interleave_rows
 from pipeline.errors import CorpusError
-from pipeline.finetune.data import (
+from pipeline.finetune.labelled import open_split
+from pipeline.finetune.token_cache import (
     TokenCacheJob,
     TokenCacheWriter,
     TokenData,
     cache_file,
     check_cached,
     load_tokens,
-    open_split,
 )
 from pipeline.storage import Storage
 from pipeline.tasks.embedding import Embedding
@@ -117,7 +117,7 @@ def test_segments_are_kept_where_a_single_text_has_them(tmp_path: Path) -> None:
 
 def test_shards_follow_each_other_row_by_row(tmp_path: Path, tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = Cached(tmp_path / "whole", tokenizer, PAIR)
-    monkeypatch.setattr("pipeline.finetune.data._SHARD_SIZE", ShardSize(rows=1, bytes=1))
+    monkeypatch.setattr("pipeline.finetune.labelled._SHARD_SIZE", ShardSize(rows=1, bytes=1))
     cut = Cached(tmp_path / "cut", tokenizer, PAIR)
     assert len(cut.split.shards) == 7
     one, other = whole.load(), cut.load()

@@ -16,11 +16,11 @@ from pipeline.encoder.batching import BatchBudget
 from pipeline.encoder.heads import JoinedHeads
 from pipeline.encoder.model import EmbeddingOptions
 from pipeline.encoder.tokenize import Padding, TextTokenizer, TokenOptions
-from pipeline.finetune.data import TokenData
 from pipeline.finetune.loop import LoopHooks, LoopJob, TrainingStatus, ValidationRows
 from pipeline.finetune.plan import TrainingPlan
 from pipeline.finetune.spec import CheckpointConfig, TrainingConfig
 from pipeline.finetune.step import StepContext, TrainingHead
+from pipeline.finetune.token_cache import TokenData
 from pipeline.tasks.base import Examples, Learned
 from pipeline.tasks.text_classification import TextClassification
 from tests.tiny import LABELS, make_network, make_rows

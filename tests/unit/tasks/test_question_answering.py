@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from pipeline.encoder.tokenize import Padding, pad_rows
-from pipeline.finetune.data import TokenData
 from pipeline.finetune.step import _batch_targets
+from pipeline.finetune.token_cache import TokenData
 from pipeline.tasks.base import IGNORED, Examples, Learned
 from pipeline.tasks.question_answering import QuestionAnswering
 from tests.unit.tasks.parts import column, examples_of, outputs_of

@@ -1,12 +1,10 @@
-"""Labelled Parquet -> checked labels and a token cache: each text is tokenised once, for every later run too."""
+"""A split's token ids and targets in Parquet: each text is tokenised once, for every later run too."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import chain
 
 import numpy as np
 import numpy.typing as npt
@@ -14,31 +12,17 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pipeline.config import Uris
-from pipeline.corpus.listing import CorpusFile, list_corpus
-from pipeline.corpus.reader import (
-    REASON,
-    Columns,
-    ReadOptions,
-    holds_words,
-    input_column,
-    kept_schema,
-    read_footers,
-    read_shard,
-)
-from pipeline.corpus.shards import Shard, ShardSize, cut_shards
+from pipeline.corpus.shards import Shard
 from pipeline.encoder.attention import set_threads
 from pipeline.encoder.model import load_tokenizer
 from pipeline.encoder.tokenize import TextTokenizer, TokenOptions, TokenRows, concat_lengths, interleave_rows
-from pipeline.errors import CorpusError, Problem, SpecError
+from pipeline.finetune.labelled import LabelledSet, UsableRows, check_usable, read_usable
 from pipeline.output.writer import write_parquet
-from pipeline.schema import SOURCE_FILE, SOURCE_ROW
 from pipeline.storage import Storage
 from pipeline.tasks import find_task
-from pipeline.tasks.base import Examples, Learned, Task, WindowTargets, targets_of
+from pipeline.tasks.base import Examples, Learned, WindowTargets
 from pipeline.uris import join_uri
 
-_SHARD_SIZE = ShardSize(rows=65_536, bytes=64 * 2**20)
 _CACHE_SCHEMA = pa.schema(
     [
         ("ids", pa.list_(pa.int32())),
@@ -49,32 +33,6 @@ _CACHE_SCHEMA = pa.schema(
 )
 _NUM_BAD, _REASONS = b"bertmill.num_bad_rows", b"bertmill.reasons"
 _MAX_NAMED = 10
-
-
-@dataclass(frozen=True)
-class LabelledSet:
-    """One split: its shards, how its columns are read, and what the task learns from its targets.
-
-    `texts` holds, for each of a row's model inputs, the one or two columns it is made of.
-    """
-
-    shards: tuple[Shard, ...]
-    texts: tuple[tuple[str, ...], ...]
-    columns: Columns
-    options: ReadOptions
-    are_words: bool
-    learned: Learned
-
-    @property
-    def num_rows(self) -> int:
-        """Rows, usable or not."""
-        return sum(shard.num_rows for shard in self.shards)
-
-    @property
-    def fingerprint(self) -> str:
-        """Hash of the shards' names and the columns read."""
-        parts = [sorted(shard.name for shard in self.shards), self.texts, self.columns.kept]
-        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -158,33 +116,6 @@ def _spread(targets: WindowTargets, num_texts: int) -> WindowTargets:
     return WindowTargets(targets.values, concat_lengths([lengths.reshape(-1)]), weights.reshape(-1))
 
 
-@dataclass(frozen=True)
-class UsableRows:
-    """Rows of a shard that can be trained or evaluated on, and why the others cannot."""
-
-    texts: tuple[pa.ChunkedArray, ...]
-    targets: pa.ChunkedArray
-    reasons: list[str]
-
-
-def read_usable(shard: Shard, split: LabelledSet, task: Task, learned: Learned, storage: Storage) -> UsableRows:
-    """Read a shard and leave out rows without usable text or target."""
-    rows = read_shard(shard, split.columns, split.options, storage)
-    good = rows.filter(pc.is_null(rows[REASON]))
-    names = [input_column(name) for group in split.texts for name in group]
-    why = task.check(targets_of(good, split.columns.kept), [good[name] for name in names], learned)
-    bad_text = rows.filter(pc.is_valid(rows[REASON]))
-    bad_target = good.filter(pc.is_valid(why))
-    reasons = _located(bad_text, bad_text[REASON]) + _located(bad_target, pc.drop_null(why))
-    good = good.filter(pc.is_null(why))
-    return UsableRows(tuple(good[name] for name in names), targets_of(good, split.columns.kept), reasons)
-
-
-def _located(rows: pa.Table, reasons: pa.Array | pa.ChunkedArray) -> list[str]:
-    places = zip(rows[SOURCE_FILE].to_pylist(), rows[SOURCE_ROW].to_pylist(), reasons.to_pylist(), strict=True)
-    return [f"{file} row {row}: {reason}" for file, row, reason in places]
-
-
 def _lists(offsets: npt.NDArray[np.int64], values: pa.Array) -> pa.Array:
     return pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), values)
 
@@ -220,74 +151,6 @@ class TokenData:
         return np.asarray(rows[:, None] * self.texts_per_row + np.arange(self.texts_per_row), np.int64).reshape(-1)
 
 
-def open_split(
-    uris: Uris, task: Task, texts: tuple[tuple[str, ...], ...], target: str | None, storage: Storage
-) -> LabelledSet:
-    """List a split, check its files and columns, and read its targets (not its text).
-
-    Args:
-        uris: The split's files.
-        task: What learns from it.
-        texts: The columns of each model input.
-        target: The target column; None for a task that goes without.
-        storage: The stores.
-
-    Raises:
-        CorpusError: a path, file or column is not there, or there are no rows.
-    """
-    columns = Columns(tuple(chain.from_iterable(texts)), (target,) if target else ())
-    footers = read_footers(list_corpus(uris, storage), columns, storage)
-    shards = cut_shards((footer.layout for footer in footers), _SHARD_SIZE)
-    if not shards:
-        raise CorpusError(f"{', '.join(uris)}: no rows in {len(footers)} files", "labelled rows are needed")
-    options = ReadOptions(kept_schema(footers, columns.kept), quarantine_blank=True)
-    targets = pa.chunked_array([pa.nulls(0)])
-    if target:
-        targets = _read_targets([footer.layout.file for footer in footers], options.kept_schema, storage)
-    try:
-        learned = task.learn(targets)
-    except (pa.ArrowException, TypeError, KeyError) as error:
-        raise CorpusError(
-            f"{', '.join(uris)}: column {target!r} is {targets.type}; task {task.name} cannot learn from it: "
-            f"{str(error).splitlines()[0]}",
-            "name the target column with data.label, or choose the task that fits it",
-        ) from None
-    return LabelledSet(tuple(shards), texts, columns, options, holds_words(footers, columns), learned)
-
-
-@dataclass(frozen=True)
-class LabelPlaces:
-    """Where labels were asked for: the spec, and the field that names the data."""
-
-    source: str
-    field: str
-
-
-def check_labels(task: Task, train: LabelledSet, validation: LabelledSet | None, places: LabelPlaces) -> None:
-    """Targets make sense: something to tell apart in training, and no label in validation that training never had.
-
-    Raises:
-        SpecError: naming the labels.
-    """
-    labels = train.learned.labels
-    problems = []
-    has_classes = "id2label" in task.head_config(train.learned)
-    if has_classes and len(labels) < 2:
-        found = ", ".join(labels) or "none"
-        column = train.columns.kept[0]
-        problems.append(
-            Problem(f"{places.field}.train", f"column {column!r} holds the labels: {found}", "two labels or more")
-        )
-    unknown = sorted(set(validation.learned.labels) - set(labels)) if validation else []
-    if unknown:
-        named = ", ".join(repr(label) for label in unknown[:_MAX_NAMED])
-        remedy = "add training rows of those labels, or take those rows out of validation"
-        expected = f"some of: {', '.join(labels[:_MAX_NAMED])}"
-        problems.append(Problem(f"{places.field}.validation", f"labels never trained: {named}", expected, remedy))
-    if problems:
-        raise SpecError(places.source, tuple(problems))
-
-
 def cache_file(cache_uri: str, shard: Shard) -> str:
     """The token cache's file for a shard."""
     return join_uri(cache_uri, f"{shard.name}.parquet")
@@ -312,21 +175,6 @@ def check_cached(split: LabelledSet, cache_uri: str, max_bad_fraction: float, st
         num_bad += int(footer[_NUM_BAD])
         reasons += json.loads(footer[_REASONS])
     check_usable(split.num_rows, num_bad, reasons, max_bad_fraction)
-
-
-def check_usable(num_rows: int, num_bad: int, reasons: Sequence[str], max_bad_fraction: float) -> None:
-    """Refuse a split of which too much cannot be used.
-
-    Raises:
-        CorpusError: with the first reasons.
-    """
-    if num_bad > max_bad_fraction * num_rows or num_bad == num_rows:
-        shown = "\n".join(f"- {reason}" for reason in reasons[:_MAX_NAMED])
-        raise CorpusError(
-            f"{num_bad} of {num_rows} labelled rows cannot be used, more than data.max_bad_fraction "
-            f"{max_bad_fraction}:\n{shown}",
-            "mend the data, or raise data.max_bad_fraction",
-        )
 
 
 def load_tokens(files: Iterable[str], texts_per_row: int, storage: Storage) -> TokenData:
@@ -381,18 +229,3 @@ def _flat(column: pa.ChunkedArray) -> npt.NDArray[np.generic]:
 
 def _lengths(column: pa.ChunkedArray) -> npt.NDArray[np.int64]:
     return np.asarray(pc.list_value_length(column).to_numpy(), np.int64)
-
-
-def _read_targets(files: Sequence[CorpusFile], schema: pa.Schema, storage: Storage) -> pa.ChunkedArray:
-    """The target column of all files, cast to the type they share; a hive key counts as a column."""
-    (field,) = schema
-    chunks: list[pa.Array] = []
-    for file in files:
-        filesystem, path = storage.open_arrow(file.uri)
-        with pq.ParquetFile(path, filesystem=filesystem) as parquet:
-            if field.name in parquet.schema_arrow.names:
-                chunks += parquet.read([field.name])[field.name].cast(field.type).chunks
-            else:
-                value = pa.scalar(dict(file.partition)[field.name])
-                chunks.append(pa.repeat(value, parquet.metadata.num_rows).cast(field.type))
-    return pa.chunked_array(chunks, field.type)

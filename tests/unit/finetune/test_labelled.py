@@ -12,17 +12,14 @@ import pytest
 from pipeline.corpus.shards import ShardSize
 from pipeline.encoder.tokenize import TextTokenizer, TokenOptions
 from pipeline.errors import CorpusError, SpecError
-from pipeline.finetune.data import (
-    LabelledSet,
-    LabelPlaces,
+from pipeline.finetune.labelled import LabelledSet, LabelPlaces, check_labels, open_split
+from pipeline.finetune.token_cache import (
     TokenCacheJob,
     TokenCacheWriter,
     cache_file,
     check_cached,
-    check_labels,
     load_tokens,
     missing_shards,
-    open_split,
 )
 from pipeline.storage import Storage
 from pipeline.tasks.base import Learned
@@ -183,7 +180,7 @@ def test_no_cache_files_give_no_rows() -> None:
 def test_a_shard_without_usable_rows_takes_no_segments_from_the_others(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pipeline.finetune.data._SHARD_SIZE", ShardSize(rows=2, bytes=1))
+    monkeypatch.setattr("pipeline.finetune.labelled._SHARD_SIZE", ShardSize(rows=2, bytes=1))
     pair, cache = PairClassification(), str(tmp_path / "cache")
     for name, labels in (("a", ["x", "y"]), ("b", [None, None])):
         pair_labels = pa.array(labels, pa.string())
