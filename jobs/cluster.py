@@ -32,7 +32,7 @@ def ray_session(compute: ComputeConfig, address: str | None) -> Iterator[PoolOpt
         ComputeError: the cluster cannot be reached, or cannot hold what the spec asks for.
     """
     address = address or os.environ.get("RAY_ADDRESS")
-    check_local_gpus(compute, address)
+    check_session(compute, address)
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # C++ warnings about what Ray Data does on purpose
     import ray
@@ -42,7 +42,6 @@ def ray_session(compute: ComputeConfig, address: str | None) -> Iterator[PoolOpt
         with _muted_stderr():
             ray.init("local", num_cpus=cpus, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
     else:
-        check_reachable(address)
         try:
             ray.init(address=address, log_to_driver=False, logging_level="ERROR")
         except (ConnectionError, ValueError, RuntimeError) as error:
@@ -54,6 +53,18 @@ def ray_session(compute: ComputeConfig, address: str | None) -> Iterator[PoolOpt
         yield choose_pool(compute, Resources(cpus, int(total.get("GPU", 0)), local))
     finally:
         ray.shutdown()
+
+
+def check_session(compute: ComputeConfig, address: str | None) -> None:
+    """What can be known before Ray starts; jobs that write something first ask this before.
+
+    Raises:
+        ComputeError: there is no GPU here, or nothing listens at the address.
+    """
+    address = address or os.environ.get("RAY_ADDRESS")
+    check_local_gpus(compute, address)
+    if address is not None:
+        check_reachable(address)
 
 
 @contextlib.contextmanager

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from jobs.cluster import check_local_gpus, ray_session
+from jobs.cluster import check_session, ray_session
 
 if TYPE_CHECKING:
     from pipeline.inference.prepare import PreparedRun
@@ -22,7 +22,8 @@ def run_night(run: PreparedRun, address: str | None, started_s: float) -> None:
     from pipeline.inference.run import run_id_for, score_pending
     from pipeline.output.lock import NightLock
 
-    check_local_gpus(run.spec.compute, address)  # before anything is written
+    if run.plan.pending:
+        check_session(run.spec.compute, address)
     run_id, fresh = run_id_for(run.ledger.run_date), []
     with NightLock(run.ledger.table_uri, run.ledger.scope, run_id, run.ledger.storage):
         if run.plan.pending:
