@@ -14,6 +14,8 @@ from deltalake import DeltaTable
 
 from pipeline.inference.prepare import PreparedRun, prepare_run
 from pipeline.inference.publish import RunReport, publish_run
+from pipeline.output.verify import verify_night
+from pipeline.storage import Storage
 from tests.tiny import make_rows
 from tests.unit.inference.scoring import score_all, score_spec
 
@@ -63,6 +65,12 @@ class Story:
         gone = {key: value for key, value in self.rows.items() if key[0] == path}
         self.rows = {key: value for key, value in self.rows.items() if key[0] != path}
         return gone
+
+    def verify(self, night: str) -> tuple[str, ...]:
+        """What `bertmill table verify` has to say against the table."""
+        found = verify_night(str(self.table), night, Storage())
+        assert found.num_rows == len(self.shown(night if self.output.get("mode") != "snapshot" else None))
+        return (*found.problems, *(note for note in found.notes if "not compared" in note))
 
     def prepare(self, night: str, rescore: bool = False) -> PreparedRun:
         blocks = {"corpus": {"keep": ["id"], "shard_rows": 20}, **self.blocks}

@@ -15,6 +15,7 @@ from pipeline.output.compact import compact_night
 from pipeline.output.table import Night, Published, publish_night
 from pipeline.output.vacuum import vacuum_table
 from pipeline.output.vacuum_plan import VacuumOptions
+from pipeline.output.verify import verify_night
 from pipeline.storage import Storage
 from tests.tiny import make_bundle
 from tests.unit.inference.nights import Story, begin, finish
@@ -52,6 +53,7 @@ def test_each_night_holds_what_is_new_and_together_they_hold_the_corpus(story: S
     report = story.night(D21)
     assert (report.num_rows_this_run, report.num_files, report.num_corpus_files) == (40, 2, 4)
     assert story.shown(D21).keys() == {key for key in story.rows if key[0][-9] in "ad"}
+    assert story.verify(D20) == story.verify(D21) == ()
     assert story.current() == story.rows
     assert story.quarantined() == {(str(story.corpus / "b.parquet"), 0)}
 
@@ -212,6 +214,7 @@ def test_a_snapshot_without_vanished_files_is_always_the_corpus(story: Story) ->
     _change_everything(story)
     assert story.night(D21).num_rows_this_run == _rows_of(story, "ad")
     assert story.shown() == story.rows
+    assert story.verify(D20) == story.verify(D21) == ()
     assert story.quarantined() == {(str(story.corpus / "b.parquet"), 0)}
     assert not story.night(D22).published
     assert story.prepare(D23).is_published
@@ -251,6 +254,7 @@ def test_a_snapshot_keeps_vanished_files_where_asked(story: Story) -> None:
     assert story.shown() == story.rows | story.vanished
     bad = {(str(story.corpus / f"{name}.parquet"), 0) for name in "be"}
     assert story.quarantined() == bad
+    assert story.verify(D21) == ()
     story.put("f", 5, 61)
     story.night(D22)
     assert story.shown() == story.rows | story.vanished
@@ -277,6 +281,7 @@ def test_a_compacted_snapshot_follows_the_corpus(story: Story, vanished: str) ->
         story.put({D21: "b", D22: "h", D23: "i"}[night], 13, int(night[-2:]))
         story.night(night)
         assert story.shown() == story.rows | (story.vanished if vanished == "keep" else {})
+        assert story.verify(night) == ()
 
 
 def test_a_snapshot_of_a_changed_model_is_scored_anew_and_swapped_in_one_commit(story: Story) -> None:
@@ -287,6 +292,7 @@ def test_a_snapshot_of_a_changed_model_is_scored_anew_and_swapped_in_one_commit(
     assert story.night(D21).num_rows_this_run == 78
     assert not before & story.live()
     assert DeltaTable(story.table).version() == version + 1
+    assert story.verify(D21) == ()
     assert story.shown() == story.rows
 
 
@@ -328,3 +334,15 @@ def _age(table: Path) -> None:
     for path in table.rglob("*"):
         if path.is_file() and "_delta_log" not in path.parts:
             os.utime(path, (1, 1))
+
+
+def test_verify_finds_what_is_wrong_with_a_snapshot_in_any_of_its_nights_files(story: Story) -> None:
+    snapshot(story)
+    story.night(D20)
+    story.put("d", 30, 3)
+    story.night(D21)
+    old = min(story.live(D20))
+    (story.table / old).unlink()
+    problems = verify_night(str(story.table), D21, STORAGE).problems
+    assert any("is missing" in problem for problem in problems)
+    assert any("num_scored_rows is" in problem for problem in problems)
