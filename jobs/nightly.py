@@ -10,6 +10,7 @@ from jobs.night import run_night
 from jobs.nights import Date, DryRun, Rescore, Until, nights_between
 from jobs.session import Address, Debug, Overrides, SpecPath, guarded, preparing, stopping_on_sigterm
 from pipeline.config import load_spec
+from pipeline.errors import FilesSkippedError
 from pipeline.inference.spec import ScoreSpec
 
 
@@ -29,17 +30,22 @@ def nightly(
         from pipeline.inference.prepare import prepare_run
         from pipeline.inference.publish import check_complete
 
-        parsed = load_spec(spec, ScoreSpec, set_ or ())
+        parsed, skipped = load_spec(spec, ScoreSpec, set_ or ()), list[FilesSkippedError]()
         for night in nights_between(date_, until):
             started_s = time.monotonic()
             with preparing():
                 run = prepare_run(parsed, night, rescore)
                 is_published = run.is_published
-            if dry_run or is_published:
-                print("\n".join(explain_plan(run)))
-                check_complete(run)
-            else:
-                run_night(run, address, started_s)
+            try:
+                if dry_run or is_published:
+                    print("\n".join(explain_plan(run)))
+                    check_complete(run)
+                else:
+                    run_night(run, address, started_s)
+            except FilesSkippedError as error:  # the night is published: the range goes on, and ends with this
+                skipped.append(error)
+        if skipped:
+            raise skipped[-1]
 
 
 if __name__ == "__main__":

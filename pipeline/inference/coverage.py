@@ -1,7 +1,8 @@
 """Which version of which file the nights of a table cover, so that the next night takes only what is new.
 
 Written before the night's commit, and believed only if the night shows exactly the files it names: a run killed before
-its commit leaves a list that nobody believes.
+its commit leaves a list that nobody believes. Files whose night lies before one of another fingerprint count as new: a
+reader who takes the newest night of each file would find the other model's scores.
 
     _bertmill/coverage/run_date=2026-11-23/FINGERPRINT.parquet
 """
@@ -11,6 +12,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Collection, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -19,13 +21,17 @@ import pyarrow.parquet as pq
 from pipeline.corpus.listing import CorpusFile
 from pipeline.errors import AccountingError
 from pipeline.output.compacted import read_compacted, stand_in
+from pipeline.output.log import night_of
 from pipeline.output.table import live_files, open_table
+from pipeline.output.writer import read_footer
 from pipeline.schema import RUN_DATE
 from pipeline.storage import Storage
 from pipeline.uris import join_uri
 
 _SCHEMA = pa.schema([("uri", pa.string()), ("etag", pa.string()), ("run_date", pa.string())])
 _PATHS = b"bertmill.paths"
+_FINGERPRINT = "bertmill.fingerprint"
+_THREADS = 16
 
 
 @dataclass(frozen=True)
@@ -51,6 +57,11 @@ class Coverage:
             {**self.nights, **{file.uri: run_date for file in files}},
         )
 
+    def after(self, run_date: str) -> Coverage:
+        """Only files whose rows stand in later nights."""
+        later = {uri: night for uri, night in self.nights.items() if night > run_date}
+        return Coverage({uri: self.etags[uri] for uri in later}, later)
+
 
 NOTHING = Coverage({}, {})
 
@@ -68,7 +79,7 @@ class CoverageStore:
         for night in sorted((night for night in self._nights() if night < run_date), reverse=True):
             found = self.published(night)
             if found is not None:
-                return found
+                return found.after(self._newest_foreign_night(min(found.nights.values(), default=night), run_date))
         return NOTHING
 
     def published(self, run_date: str) -> Coverage | None:
@@ -101,9 +112,21 @@ class CoverageStore:
         pq.write_table(pa.table(columns, schema=schema), sink, compression="zstd")
         self.storage.write_bytes(self._uri(run_date), sink.getvalue())
 
+    def _newest_foreign_night(self, first: str, before: str) -> str:
+        """The newest night in [first, before) that shows another fingerprint's files; empty if there is none."""
+        table = open_table(self.table_uri, self.storage)
+        files = {night_of(path): path for path in (live_files(table) if table is not None else ())}
+        nights = [night for night in files if first <= night < before]
+        uris = [join_uri(self.table_uri, files[night]) for night in nights]
+        with ThreadPoolExecutor(_THREADS) as pool:
+            found = list(pool.map(lambda uri: read_footer(uri, self.storage).get(_FINGERPRINT), uris))
+        return max((night for night, name in zip(nights, found, strict=True) if name != self.fingerprint), default="")
+
     def _is_shown(self, run_date: str, paths: Collection[str]) -> bool:
         table = open_table(self.table_uri, self.storage)
-        live = set(live_files(table, run_date)) if table is not None else set()
+        if table is None:
+            return False
+        live = set(live_files(table, run_date))
         return live == stand_in(paths, live, read_compacted(self.table_uri, run_date, self.storage))
 
     def _nights(self) -> set[str]:

@@ -105,7 +105,7 @@ def prepare_run(spec: ScoreSpec, run_date: str, rescore: bool = False) -> Prepar
     columns = Columns(tuple(dict.fromkeys(chain.from_iterable(read.values()))), spec.corpus.keep)
     ledger = Ledger(output.uri, run_date, fingerprint_run(spec, bundles), storage, output.mode == "snapshot")
     coverage = NOTHING
-    if output.select == "new" and not rescore:
+    if output.select == "new" and not rescore and not ledger.is_rescored():
         coverage = CoverageStore(output.uri, ledger.fingerprint, storage).before(run_date)
     cache = LayoutCache(join_uri(output.uri, "_bertmill", "layouts"), columns, storage)
     skips = spec.corpus.corrupt_files == "skip"

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-
-import pyarrow.parquet as pq
+from concurrent.futures import ThreadPoolExecutor
 
 from pipeline.inference.plan import quarantine_files, scored_files
 from pipeline.output.compacted import standing_sizes
 from pipeline.output.ledger import DoneRecord, Ledger
 from pipeline.output.table import DataFile, live_files, open_table, read_notes
+from pipeline.output.writer import read_footer
 from pipeline.schema import RUN_DATE, SOURCE_FOOTER
-from pipeline.storage import retrying
 from pipeline.uris import join_uri
 
 QUARANTINE = "_quarantine"
+_THREADS = 16
 
 
 def standing_files(ledger: Ledger, records: Iterable[DoneRecord]) -> dict[str, int]:
@@ -66,12 +66,7 @@ def _vanished(
         return []
     known = {file.path for file in wanted}
     others = [file for path, file in live_files(table).items() if path not in known]
-    sources = {file: _source_of(join_uri(uri, file.path), ledger) for file in others}
+    with ThreadPoolExecutor(_THREADS) as pool:
+        footers = list(pool.map(lambda file: read_footer(join_uri(uri, file.path), ledger.storage), others))
+    sources = {file: footer.get(SOURCE_FOOTER) for file, footer in zip(others, footers, strict=True)}
     return [file for file, source in sources.items() if source is not None and source not in kept_uris]
-
-
-def _source_of(uri: str, ledger: Ledger) -> str | None:
-    filesystem, path = ledger.storage.open_arrow(uri)
-    footer = retrying(lambda: pq.read_metadata(path, filesystem=filesystem), f"read {uri}").metadata or {}
-    source: bytes | None = footer.get(SOURCE_FOOTER.encode())
-    return source.decode() if source is not None else None

@@ -140,7 +140,7 @@ class ShardScorer:
             "bertmill.model_version": self._version,
             "bertmill.fingerprint": job.ledger.fingerprint,
             "bertmill.run_id": job.run_id,
-            **_source_footer(shard),
+            **(_source_footer(shard) if job.ledger.is_snapshot else {}),
         }
         written = write_parquet(rows, join_uri(table_uri, path), footer, job.model.storage)
         return path, written.size_bytes

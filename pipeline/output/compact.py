@@ -13,6 +13,7 @@ import json
 import time
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -28,11 +29,12 @@ from pipeline.output.compacted import CompactedFile, note_uri, read_compacted, w
 from pipeline.output.log import require_night, require_table
 from pipeline.output.table import DataFile, Night, _commit, live_files
 from pipeline.output.writer import write_row_groups
-from pipeline.schema import RUN_DATE
+from pipeline.schema import RUN_DATE, SOURCE_FOOTER
 from pipeline.storage import Storage, classify_error, retrying
 from pipeline.uris import canonical_uri, join_uri
 
 _NUM_ATTEMPTS = 3
+_THREADS = 16
 _FOOTER_PREFIX = b"bertmill."
 _RUN_ID = b"bertmill.run_id"
 
@@ -69,7 +71,8 @@ def compact_night(uri: str, run_date: str, target_bytes: int, storage: Storage) 
     table = require_table(uri, storage)
     live = require_night(table, uri, run_date)
     before = sum(file.size_bytes for file in live.values())
-    groups = plan_groups(live.values(), target_bytes)
+    together = _by_source(uri, live.values(), storage)
+    groups = [group for files in together for group in plan_groups(files, target_bytes)]
     if not groups:
         return Compaction(table.version(), len(live), len(live), 0, before, before)
     merged = _merge_all(uri, run_date, groups, storage)
@@ -95,6 +98,17 @@ def plan_groups(files: Iterable[DataFile], target_bytes: int) -> list[tuple[Data
             groups[place].append(file)
             sizes[place] += file.size_bytes
     return [tuple(sorted(group, key=lambda file: file.path)) for group in groups if len(group) > 1]
+
+
+def _by_source(uri: str, files: Iterable[DataFile], storage: Storage) -> list[list[DataFile]]:
+    """Files that may be merged: those of one corpus file, in a snapshot that may have to keep or drop them by it."""
+    found: dict[str | None, list[DataFile]] = {}
+    ordered = list(files)
+    with ThreadPoolExecutor(_THREADS) as pool:
+        footers = list(pool.map(lambda file: _read_footer(join_uri(uri, file.path), storage), ordered))
+    for file, footer in zip(ordered, footers, strict=True):
+        found.setdefault((footer.metadata or {}).get(SOURCE_FOOTER.encode()), []).append(file)
+    return list(found.values())
 
 
 def _merge_all(uri: str, run_date: str, groups: Sequence[Sequence[DataFile]], storage: Storage) -> list[_Merged]:

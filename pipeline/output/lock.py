@@ -72,6 +72,10 @@ class NightLock:
         self._uri = self._at(generation + 1)
         if not self._storage.create_bytes(self._uri, _write(Lease(self._holder, self._clock()))):
             raise self._taken(self._newest()[1])
+        newest, lease = self._newest()
+        if newest > generation + 1:  # what was read was old: this generation had been, and been removed
+            self._storage.delete(self._uri)
+            raise self._taken(lease)
         for old in range(max(1, generation - 1), generation + 1):
             self._storage.delete(self._at(old))
         self._thread.start()

@@ -1,15 +1,16 @@
 """Reads a published night again and checks it against everything that was written down about it.
 
+A snapshot is one night, whichever night is asked for: its whole table is compared with the newest manifest.
+
 In memory: one row group, and the ranges of all row groups (see `keys`); where ranges overlap, the row numbers of that
 source file.
 """
 
 from __future__ import annotations
 
-import json
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pyarrow as pa
@@ -17,12 +18,13 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline.errors import BertmillError
-from pipeline.output.compacted import read_compacted
+from pipeline.output.compacted import CompactedFile
 from pipeline.output.keys import KEYS, KeyRange, key_ranges, overlapping, read_row_group, read_row_groups
 from pipeline.output.ledger import DoneRecord, Ledger
 from pipeline.output.log import read_commits, require_night, require_table
-from pipeline.output.table import DataFile, _same_type, live_files, open_table
-from pipeline.schema import RUN_DATE, SOURCE_FILE, SOURCE_ROW, file_schema
+from pipeline.output.manifests import Manifest, read_manifests
+from pipeline.output.table import DataFile, _same_type, live_files, open_table, read_notes
+from pipeline.schema import RUN_DATE, SOURCE_FILE, SOURCE_FOOTER, SOURCE_ROW, file_schema
 from pipeline.storage import Storage
 from pipeline.uris import canonical_uri, join_uri
 
@@ -54,13 +56,30 @@ class _Findings:
     notes: list[str] = field(default_factory=list)
     ranges: list[KeyRange] = field(default_factory=list)
     fingerprints: Counter[str] = field(default_factory=Counter)
+    vanished: set[str] = field(default_factory=set)
     num_files: int = 0
     num_rows: int = 0
+    num_vanished_rows: int = 0
+
+
+@dataclass(frozen=True)
+class _Scope:
+    """What is looked at.
+
+    Attributes:
+        run_date: One night; None for the whole table, which is a snapshot.
+        manifest: The newest manifest of it.
+        corpus: Files of the corpus, if a snapshot keeps rows of files that are not among them.
+    """
+
+    run_date: str | None
+    manifest: Manifest | None
+    corpus: frozenset[str] | None = None
 
 
 @dataclass(frozen=True)
 class _Part:
-    """One night of the table, or of its quarantine."""
+    """One night of the table, or of its quarantine; or the whole of a snapshot."""
 
     uri: str
     schema: pa.Schema
@@ -68,53 +87,80 @@ class _Part:
 
 
 def verify_night(uri: str, run_date: str, storage: Storage) -> VerifiedNight:
-    """Check a night's files, rows, manifest and done-records.
+    """Check a night's files, rows, manifest and done-records; of a snapshot, the whole table's.
 
     Raises:
         CorpusError: there is no such table or night.
     """
     uri = canonical_uri(uri)
     table = require_table(uri, storage)
-    scored = _Part(uri, pa.schema(table.schema().to_arrow()), require_night(table, uri, run_date))
-    parts = [scored, *_quarantine(uri, run_date, storage)]
-    findings = [_read_part(part, run_date, storage) for part in parts]
+    scope = _scope_of(uri, run_date, storage)
+    files = require_night(table, uri, run_date) if scope.run_date else live_files(table)
+    scored = _Part(uri, pa.schema(table.schema().to_arrow()), files)
+    parts = [scored, *_quarantine(uri, scope, storage)]
+    findings = [_read_part(part, scope, storage) for part in parts]
+    together = _joined(findings, storage)
+    if scope.run_date is None:
+        together.notes.append("the table is a snapshot: the whole of it was read")
+    if together.vanished:
+        num_rows = sum(found.num_vanished_rows for found in findings)
+        together.notes.append(f"{len(together.vanished)} files keep {num_rows} rows of files no longer in the corpus")
+    fingerprint = together.fingerprints.most_common(1)[0][0] if together.fingerprints else ""
+    num_rows, num_bad = [found.num_rows for found in (*findings, _Findings())][:2]
+    night = VerifiedNight(run_date, fingerprint, len(files), num_rows, num_bad, (), ())
+    in_corpus = [found.num_rows - found.num_vanished_rows for found in (*findings, _Findings())][:2]
+    counts: dict[str, int | str] = {
+        "num_scored_rows": in_corpus[0],
+        "num_quarantined_rows": in_corpus[1],
+        FINGERPRINT: fingerprint,
+    }
+    _check_manifest(uri, scope, counts, together, storage)
+    ledger = Ledger(uri, run_date, fingerprint, storage, scope.run_date is None)
+    known = [replace(part, files=_without(part, together.vanished)) for part in parts]
+    together.problems += _check_ledger(ledger, known, read_notes(uri, table, scope.run_date, storage))
+    return replace(night, problems=tuple(together.problems), notes=tuple(together.notes))
+
+
+def _scope_of(uri: str, run_date: str, storage: Storage) -> _Scope:
+    """The night; or the whole table, if the newest manifest says that it is a snapshot and has that night."""
+    manifests = read_manifests(uri, storage)
+    own = [manifest for manifest in manifests if manifest.run_date == run_date]
+    if manifests and manifests[-1].is_snapshot and own:
+        return _Scope(None, manifests[-1], manifests[-1].kept_corpus(storage))
+    return _Scope(run_date, own[-1] if own else None)
+
+
+def _joined(findings: Sequence[_Findings], storage: Storage) -> _Findings:
     together = _Findings()
     for found in findings:
         together.problems += found.problems
         together.ranges += found.ranges
         together.fingerprints += found.fingerprints
+        together.vanished |= found.vanished
     together.problems += _doubled_rows(together.ranges, storage)
     if len(together.fingerprints) > 1:
         counts = ", ".join(f"{name or 'none'}: {count} files" for name, count in together.fingerprints.most_common())
         together.problems.append(f"files of more than one fingerprint: {counts}")
-    fingerprint = together.fingerprints.most_common(1)[0][0] if together.fingerprints else ""
-    num_bad = findings[1].num_rows if len(findings) > 1 else 0
-    night = VerifiedNight(run_date, fingerprint, len(scored.files), findings[0].num_rows, num_bad, (), ())
-    _check_manifest(uri, night, together, storage)
-    together.problems += _check_ledger(uri, night, parts, storage)
-    return VerifiedNight(
-        run_date,
-        fingerprint,
-        night.num_files,
-        night.num_rows,
-        num_bad,
-        tuple(together.problems),
-        tuple(together.notes),
-    )
+    return together
 
 
-def _quarantine(uri: str, run_date: str, storage: Storage) -> list[_Part]:
+def _without(part: _Part, names: Collection[str]) -> dict[str, DataFile]:
+    return {path: file for path, file in part.files.items() if join_uri(part.uri, path) not in names}
+
+
+def _quarantine(uri: str, scope: _Scope, storage: Storage) -> list[_Part]:
     root = join_uri(uri, "_quarantine")
     table = open_table(root, storage)
     if table is None:
         return []
-    return [_Part(root, pa.schema(table.schema().to_arrow()), live_files(table, run_date))]
+    return [_Part(root, pa.schema(table.schema().to_arrow()), live_files(table, scope.run_date))]
 
 
-def _read_part(part: _Part, run_date: str, storage: Storage) -> _Findings:
+def _read_part(part: _Part, scope: _Scope, storage: Storage) -> _Findings:
     """Every file stands in its logged size, has the table's columns and the logged rows, and can be read."""
     found = _Findings()
-    standing = storage.list_objects(join_uri(part.uri, f"{RUN_DATE}={run_date}"))
+    folder = join_uri(part.uri, f"{RUN_DATE}={scope.run_date}") if scope.run_date else part.uri
+    standing = storage.list_objects(folder)
     sizes = {item.uri.removeprefix(part.uri).strip("/"): item.size_bytes for item in standing}
     for path, file in sorted(part.files.items()):
         name = join_uri(part.uri, path)
@@ -124,7 +170,7 @@ def _read_part(part: _Part, run_date: str, storage: Storage) -> _Findings:
             if sizes[path] != file.size_bytes:
                 found.problems.append(f"{name}: holds {sizes[path]} bytes, the log says {file.size_bytes}")
             try:
-                _read_file(part, file, found, storage)
+                _read_file(part, file, scope.corpus, found, storage)
             except BertmillError:
                 raise
             except (pa.ArrowException, OSError, KeyError, ValueError) as error:
@@ -132,11 +178,17 @@ def _read_part(part: _Part, run_date: str, storage: Storage) -> _Findings:
     return found
 
 
-def _read_file(part: _Part, file: DataFile, found: _Findings, storage: Storage) -> None:
+def _read_file(part: _Part, file: DataFile, corpus: frozenset[str] | None, found: _Findings, storage: Storage) -> None:
     name = join_uri(part.uri, file.path)
     filesystem, location = storage.open_arrow(name)
     metadata = pq.read_metadata(location, filesystem=filesystem)
-    found.fingerprints[(metadata.metadata or {}).get(b"bertmill.fingerprint", b"").decode()] += 1
+    footer = metadata.metadata or {}
+    source = footer.get(SOURCE_FOOTER.encode())
+    is_vanished = corpus is not None and source is not None and source.decode() not in corpus
+    if is_vanished:
+        found.vanished.add(name)
+    else:
+        found.fingerprints[footer.get(b"bertmill.fingerprint", b"").decode()] += 1
     different = _different_columns(file_schema(part.schema), metadata.schema.to_arrow_schema())
     if different:
         found.problems.append(f"{name}: has other columns than the table: {', '.join(different)}")
@@ -149,6 +201,7 @@ def _read_file(part: _Part, file: DataFile, found: _Findings, storage: Storage) 
     if num_rows != file.num_rows:
         found.problems.append(f"{name}: holds {num_rows} rows, the log says {file.num_rows}")
     found.num_rows += num_rows
+    found.num_vanished_rows += num_rows if is_vanished else 0
 
 
 def _different_columns(wanted: pa.Schema, there: pa.Schema) -> list[str]:
@@ -178,46 +231,41 @@ def _doubled_rows(ranges: list[KeyRange], storage: Storage) -> Iterator[str]:
             yield f"{source_file}: {len(doubled)} rows stand in the night more than once (rows {shown}; in {places})"
 
 
-def _check_manifest(uri: str, night: VerifiedNight, found: _Findings, storage: Storage) -> None:
+def _check_manifest(
+    uri: str, scope: _Scope, counts: Mapping[str, int | str], found: _Findings, storage: Storage
+) -> None:
     """The newest manifest's counts, if it is of the newest publication."""
-    manifests = []
-    for item in storage.list_objects(join_uri(uri, "_manifests", f"{RUN_DATE}={night.run_date}")):
-        content = storage.read_bytes(item.uri) if item.uri.endswith(".json") else None
-        if content is not None:
-            manifests.append((item.uri, json.loads(content)))
     published = [
         commit.version
         for commit in read_commits(uri, storage)
-        if commit.facts.get("run_date") == night.run_date and not commit.facts.get("run_id", "").startswith("compact-")
+        if scope.run_date in (None, commit.facts.get("run_date"))
+        and not commit.facts.get("run_id", "compact-").startswith("compact-")
     ]
-    if not manifests:
+    manifest = scope.manifest
+    if manifest is None:
         found.notes.append("no manifest: the run that published ended before it wrote one; counts were not compared")
         return
-    name, newest = max(manifests, key=lambda entry: int(entry[1]["table_version"]))
-    if published and int(newest["table_version"]) < published[-1]:
-        found.notes.append(f"{name} is older than the night's version {published[-1]}; counts were not compared")
+    if published and manifest.version < published[-1]:
+        found.notes.append(
+            f"{manifest.uri} is older than the night's version {published[-1]}; counts were not compared"
+        )
         return
-    wanted = {
-        "num_scored_rows": night.num_rows,
-        "num_quarantined_rows": night.num_quarantined_rows,
-        FINGERPRINT: night.fingerprint,
-    }
     found.problems += [
-        f"{name}: {key} is {newest.get(key)}, the files say {value}"
-        for key, value in wanted.items()
-        if newest.get(key) != value
+        f"{manifest.uri}: {key} is {manifest.counts.get(key)}, the files say {value}"
+        for key, value in counts.items()
+        if manifest.counts.get(key) != value
     ]
 
 
-def _check_ledger(uri: str, night: VerifiedNight, parts: list[_Part], storage: Storage) -> Iterator[str]:
+def _check_ledger(ledger: Ledger, parts: Sequence[_Part], compacted: Sequence[CompactedFile]) -> Iterator[str]:
     """Every live file, or every part of a compacted one, is what a done-record says."""
-    ledger = Ledger(uri, night.run_date, night.fingerprint, storage)
     records = list(ledger.read(ledger.names()).values())
-    notes = {note.path: note.parts for note in read_compacted(uri, night.run_date, storage)}
+    notes = {note.path: note.parts for note in compacted}
     for part, columns in zip(parts, (_scored_columns, _quarantine_columns), strict=False):
+        is_scored = part.uri == ledger.table_uri
         by_path = {values[0]: values for values in map(columns, records) if values[0] is not None}
         for path, file in sorted(part.files.items()):
-            pieces = notes.get(path, {path: file.size_bytes}) if part.uri == uri else {path: file.size_bytes}
+            pieces = notes.get(path, {path: file.size_bytes}) if is_scored else {path: file.size_bytes}
             unknown = [piece for piece in pieces if piece not in by_path]
             if unknown:
                 name = join_uri(part.uri, unknown[0])

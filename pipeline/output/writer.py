@@ -12,6 +12,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipeline.errors import AccountingError
 from pipeline.storage import Storage, retrying
 from pipeline.uris import split_uri
 
@@ -65,6 +66,23 @@ def write_row_groups(
 
     size_bytes = _finish(uri, write, storage)
     return WrittenFile(uri, size_bytes, num_rows)
+
+
+def read_footer(uri: str, storage: Storage) -> dict[str, str]:
+    """What a written file's footer says.
+
+    Raises:
+        AccountingError: the file is gone or is not Parquet.
+    """
+    filesystem, path = storage.open_arrow(uri)
+    try:
+        found = retrying(lambda: pq.read_metadata(path, filesystem=filesystem), f"read {uri}").metadata or {}
+    except (pa.ArrowException, OSError) as error:
+        raise AccountingError(
+            f"{uri}: the table names this file, but it cannot be read: {str(error).splitlines()[0]}",
+            "`bertmill table verify` checks the whole night; score it again to replace the file",
+        ) from None
+    return {key.decode(): value.decode() for key, value in found.items()}
 
 
 def _finish(uri: str, write: Callable[[str, object], None], storage: Storage) -> int:

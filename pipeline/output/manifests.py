@@ -1,0 +1,68 @@
+"""What the runs of a table wrote down about themselves, to be compared with what the table shows."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from pipeline.output.ledger import SNAPSHOT
+from pipeline.storage import Storage
+from pipeline.uris import join_uri
+
+_THREADS = 16
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """One run's account.
+
+    Attributes:
+        uri: Where it stands.
+        counts: What it says, by field.
+    """
+
+    uri: str
+    counts: Mapping[str, Any]
+
+    @property
+    def version(self) -> int:
+        """The table's version as the run left it."""
+        return int(self.counts["table_version"])
+
+    @property
+    def run_date(self) -> str:
+        """The night."""
+        return str(self.counts["run_date"])
+
+    @property
+    def is_snapshot(self) -> bool:
+        """Whether it speaks of the whole table, and not of one night."""
+        return self.counts.get("mode") == SNAPSHOT
+
+    def kept_corpus(self, storage: Storage) -> frozenset[str] | None:
+        """The files of the corpus, where the table keeps rows of files that are not among them; else None."""
+        output = self.counts.get("spec", {}).get("output", {})
+        if not self.is_snapshot or output.get("vanished") != "keep":
+            return None
+        content = storage.read_bytes(f"{self.uri.removesuffix('.json')}.files.parquet")
+        return frozenset(pq.read_table(io.BytesIO(content))["uri"].to_pylist()) if content is not None else None
+
+
+def read_manifests(table_uri: str, storage: Storage) -> list[Manifest]:
+    """Every manifest of a table, in the order of the versions they speak of, then of their writing."""
+    found = [item for item in storage.list_objects(join_uri(table_uri, "_manifests")) if item.uri.endswith(".json")]
+    with ThreadPoolExecutor(_THREADS) as pool:
+        contents = list(pool.map(lambda item: storage.read_bytes(item.uri), found))
+    manifests = [
+        (Manifest(item.uri, json.loads(content)), item.modified_s or 0.0)
+        for item, content in zip(found, contents, strict=True)
+        if content is not None
+    ]
+    ordered = sorted(manifests, key=lambda entry: (entry[0].version, entry[1], entry[0].uri))
+    return [manifest for manifest, _ in ordered]

@@ -1,0 +1,125 @@
+"""`bertmill nightly` as it is typed: dates, dry runs, a night that another run holds, a range with corrupt files."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+import jobs.night
+import pipeline.inference.run as scoring
+from pipeline.config import ComputeConfig, PoolOptions
+from pipeline.corpus.shards import Shard
+from pipeline.corpus.stream import WorkerFactory
+from pipeline.output.lock import NightLock
+from pipeline.storage import Storage
+from tests.unit.inference.scoring import files_below
+from tests.unit.jobs.command_line import Finished, run_command, write_spec
+
+D21, D22, D23 = "2026-11-21", "2026-11-22", "2026-11-23"
+
+
+@pytest.fixture
+def nightly_raw(score_raw: dict[str, Any]) -> dict[str, Any]:
+    """A sound spec whose nights hold what is new."""
+    score_raw["output"]["select"] = "new"
+    score_raw["compute"] = {"device": "cpu", "precision": "fp32"}
+    return score_raw
+
+
+@pytest.fixture
+def no_ray(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Shards are worked through here."""
+
+    def stream(shards: Sequence[Shard], factory: WorkerFactory, _pool: PoolOptions) -> Iterator[pa.Table]:
+        worker = factory.build()
+        return (worker.process(shard) for shard in shards)
+
+    @contextlib.contextmanager
+    def session(_compute: ComputeConfig, _address: str | None) -> Iterator[PoolOptions]:
+        yield PoolOptions(1, 1, 0)
+
+    monkeypatch.setattr(scoring, "stream_shards", stream)
+    monkeypatch.setattr(jobs.night, "ray_session", session)
+
+
+def nightly(raw: dict[str, Any], tmp_path: Path, *options: str) -> Finished:
+    return run_command("nightly", write_spec(tmp_path / "spec.yaml", raw), *options)
+
+
+def test_a_night_needs_its_date(nightly_raw: dict[str, Any], tmp_path: Path) -> None:
+    finished = nightly(nightly_raw, tmp_path)
+    assert finished.exit_code == 2
+    assert "--date" in finished.stderr
+    assert not (tmp_path / "output").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (["--date", D22, "--until", D21], ("--until", "2026-11-22 or later")),
+        (["--date", "today"], ("--date", "'today'")),
+        (["--date", D22, "--until", "tomorrow"], ("--until", "'tomorrow'")),
+    ],
+)
+def test_dates_that_make_no_range_are_refused(
+    nightly_raw: dict[str, Any], tmp_path: Path, options: list[str], expected: tuple[str, ...]
+) -> None:
+    finished = nightly(nightly_raw, tmp_path, *options)
+    assert (finished.exit_code, finished.stdout) == (2, "")
+    for words in expected:
+        assert words in finished.stderr
+    assert not (tmp_path / "output").exists()
+
+
+def test_a_dry_run_says_what_it_would_do_and_writes_nothing(nightly_raw: dict[str, Any], tmp_path: Path) -> None:
+    finished = nightly(nightly_raw, tmp_path, "--date", D21, "--until", D22, "--dry-run")
+    assert finished.exit_code == 0, finished.stderr
+    assert finished.stdout.count("40 rows (none is done under this fingerprint)") == 2
+    assert not (tmp_path / "output").exists()
+
+
+def test_a_night_that_another_run_holds_is_left_to_it(nightly_raw: dict[str, Any], tmp_path: Path) -> None:
+    with NightLock(str(tmp_path / "output"), f"run_date={D21}", "other", Storage()):
+        before = files_below(tmp_path / "output")
+        finished = nightly(nightly_raw, tmp_path, "--date", D21)
+    assert (finished.exit_code, finished.stdout) == (0, "")
+    assert finished.stderr.startswith(f"note: run_date={D21}: ")
+    assert "run other is at work on it" in finished.stderr
+    assert files_below(tmp_path / "output") == before
+
+
+@pytest.mark.usefixtures("no_ray")
+def test_a_range_of_nights_does_each_once(nightly_raw: dict[str, Any], tmp_path: Path) -> None:
+    finished = nightly(nightly_raw, tmp_path, "--date", D21, "--until", D23)
+    assert finished.exit_code == 0, finished.stderr
+    assert finished.stdout.count("40 = 40 scored + 0 quarantined") == 1
+    before = files_below(tmp_path / "output")
+    again = nightly(nightly_raw, tmp_path, "--date", D21, "--until", D23)
+    assert again.exit_code == 0, again.stderr
+    assert again.stdout.count("nothing to do: this night is published") == 3
+    assert files_below(tmp_path / "output") == before
+
+
+@pytest.mark.usefixtures("no_ray")
+def test_a_dry_run_of_a_rescoring_forgets_nothing(nightly_raw: dict[str, Any], tmp_path: Path) -> None:
+    nightly(nightly_raw, tmp_path, "--date", D21)
+    before = files_below(tmp_path / "output")
+    finished = nightly(nightly_raw, tmp_path, "--date", D21, "--rescore", "--dry-run")
+    assert finished.exit_code == 0, finished.stderr
+    assert "to score: 1 shards, 40 rows" in finished.stdout
+    assert files_below(tmp_path / "output") == before
+
+
+@pytest.mark.usefixtures("no_ray")
+def test_a_corrupt_file_that_may_be_left_out_does_not_stop_a_range(nightly_raw: dict[str, Any], tmp_path: Path) -> None:
+    nightly_raw["corpus"]["corrupt_files"] = "skip"
+    (tmp_path / "corpus" / "broken.parquet").write_bytes(b"PAR1 but not really")
+    finished = nightly(nightly_raw, tmp_path, "--date", D21, "--until", D22)
+    assert finished.exit_code == 6
+    assert "1 corrupt files were left out" in finished.stderr
+    assert len(list((tmp_path / "output").glob("_manifests/run_date=*/*.json"))) == 2
