@@ -2,7 +2,9 @@
 
 The lease saves work, it guards nothing: two publishers of one night commit the same files whatever happens to it. A
 holder writes its lease again while it works; one that has not been written for a while is taken over by creating the
-next generation, which the store lets exactly one contender do.
+next generation, which the store lets exactly one contender do. A contender watches the lease until it is renewed (the
+holder lives: nothing is left to do here) or has run out (it was killed: the work goes on here), so that a night whose
+run was killed is never taken for one that is being done.
 
     _bertmill/locks/SCOPE/00000001.json
 """
@@ -22,8 +24,9 @@ from pipeline.errors import BertmillError, NightTakenError
 from pipeline.storage import Storage
 from pipeline.uris import join_uri
 
-RENEW_S = 30.0
-STALE_S = 300.0
+RENEW_S = 15.0
+STALE_S = 60.0
+POLL_S = 2.0
 
 
 @dataclass(frozen=True)
@@ -34,11 +37,28 @@ class Lease:
         holder: Host, process and run.
         renewed_s: When it last said so, in seconds since 1970 by its own clock.
         is_released: It has ended.
+        host: Where it runs.
+        pid: As which process.
     """
 
     holder: str
     renewed_s: float
     is_released: bool = False
+    host: str = ""
+    pid: int = 0
+
+    @property
+    def is_of_the_dead(self) -> bool:
+        """Whether the holder ran on this host and its process is gone."""
+        if self.host != socket.gethostname() or self.pid <= 0:
+            return False
+        try:
+            os.kill(self.pid, 0)
+        except ProcessLookupError:
+            return True
+        except PermissionError:
+            return False
+        return False
 
 
 class NightLock:
@@ -50,27 +70,34 @@ class NightLock:
         run_id: The run that wants it.
         storage: The table's store.
         clock: Seconds since 1970.
+        patience_s: How long a lease is watched that is neither renewed nor stale.
 
     Raises:
         NightTakenError: another run holds it.
     """
 
     def __init__(
-        self, table_uri: str, scope: str, run_id: str, storage: Storage, clock: Callable[[], float] = time.time
+        self,
+        table_uri: str,
+        scope: str,
+        run_id: str,
+        storage: Storage,
+        clock: Callable[[], float] = time.time,
+        patience_s: float = STALE_S,
     ) -> None:
         self._root = join_uri(table_uri, "_bertmill", "locks", scope)
         self._scope, self._storage, self._clock = scope, storage, clock
-        self._holder = f"{socket.gethostname()} process {os.getpid()} run {run_id}"
+        self._patience_s = patience_s
+        self._host, self._pid = socket.gethostname(), os.getpid()
+        self._holder = f"{self._host} process {self._pid} run {run_id}"
         self._uri = ""
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._renew, daemon=True)
 
     def __enter__(self) -> NightLock:
-        generation, lease = self._newest()
-        if lease is not None and not lease.is_released and self._clock() - lease.renewed_s < STALE_S:
-            raise self._taken(lease)
+        generation = self._wait_until_free()
         self._uri = self._at(generation + 1)
-        if not self._storage.create_bytes(self._uri, _write(Lease(self._holder, self._clock()))):
+        if not self._storage.create_bytes(self._uri, _write(self._lease())):
             raise self._taken(self._newest()[1])
         newest, lease = self._newest()
         if newest > generation + 1:  # what was read was old: this generation had been, and been removed
@@ -80,6 +107,24 @@ class NightLock:
             self._storage.delete(self._at(old))
         self._thread.start()
         return self
+
+    def _wait_until_free(self) -> int:
+        """The generation to follow: the newest one, released, stale, or of a process that is gone."""
+        first = generation, lease = self._newest()
+        watched_s = 0.0
+        while lease is not None and not self._is_over(lease):
+            if (generation, lease) != first or watched_s >= self._patience_s:
+                raise self._taken(lease)
+            time.sleep(POLL_S)
+            watched_s += POLL_S
+            generation, lease = self._newest()
+        return generation
+
+    def _is_over(self, lease: Lease) -> bool:
+        return lease.is_released or lease.is_of_the_dead or self._clock() - lease.renewed_s >= STALE_S
+
+    def _lease(self) -> Lease:
+        return Lease(self._holder, self._clock(), host=self._host, pid=self._pid)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -94,7 +139,7 @@ class NightLock:
 
     def _write_lease(self, is_released: bool) -> None:
         """A lease that cannot be written runs out by itself."""
-        lease = replace(Lease(self._holder, self._clock()), is_released=is_released)
+        lease = replace(self._lease(), is_released=is_released)
         try:
             self._storage.write_bytes(self._uri, _write(lease))
         except BertmillError:
@@ -113,7 +158,7 @@ class NightLock:
         holder = lease.holder if lease else "another run"
         return NightTakenError(
             f"{self._scope}: {holder} is at work on it; nothing done here",
-            f"if that run is dead, its lease runs out {STALE_S:.0f} s after it was last renewed",
+            "if that run does not end, stop it and run the same command again",
         )
 
 

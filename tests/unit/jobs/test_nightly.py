@@ -15,6 +15,7 @@ import pipeline.inference.run as scoring
 from pipeline.config import ComputeConfig, PoolOptions
 from pipeline.corpus.shards import Shard
 from pipeline.corpus.stream import WorkerFactory
+from pipeline.output import lock
 from pipeline.output.lock import NightLock
 from pipeline.storage import Storage
 from tests.unit.inference.scoring import files_below
@@ -83,7 +84,11 @@ def test_a_dry_run_says_what_it_would_do_and_writes_nothing(nightly_raw: dict[st
     assert not (tmp_path / "output").exists()
 
 
-def test_a_night_that_another_run_holds_is_left_to_it(nightly_raw: dict[str, Any], tmp_path: Path) -> None:
+def test_a_night_that_another_run_holds_is_left_to_it(
+    nightly_raw: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lock, "RENEW_S", 0.2)
+    monkeypatch.setattr(lock, "POLL_S", 0.05)
     with NightLock(str(tmp_path / "output"), f"run_date={D21}", "other", Storage()):
         before = files_below(tmp_path / "output")
         finished = nightly(nightly_raw, tmp_path, "--date", D21)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import socket
+import subprocess
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -35,7 +38,7 @@ def clock() -> Clock:
 
 
 def open_lock(table: Path, clock: Clock, run_id: str = "run-1", scope: str = SCOPE) -> NightLock:
-    return NightLock(str(table), scope, run_id, STORAGE, clock)
+    return NightLock(str(table), scope, run_id, STORAGE, clock, patience_s=0.0)
 
 
 def leases(table: Path, scope: str = SCOPE) -> dict[int, dict[str, Any]]:
@@ -92,10 +95,10 @@ def test_exactly_one_of_many_takes_a_stale_lease(tmp_path: Path, clock: Clock) -
         clock.now_s += STALE_S
 
 
-def leave_behind(table: Path, clock: Clock) -> None:
+def leave_behind(table: Path, clock: Clock, host: str = "", pid: int = 0) -> None:
     """The lease of a holder that was killed: neither renewed nor released."""
     uri = table / "_bertmill" / "locks" / SCOPE / "00000001.json"
-    STORAGE.write_bytes(str(uri), lock._write(lock.Lease("a dead one", clock())))
+    STORAGE.write_bytes(str(uri), lock._write(lock.Lease("a dead one", clock(), False, host, pid)))
 
 
 def race(table: Path, clock: Clock, num_threads: int) -> int:
@@ -183,3 +186,45 @@ def test_a_lease_removed_while_it_is_read_counts_as_taken(tmp_path: Path, clock:
         late._newest = lambda: (0, None)  # type: ignore[method-assign]
         with pytest.raises(NightTakenError, match="another run is at work"):
             late.__enter__()
+
+
+def test_a_lease_of_a_process_that_is_gone_is_free_at_once(tmp_path: Path, clock: Clock) -> None:
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    leave_behind(tmp_path, clock, host=socket.gethostname(), pid=gone.pid)
+    with open_lock(tmp_path, clock, "run-2"):
+        assert "run-2" in leases(tmp_path)[2]["holder"]
+
+
+def test_a_lease_of_another_host_counts_whatever_runs_here(tmp_path: Path, clock: Clock) -> None:
+    leave_behind(tmp_path, clock, host="elsewhere", pid=2**22 + 1)
+    with pytest.raises(NightTakenError, match="a dead one is at work"):
+        open_lock(tmp_path, clock, "run-2").__enter__()
+
+
+def test_a_lease_is_watched_until_it_is_renewed(tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    leave_behind(tmp_path, clock)
+    watched: list[float] = []
+
+    def sleep(seconds: float) -> None:
+        watched.append(seconds)
+        clock.now_s += seconds
+        if len(watched) == 3:
+            leave_behind(tmp_path, clock)
+
+    monkeypatch.setattr(lock.time, "sleep", sleep)
+    with pytest.raises(NightTakenError, match="at work"):
+        NightLock(str(tmp_path), SCOPE, "run-2", STORAGE, clock).__enter__()
+    assert watched == [lock.POLL_S] * 3
+
+
+def test_a_lease_is_watched_until_it_runs_out(tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    leave_behind(tmp_path, clock)
+
+    def sleep(seconds: float) -> None:
+        clock.now_s += seconds
+
+    monkeypatch.setattr(lock.time, "sleep", sleep)
+    left_s = clock.now_s
+    with NightLock(str(tmp_path), SCOPE, "run-2", STORAGE, clock):
+        assert clock.now_s - left_s == STALE_S
