@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -89,6 +90,7 @@ def test_a_night_that_another_run_holds_is_left_to_it(
 ) -> None:
     monkeypatch.setattr(lock, "RENEW_S", 0.2)
     monkeypatch.setattr(lock, "POLL_S", 0.05)
+    monkeypatch.setattr(lock.time, "sleep", lambda seconds: threading.Event().wait(seconds))
     with NightLock(str(tmp_path / "output"), f"run_date={D21}", "other", Storage()):
         before = files_below(tmp_path / "output")
         finished = nightly(nightly_raw, tmp_path, "--date", D21)
