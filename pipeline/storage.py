@@ -15,10 +15,12 @@ import re
 import shutil
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import lru_cache
+from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -30,6 +32,7 @@ from pipeline.config import StorageConfig
 from pipeline.errors import BertmillError, StorageDeniedError, StorageFullError, TransientStorageError
 from pipeline.uris import split_uri
 
+ItemT = TypeVar("ItemT")
 ResultT = TypeVar("ResultT")
 
 NUM_ATTEMPTS = 4  # of a whole call
@@ -59,7 +62,7 @@ _COLOURS = re.compile(r"\x1b\[[0-9;]*m|\u21b3")  # deltalake draws the chain of 
 _NAMES = re.compile(r"'[^']*'|\"[^\"]*\"|\S*/\S*")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class StoredObject:
     """One object in a store.
 
@@ -97,7 +100,7 @@ class Storage:
         def find() -> list[StoredObject]:
             filesystem.invalidate_cache()
             found: dict[str, Any] = filesystem.find(path, detail=True)
-            return [_stored_object(scheme, info) for info in found.values()]
+            return [_stored_object(scheme, found.popitem()[1]) for _ in range(len(found))]  # freed as it is read
 
         return sorted(retrying(find, f"list {uri}"), key=lambda item: item.uri)
 
@@ -184,6 +187,16 @@ class Storage:
             "connect_timeout": f"{CONNECT_TIMEOUT_S}s",
         }
         return {key: value for key, value in options.items() if value}
+
+
+def map_threads(
+    call: Callable[[ItemT], ResultT], items: Iterable[ItemT], num_threads: int, at_once: int = 4096
+) -> Iterator[ResultT]:
+    """Results in order, as `Executor.map` gives them, without a future for each of millions of items at a time."""
+    remaining = iter(items)
+    with ThreadPoolExecutor(num_threads) as pool:
+        while batch := list(islice(remaining, at_once)):
+            yield from pool.map(call, batch)
 
 
 def retrying(call: Callable[[], ResultT], what: str) -> ResultT:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -16,6 +17,7 @@ from pipeline.corpus.shards import FileLayout, RowGroup
 from pipeline.storage import Storage
 from pipeline.uris import join_uri
 
+_BATCH_FILES = 16_384  # files at a time on their way in and out: Python objects of all would be a peak of their own
 _SCHEMA = pa.schema(
     [
         ("uri", pa.string()),
@@ -48,28 +50,19 @@ class LayoutCache:
         Raises:
             CorpusError: a file that had to be opened cannot be used.
         """
-        known = self._load()
-        unknown = [file for file in files if _key(file) not in known]
+        footers = self._recall(files)
+        unknown = [file for file in files if file.uri not in footers]
         found = survey_files(unknown, self.columns, self.storage, skip_corrupt)
-        footers = {footer.layout.file.uri: footer for footer in found.footers}
-        footers.update({file.uri: _footer(file, *known[_key(file)]) for file in files if _key(file) in known})
+        footers.update({footer.layout.file.uri: footer for footer in found.footers})
         return Survey(tuple(footers[file.uri] for file in files if file.uri in footers), found.skipped)
 
     def save(self, footers: Iterable[FileFooter]) -> None:
         """Remember exactly these footers."""
-        rows = [
-            {
-                "uri": footer.layout.file.uri,
-                "etag": footer.layout.file.etag,
-                "partition": repr(footer.layout.file.partition),
-                "group_rows": [group.num_rows for group in footer.layout.row_groups],
-                "group_bytes": [group.text_bytes for group in footer.layout.row_groups],
-                "arrow_schema": footer.schema.serialize().to_pybytes(),
-            }
-            for footer in footers
-        ]
-        sink = io.BytesIO()
-        pq.write_table(pa.Table.from_pylist(rows, schema=_SCHEMA), sink, compression="zstd")
+        sink, remaining = io.BytesIO(), iter(footers)
+        packed: dict[int, tuple[pa.Schema, bytes]] = {}
+        with pq.ParquetWriter(sink, _SCHEMA, compression="zstd") as writer:
+            while batch := list(islice(remaining, _BATCH_FILES)):
+                writer.write_table(_as_table(batch, packed))
         self.storage.write_bytes(self._uri, sink.getvalue())
 
     @property
@@ -77,28 +70,53 @@ class LayoutCache:
         key = hashlib.sha256(repr((self.columns.inputs, self.columns.kept)).encode()).hexdigest()
         return join_uri(self.root, f"{key[:32]}.parquet")
 
-    def _load(self) -> dict[tuple[str, str, str], tuple[tuple[RowGroup, ...], pa.Schema]]:
+    def _recall(self, files: Sequence[CorpusFile]) -> dict[str, FileFooter]:
+        """URI -> footer of the files that are remembered; a file is itself by URI, etag and partition."""
         content = self.storage.read_bytes(self._uri)
         if content is None:
             return {}
+        wanted = {file.uri: file for file in files}
+        known: dict[str, FileFooter] = {}
         schemas: dict[bytes, pa.Schema] = {}
-        known = {}
         try:
-            rows = pq.read_table(io.BytesIO(content)).to_pylist()
-        except (pa.ArrowException, OSError):
+            for batch in pq.ParquetFile(io.BytesIO(content)).iter_batches(_BATCH_FILES):
+                known.update(_known_footers(batch, wanted, schemas))
+        except (pa.ArrowException, OSError, KeyError):
             return {}  # a memory that cannot be read is none; the next save replaces it
-        for row in rows:
-            packed = row["arrow_schema"]
-            if packed not in schemas:
-                schemas[packed] = pa.ipc.read_schema(pa.py_buffer(packed))
-            groups = tuple(map(RowGroup, row["group_rows"], row["group_bytes"]))
-            known[row["uri"], row["etag"], row["partition"]] = (groups, schemas[packed])
         return known
 
 
-def _key(file: CorpusFile) -> tuple[str, str, str]:
-    return file.uri, file.etag, repr(file.partition)
+def _as_table(footers: Sequence[FileFooter], packed: dict[int, tuple[pa.Schema, bytes]]) -> pa.Table:
+    """Footers as rows of the cache; `packed` holds each schema's bytes, and the schema lest its id be used again."""
+    for footer in footers:
+        if id(footer.schema) not in packed:
+            packed[id(footer.schema)] = (footer.schema, footer.schema.serialize().to_pybytes())
+    files = [footer.layout.file for footer in footers]
+    groups = [footer.layout.row_groups for footer in footers]
+    columns = [
+        [file.uri for file in files],
+        [file.etag for file in files],
+        [repr(file.partition) for file in files],
+        [[group.num_rows for group in item] for item in groups],
+        [[group.text_bytes for group in item] for item in groups],
+        [packed[id(footer.schema)][1] for footer in footers],
+    ]
+    return pa.table([pa.array(values, known.type) for values, known in zip(columns, _SCHEMA, strict=True)], _SCHEMA)
 
 
-def _footer(file: CorpusFile, groups: tuple[RowGroup, ...], schema: pa.Schema) -> FileFooter:
-    return FileFooter(FileLayout(file, groups), schema)
+def _known_footers(
+    batch: pa.RecordBatch, wanted: Mapping[str, CorpusFile], schemas: dict[bytes, pa.Schema]
+) -> Iterator[tuple[str, FileFooter]]:
+    """Footers of one batch of the cache, for the files that are still as they were."""
+    packed = batch["arrow_schema"].dictionary.to_pylist()
+    for content in packed:
+        if content not in schemas:
+            schemas[content] = pa.ipc.read_schema(pa.py_buffer(content))
+    names = ("uri", "etag", "partition", "group_rows", "group_bytes")
+    columns = [batch[name].to_pylist() for name in names]
+    for uri, etag, partition, rows, sizes, code in zip(
+        *columns, batch["arrow_schema"].indices.to_pylist(), strict=True
+    ):
+        file = wanted.get(uri)
+        if file is not None and file.etag == etag and repr(file.partition) == partition:
+            yield file.uri, FileFooter(FileLayout(file, tuple(map(RowGroup, rows, sizes))), schemas[packed[code]])

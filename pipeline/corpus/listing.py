@@ -13,7 +13,7 @@ from pipeline.uris import canonical_uri
 _PARQUET_SUFFIXES = (".parquet", ".pq", ".parq")
 
 
-@dataclass(frozen=True, order=True)
+@dataclass(frozen=True, order=True, slots=True)
 class CorpusFile:
     """One Parquet file of a corpus.
 

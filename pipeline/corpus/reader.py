@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -17,7 +16,7 @@ from pipeline.corpus.shards import FileLayout, Piece, RowGroup, Shard
 from pipeline.corpus.text import clean_text, find_broken_text, is_word_list
 from pipeline.errors import BertmillError, CorpusError, CorruptFileError
 from pipeline.schema import SOURCE_FILE, SOURCE_ROW, kept_field
-from pipeline.storage import Storage, retrying
+from pipeline.storage import Storage, map_threads, retrying
 
 _FOOTER_THREADS = 16
 _MAX_LISTED = 10
@@ -62,7 +61,7 @@ class ReadOptions:
     quarantine_corrupt: bool = False
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class FileFooter:
     """What one footer tells: row groups, and the types of the columns a job touches."""
 
@@ -108,12 +107,13 @@ def survey_files(files: Sequence[CorpusFile], columns: Columns, storage: Storage
     Raises:
         CorpusError: naming every file (up to ten) that cannot be used.
     """
-    with ThreadPoolExecutor(_FOOTER_THREADS) as pool:
-        results = list(pool.map(lambda file: (file, _footer_or_problem(file, columns, storage)), files))
     skipped, problems, footers = [], [], []
-    for file, result in results:
+    schemas: dict[pa.Schema, pa.Schema] = {}
+    results = map_threads(lambda file: _footer_or_problem(file, columns, storage), files, _FOOTER_THREADS)
+    for file, result in zip(files, results, strict=True):
         if isinstance(result, FileFooter):
-            footers.append(result)
+            # a corpus has few schemas and many files: equal ones are kept once
+            footers.append(FileFooter(result.layout, schemas.setdefault(result.schema, result.schema)))
         elif skip_corrupt and isinstance(result, CorruptFileError):
             skipped.append(SkippedFile(file.uri, result.message.removeprefix(f"{file.uri}: ")))
         else:
@@ -123,7 +123,7 @@ def survey_files(files: Sequence[CorpusFile], columns: Columns, storage: Storage
     return Survey(tuple(footers), tuple(skipped))
 
 
-def kept_schema(footers: Iterable[FileFooter], kept: Sequence[str]) -> pa.Schema:
+def kept_schema(footers: Sequence[FileFooter], kept: Sequence[str]) -> pa.Schema:
     """The one schema under which the kept columns of every file are written.
 
     Raises:
@@ -131,7 +131,7 @@ def kept_schema(footers: Iterable[FileFooter], kept: Sequence[str]) -> pa.Schema
     """
     merged = pa.schema([])
     seen: set[pa.Schema] = set()
-    for footer in footers:
+    for footer in _one_per_schema(footers):
         schema = pa.schema([kept_field(footer.schema.field(name)) for name in kept])
         if schema in seen:
             continue
@@ -146,19 +146,27 @@ def kept_schema(footers: Iterable[FileFooter], kept: Sequence[str]) -> pa.Schema
     return merged
 
 
-def holds_words(footers: Iterable[FileFooter], columns: Columns) -> bool:
+def holds_words(footers: Sequence[FileFooter], columns: Columns) -> bool:
     """Whether the last input column holds lists of words.
 
     Raises:
         CorpusError: it does in some files and not in others.
     """
-    kinds = {is_word_list(footer.schema.field(columns.inputs[-1]).type) for footer in footers}
+    kinds = {is_word_list(footer.schema.field(columns.inputs[-1]).type) for footer in _one_per_schema(footers)}
     if len(kinds) > 1:
         raise CorpusError(
             f"column {columns.inputs[-1]!r} holds lists of words in some files and text in others",
             "write it with one type in every file",
         )
     return kinds == {True}
+
+
+def _one_per_schema(footers: Sequence[FileFooter]) -> Iterable[FileFooter]:
+    """The first footer with each schema object: equal schemas are mostly one object."""
+    first: dict[int, FileFooter] = {}
+    for footer in footers:
+        first.setdefault(id(footer.schema), footer)
+    return first.values()
 
 
 def read_shard(shard: Shard, columns: Columns, options: ReadOptions, storage: Storage) -> pa.Table:

@@ -22,7 +22,7 @@ _MAX_PACK = 4  # a pack is closed at this many times the target size, whatever t
 _MAX_PACKED_FILES = 4096
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class RowGroup:
     """Size of one Parquet row group: rows, and uncompressed bytes of the task's input columns."""
 
@@ -30,7 +30,7 @@ class RowGroup:
     text_bytes: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class FileLayout:
     """A corpus file and its row groups, as its footer tells."""
 
@@ -48,7 +48,7 @@ class FileLayout:
         return sum(group.text_bytes for group in self.row_groups)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Piece:
     """Rows [start_row, stop_row) of one file."""
 
@@ -62,7 +62,7 @@ class Piece:
         return self.stop_row - self.start_row
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Shard:
     """One unit of work: pieces in URI and row order, and the name their content gives them."""
 
@@ -102,14 +102,15 @@ def cut_shards(layouts: Iterable[FileLayout], size: ShardSize, packs_files: bool
     shards: list[Shard] = []
     pack = _Pack(size)
     for layout in sorted(layouts, key=lambda layout: layout.file.uri):
-        if layout.num_rows == 0:
+        num_rows, text_bytes = layout.num_rows, layout.text_bytes  # summed once: there may be millions of files
+        if num_rows == 0:
             continue
-        if size.share(layout.num_rows, layout.text_bytes) >= 1:
+        if size.share(num_rows, text_bytes) >= 1:
             shards.extend(pack.close())
             shards.extend(_cut_file(layout, size))
             continue
-        pack.add(layout)
-        if not packs_files or pack.ends_after(layout):
+        pack.add(layout.file, num_rows, text_bytes)
+        if not packs_files or pack.ends_after(layout.file.uri, size.share(num_rows, text_bytes)):
             shards.extend(pack.close())
     shards.extend(pack.close())
     return shards
@@ -119,8 +120,7 @@ def name_shard(pieces: Iterable[Piece]) -> str:
     """The content name of some pieces: 32 hex digits."""
     digest = hashlib.sha256()
     for piece in pieces:
-        parts = (piece.file.uri, piece.file.etag, str(piece.start_row), str(piece.stop_row))
-        for part in parts:
+        for part in (piece.file.uri, piece.file.etag, str(piece.start_row), str(piece.stop_row)):
             encoded = part.encode("utf-8", "surrogateescape")
             digest.update(len(encoded).to_bytes(8, "big") + encoded)
     return digest.hexdigest()[:32]
@@ -135,15 +135,15 @@ class _Pack:
         self._num_rows = 0
         self._text_bytes = 0
 
-    def add(self, layout: FileLayout) -> None:
-        self._pieces.append(Piece(layout.file, 0, layout.num_rows))
-        self._num_rows += layout.num_rows
-        self._text_bytes += layout.text_bytes
+    def add(self, file: CorpusFile, num_rows: int, text_bytes: int) -> None:
+        self._pieces.append(Piece(file, 0, num_rows))
+        self._num_rows += num_rows
+        self._text_bytes += text_bytes
 
-    def ends_after(self, layout: FileLayout) -> bool:
-        """Whether the pack ends here: with a chance equal to the file's share of a shard, by its URI's hash."""
-        chance = max(self._size.share(layout.num_rows, layout.text_bytes), _MAX_PACK / _MAX_PACKED_FILES)
-        digest = hashlib.sha256(layout.file.uri.encode("utf-8", "surrogateescape")).digest()
+    def ends_after(self, uri: str, share: float) -> bool:
+        """Whether the pack ends after this file: with a chance equal to its share of a shard, by its URI's hash."""
+        chance = max(share, _MAX_PACK / _MAX_PACKED_FILES)
+        digest = hashlib.sha256(uri.encode("utf-8", "surrogateescape")).digest()
         if int.from_bytes(digest[:8], "big") < chance * 2.0**64:
             return True
         filled = self._size.share(self._num_rows, self._text_bytes)

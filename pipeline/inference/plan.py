@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from pipeline.corpus.shards import Shard
 from pipeline.encoder.bundle import BundleInfo
@@ -30,18 +31,18 @@ class ScorePlan:
     done: Mapping[str, DoneRecord]
     stale: tuple[str, ...]
 
-    @property
+    @cached_property
     def pending(self) -> tuple[Shard, ...]:
         """Shards still to score, the largest first, so that no long one is left for the end."""
         left = [shard for shard in self.shards if shard.name not in self.done]
         return tuple(sorted(left, key=lambda shard: (-shard.text_bytes, shard.name)))
 
-    @property
+    @cached_property
     def num_rows(self) -> int:
         """Rows of the corpus."""
         return sum(shard.num_rows for shard in self.shards)
 
-    @property
+    @cached_property
     def num_pending_rows(self) -> int:
         """Rows still to score."""
         return sum(shard.num_rows for shard in self.pending)

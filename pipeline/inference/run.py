@@ -23,6 +23,7 @@ def score_pending(run: PreparedRun, pool: PoolOptions, run_id: str) -> list[Done
     model = ModelSource(run.spec.bundle, run.source.texts, run.spec.compute, threads, run.ledger.storage)
     job = ScoreJob(model, run.source, run.ledger, run.table_schema, run_id)
     records: list[DoneRecord] = []
+    num_bad = 0
     meter = Meter()
     with ProgressDisplay("scoring", run.plan.num_pending_rows, "rows") as display:
         for receipt in stream_shards(run.plan.pending, job, pool):
@@ -30,8 +31,8 @@ def score_pending(run: PreparedRun, pool: PoolOptions, run_id: str) -> list[Done
                 records.append(record)
                 meter.num_rows += record.num_rows
                 meter.num_tokens += record.num_tokens
-            bad = sum(record.num_quarantined_rows for record in records)
-            display.update(meter.num_rows, f"{len(records)} shards, {meter.rates()}, {bad} quarantined")
+                num_bad += record.num_quarantined_rows
+            display.update(meter.num_rows, f"{len(records)} shards, {meter.rates()}, {num_bad} quarantined")
     return records
 
 

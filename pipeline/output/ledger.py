@@ -8,7 +8,6 @@ commits the same files.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, fields
 from json import dumps, loads
 
@@ -16,14 +15,14 @@ import pyarrow as pa
 
 from pipeline.errors import AccountingError
 from pipeline.schema import RUN_DATE
-from pipeline.storage import Storage
+from pipeline.storage import Storage, map_threads
 from pipeline.uris import join_uri
 
 _THREADS = 16
 SNAPSHOT = "snapshot"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class DoneRecord:
     """What became of one shard.
 
@@ -121,8 +120,7 @@ class Ledger:
     def read(self, names: Iterable[str]) -> dict[str, DoneRecord]:
         """The records of some shards, read in parallel; names without one are left out."""
         wanted = list(names)
-        with ThreadPoolExecutor(_THREADS) as pool:
-            contents = list(pool.map(lambda name: self.storage.read_bytes(self._uri(name)), wanted))
+        contents = map_threads(lambda name: self.storage.read_bytes(self._uri(name)), wanted, _THREADS)
         return {
             name: parse_record(content, self._uri(name))
             for name, content in zip(wanted, contents, strict=True)
