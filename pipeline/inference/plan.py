@@ -72,12 +72,12 @@ def fingerprint_run(spec: ScoreSpec, bundles: Mapping[str, BundleInfo]) -> str:
     """
     parts = {
         "format": OUTPUT_FORMAT,
-        "bundles": [[name, bundle.fingerprint] for name, bundle in bundles.items()],
+        "bundles": {name: bundle.fingerprint for name, bundle in bundles.items()},
         "inputs": {name: {**bundle.inputs, **spec.corpus.inputs} for name, bundle in bundles.items()},
         "keep": list(spec.corpus.keep),
         "empty_text": spec.corpus.empty_text,
         "precision": spec.compute.precision,
-        "embedding": [name for name in bundles if spec.output.writes_embedding(name)],
+        "embedding": [name for name in sorted(bundles) if spec.output.writes_embedding(name)],
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
