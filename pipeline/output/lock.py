@@ -97,8 +97,9 @@ class NightLock:
     def __enter__(self) -> NightLock:
         generation = self._wait_until_free()
         self._uri = self._at(generation + 1)
-        if not self._storage.create_bytes(self._uri, _write(self._lease())):
-            raise self._taken(self._newest()[1])
+        own = _write(self._lease())
+        if not self._storage.create_bytes(self._uri, own) and self._storage.read_bytes(self._uri) != own:
+            raise self._taken(self._newest()[1])  # one's own lease is found where the answer to its creation was lost
         newest, lease = self._newest()
         if newest > generation + 1:  # what was read was old: this generation had been, and been removed
             self._storage.delete(self._uri)
@@ -149,6 +150,10 @@ class NightLock:
         names = [item.uri.rsplit("/", 1)[-1].removesuffix(".json") for item in self._storage.list_objects(self._root)]
         generation = max((int(name) for name in names if name.isdigit()), default=0)
         content = self._storage.read_bytes(self._at(generation)) if generation else None
+        while (
+            later := self._storage.read_bytes(self._at(generation + 1))
+        ) is not None:  # a listing may be of yesterday
+            generation, content = generation + 1, later
         return generation, Lease(**json.loads(content)) if content else None
 
     def _at(self, generation: int) -> str:
