@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
+from urllib.parse import urlsplit
 
 import yaml
 from pydantic import (
@@ -26,7 +27,7 @@ from pydantic import (
 )
 
 from pipeline.errors import Problem, SpecError
-from pipeline.uris import canonical_uri
+from pipeline.uris import canonical_uri, hide_password
 
 SpecT = TypeVar("SpecT", bound="SpecModel")
 
@@ -41,7 +42,14 @@ def _as_tuple(value: object) -> object:
     return (value,) if isinstance(value, str) else value
 
 
-Uri = Annotated[str, Field(min_length=1), AfterValidator(canonical_uri)]
+def _without_password(uri: str | None) -> str | None:
+    """Refuse `scheme://user:password@...`: places are written to manifests, tables and logs."""
+    if uri is not None and "://" in uri and urlsplit(uri).password is not None:
+        raise ValueError("holds a password; give credentials through the environment")
+    return uri
+
+
+Uri = Annotated[str, Field(min_length=1), AfterValidator(_without_password), AfterValidator(canonical_uri)]
 """A place, in its one spelling: relative paths are taken from the directory the job is started in."""
 Uris = Annotated[
     tuple[Uri, ...],
@@ -58,7 +66,9 @@ class StorageConfig(SpecModel):
     Secrets never stand in a spec. Left out, the standard AWS variables, files and roles apply.
     """
 
-    endpoint_url: str | None = Field(None, description="S3 endpoint; default: $AWS_ENDPOINT_URL, else AWS")
+    endpoint_url: Annotated[str | None, AfterValidator(_without_password)] = Field(
+        None, description="S3 endpoint; default: $AWS_ENDPOINT_URL, else AWS"
+    )
     region: str | None = Field(None, description="default: $AWS_REGION, $AWS_DEFAULT_REGION, else us-east-1")
     access_key_env: str | None = Field(None, description="NAME of the variable holding the access key id")
     secret_key_env: str | None = Field(None, description="NAME of the variable holding the secret key")
@@ -218,4 +228,4 @@ def _to_problem(detail: dict[str, Any], fields: dict[str, tuple[str, ...]]) -> P
         case "value_error" if not detail["loc"]:
             return Problem(location, str(detail["msg"]).removeprefix("Value error, "), "")
         case _:
-            return Problem(location, f"holds {detail.get('input')!r}", str(detail["msg"]))
+            return Problem(location, hide_password(f"holds {detail.get('input')!r}"), str(detail["msg"]))

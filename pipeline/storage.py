@@ -30,7 +30,7 @@ import pyarrow.fs as arrow_fs
 
 from pipeline.config import StorageConfig
 from pipeline.errors import BertmillError, StorageDeniedError, StorageFullError, TransientStorageError
-from pipeline.uris import split_uri
+from pipeline.uris import hide_password, split_uri
 
 ItemT = TypeVar("ItemT")
 ResultT = TypeVar("ResultT")
@@ -227,7 +227,7 @@ def classify_error(error: Exception, what: str) -> BertmillError | None:
     if isinstance(error, pa.ArrowInvalid) or (missing and "bucket does not exist" not in str(error)):
         return None
     text = _COLOURS.sub("", f"{type(error).__name__}: {error}")
-    shown = " ".join(text.split())[:400]
+    shown = hide_password(" ".join(text.split()))[:400]  # an endpoint that the environment names
     # s3fs turns S3's code into an errno and keeps it only in the cause. Names say nothing about why it failed.
     text = _NAMES.sub(" ", f"{text}; {error.__cause__}")
     if isinstance(error, PermissionError) or _DENIED.search(text):

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 from urllib.parse import urlsplit
+
+_PASSWORD = re.compile(r"://[^\s/@]*:[^\s/]*@")
 
 
 def split_uri(uri: str) -> tuple[str, str]:
@@ -21,6 +24,11 @@ def canonical_uri(uri: str) -> str:
     """One spelling per place: absolute local path, or `scheme://path` without a trailing slash."""
     scheme, path = split_uri(uri)
     return path if scheme == "file" else f"{scheme}://{path}"
+
+
+def hide_password(text: str) -> str:
+    """A text in which `scheme://user:password@` is written `scheme://...@`."""
+    return _PASSWORD.sub("://...@", text)
 
 
 def overlaps(left: str, right: str) -> bool:

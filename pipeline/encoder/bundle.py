@@ -12,6 +12,7 @@ import json
 import os
 import shutil
 import tempfile
+from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -104,7 +105,7 @@ def read_bundle_info(uri: str, storage: Storage) -> BundleInfo:
     """Read `bundle.json`.
 
     Raises:
-        ModelError: there is none, or it is not one this version reads.
+        ModelError: there is none, it is not one this version reads, or it names files that no bundle has.
     """
     content = storage.read_bytes(join_uri(uri, BUNDLE_FILE))
     if content is None:
@@ -113,25 +114,22 @@ def read_bundle_info(uri: str, storage: Storage) -> BundleInfo:
             "train one with `bertmill finetune SPEC`, or point `bundle` at its output",
         )
     try:
-        return BundleInfo.model_validate_json(content)
+        info = BundleInfo.model_validate_json(content)
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(str(part) for part in first["loc"])
         raise ModelError(f"{uri}/{BUNDLE_FILE}: {field}: {first['msg']}", "write the bundle again") from None
+    _check_names(uri, info.files)
+    return info
 
 
 def fetch_bundle(uri: str, storage: Storage) -> Bundle:
     """Bring a bundle to local disk (a cache, for remote ones) and check every file's hash.
 
     Raises:
-        ModelError: a file is missing, or its content is not what `bundle.json` says.
+        ModelError: a file is missing, its content is not what `bundle.json` says, or it is none that a bundle has.
     """
     info = read_bundle_info(uri, storage)
-    strange = [name for name in info.files if name.startswith("/") or ".." in name.split("/")]
-    if strange:
-        raise ModelError(
-            f"{uri}: {BUNDLE_FILE} names a file outside the bundle: {strange[0]}", "do not use this bundle"
-        )
     scheme, path = split_uri(uri)
     local = Path(path) if scheme == "file" else _download(uri, sorted(info.files), info.fingerprint, storage)
     for name, digest in info.files.items():
@@ -189,6 +187,18 @@ def check_bundle_target(uri: str, storage: Storage) -> None:
             f"{uri}: already holds {len(found)} files that are no bundle (first: {found[0].uri})",
             "choose another `output`, or empty this one",
         )
+
+
+def _check_names(uri: str, names: Iterable[str]) -> None:
+    """Refuse names that lead out of the bundle, and kinds of files that can hold code (pickled weights, Python)."""
+    for name in names:
+        if name.startswith(("/", "~")) or "\\" in name or ".." in name.split("/"):
+            raise ModelError(f"{uri}: {BUNDLE_FILE} names a file outside the bundle: {name}", "do not use this bundle")
+        if not name.endswith(_ALLOWED_SUFFIXES):
+            raise ModelError(
+                f"{uri}: {BUNDLE_FILE} names {name}; expected files ending in {', '.join(_ALLOWED_SUFFIXES)}",
+                "do not use this bundle: weights are read from safetensors only, and code is never run",
+            )
 
 
 def _package_directory(model: str) -> Path:

@@ -43,9 +43,11 @@ class PlainModel:
     def __init__(self, bundle: Bundle, task: Task) -> None:
         transformers.utils.logging.disable_progress_bar()
         self._info = bundle.info
-        self._tokenizer = transformers.AutoTokenizer.from_pretrained(str(bundle.path))
+        self._tokenizer = transformers.AutoTokenizer.from_pretrained(str(bundle.path), trust_remote_code=False)
         head = getattr(transformers, task.head_class)
-        self._network = head.from_pretrained(str(bundle.path), dtype=torch.float32).eval()
+        self._network = head.from_pretrained(
+            str(bundle.path), dtype=torch.float32, use_safetensors=True, trust_remote_code=False
+        ).eval()
         self._has_head = task.head_class != "AutoModel" and not task.needs_spans
 
     def run(self, texts: Sequence[str]) -> FreshRow:

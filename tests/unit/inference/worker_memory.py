@@ -1,0 +1,38 @@
+"""A worker's own process: builds a tiny model's ShardScorer, works through a corpus, prints its peak memory.
+
+    python -m tests.unit.inference.worker_memory BUNDLE CORPUS OUTPUT SHARD_ROWS
+
+Prints shards, rows, and the peak in MB once a tenth of the shards is done and once all are.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import torch
+
+from tests.unit.inference.scoring import prepared, scorer_for
+
+
+def peak_mb() -> float:
+    """The most memory this process has held so far."""
+    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 1024
+
+
+def main(bundle: str, corpus: str, output: str, shard_rows: str) -> None:
+    """Score every shard, one after the other."""
+    torch.set_num_threads(1)
+    block = {"shard_rows": int(shard_rows), "shard_bytes": 2**20}
+    run = prepared(Path(bundle), Path(corpus), Path(output), corpus=block)
+    scorer, peaks_mb = scorer_for(run), []
+    for shard in run.plan.pending:
+        scorer.process(shard)
+        peaks_mb.append(peak_mb())
+    num_shards = len(peaks_mb)
+    print(num_shards, run.plan.num_rows, round(peaks_mb[num_shards // 10 - 1], 1), round(peaks_mb[-1], 1))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
