@@ -1,8 +1,8 @@
 """One run of a night at a time: a lease in the table's own storage.
 
 The lease saves work, it guards nothing: two publishers of one night commit the same files whatever happens to it. A
-holder writes its lease again while it works; one that has not been written for a while is taken over by creating the
-next generation, which the store lets exactly one contender do.
+holder writes its lease again while it works; one that has not been written for a while, or whose process was on this
+host and is gone, is taken over by creating the next generation, which the store lets exactly one contender do.
 
     _bertmill/locks/SCOPE/00000001.json
 """
@@ -15,7 +15,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from types import TracebackType
 
 from pipeline.errors import BertmillError, NightTakenError
@@ -31,14 +31,23 @@ class Lease:
     """Who is at work on a night.
 
     Attributes:
-        holder: Host, process and run.
+        holder: Host, process and run, for people.
         renewed_s: When it last said so, in seconds since 1970 by its own clock.
         is_released: It has ended.
+        host: Where the holder runs.
+        pid: Its process there.
     """
 
     holder: str
     renewed_s: float
     is_released: bool = False
+    host: str = ""
+    pid: int = 0
+
+    def is_free(self, now_s: float) -> bool:
+        """Whether the lease may be taken: released, long not renewed, or its process on this very host is gone."""
+        is_gone = self.host == socket.gethostname() and not _is_running(self.pid)
+        return self.is_released or now_s - self.renewed_s >= STALE_S or is_gone
 
 
 class NightLock:
@@ -60,17 +69,18 @@ class NightLock:
     ) -> None:
         self._root = join_uri(table_uri, "_bertmill", "locks", scope)
         self._scope, self._storage, self._clock = scope, storage, clock
-        self._holder = f"{socket.gethostname()} process {os.getpid()} run {run_id}"
+        self._host, self._pid = socket.gethostname(), os.getpid()
+        self._holder = f"{self._host} process {self._pid} run {run_id}"
         self._uri = ""
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._renew, daemon=True)
 
     def __enter__(self) -> NightLock:
         generation, lease = self._newest()
-        if lease is not None and not lease.is_released and self._clock() - lease.renewed_s < STALE_S:
+        if lease is not None and not lease.is_free(self._clock()):
             raise self._taken(lease)
         self._uri = self._at(generation + 1)
-        if not self._storage.create_bytes(self._uri, _write(Lease(self._holder, self._clock()))):
+        if not self._storage.create_bytes(self._uri, _write(self._lease())):
             raise self._taken(self._newest()[1])
         newest, lease = self._newest()
         if newest > generation + 1:  # what was read was old: this generation had been, and been removed
@@ -94,11 +104,13 @@ class NightLock:
 
     def _write_lease(self, is_released: bool) -> None:
         """A lease that cannot be written runs out by itself."""
-        lease = replace(Lease(self._holder, self._clock()), is_released=is_released)
         try:
-            self._storage.write_bytes(self._uri, _write(lease))
+            self._storage.write_bytes(self._uri, _write(self._lease(is_released)))
         except BertmillError:
             return
+
+    def _lease(self, is_released: bool = False) -> Lease:
+        return Lease(self._holder, self._clock(), is_released, self._host, self._pid)
 
     def _newest(self) -> tuple[int, Lease | None]:
         names = [item.uri.rsplit("/", 1)[-1].removesuffix(".json") for item in self._storage.list_objects(self._root)]
@@ -115,6 +127,16 @@ class NightLock:
             f"{self._scope}: {holder} is at work on it; nothing done here",
             f"if that run is dead, its lease runs out {STALE_S:.0f} s after it was last renewed",
         )
+
+
+def _is_running(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)  # sends nothing
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # another user's
+        return True
+    return True
 
 
 def _write(lease: Lease) -> bytes:

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
+import socket
+import subprocess
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +95,18 @@ def test_exactly_one_of_many_takes_a_stale_lease(tmp_path: Path, clock: Clock) -
         assert won == 1
         assert max(leases(tmp_path)) == generation
         clock.now_s += STALE_S
+
+
+def test_a_holder_that_was_killed_on_this_host_is_succeeded_at_once(tmp_path: Path, clock: Clock) -> None:
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    for pid, is_taken in ((os.getppid(), True), (ended.pid, False)):
+        lease = lock.Lease("a dead one", clock(), False, socket.gethostname(), pid)
+        assert lease.is_free(clock()) is not is_taken
+        assert not replace(lease, host="elsewhere").is_free(clock())
+        STORAGE.write_bytes(str(tmp_path / "_bertmill" / "locks" / SCOPE / "00000001.json"), lock._write(lease))
+    with open_lock(tmp_path, clock, "run-2"):
+        assert max(leases(tmp_path)) == 2
 
 
 def leave_behind(table: Path, clock: Clock) -> None:
