@@ -93,9 +93,8 @@ def test_killed_driver_goes_on_to_the_exact_table(scene: Scene, mode: str, momen
     _kill_and_finish(scene, mode, moment, str(scene.copy(mode)))
 
 
-@pytest.mark.parametrize("moment", ["coverage", "during", "during", "during"])
-def test_killed_driver_leaves_no_coverage_to_believe(scene: Scene, moment: str) -> None:
-    _kill_and_finish(scene, "new", moment, str(scene.copy("new")))
+def test_killed_driver_goes_on_from_before_its_coverage(scene: Scene) -> None:
+    _kill_and_finish(scene, "new", "coverage", str(scene.copy("new")))
 
 
 @pytest.mark.parametrize("moment", ["before", "during", "after"])

@@ -24,7 +24,6 @@ import torch
 
 import jobs.cli
 import jobs.night
-import pipeline.encoder.model
 import pipeline.inference.publish as publishing
 import pipeline.inference.run as scoring
 import pipeline.output.lock as locking
