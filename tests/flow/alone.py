@@ -9,7 +9,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-import jobs.score
+import jobs.night
 import pipeline.inference.run as scoring
 from pipeline.config import ComputeConfig, PoolOptions
 from pipeline.corpus.shards import Shard
@@ -22,7 +22,7 @@ from tests.unit.jobs.command_line import Finished, run_command
 def without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
     """Shards are worked through one after the other, here."""
     monkeypatch.setattr(scoring, "stream_shards", _stream_here)
-    monkeypatch.setattr(jobs.score, "ray_session", _no_session)
+    monkeypatch.setattr(jobs.night, "ray_session", _no_session)
 
 
 def score_alone(spec: ScoreSpec, directory: Path, run_date: str = helpers.NIGHT) -> Finished:

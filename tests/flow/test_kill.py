@@ -109,7 +109,7 @@ def _score_with_killer(run: PreparedRun, moment: str, marker: str) -> list[DoneR
     target = f"{piece.file.uri}:{piece.start_row}" if moment == "mid-shard" else victim.name
     kill = KillPlan(moment, target, marker)
     ledger = KillingLedger(**{field.name: getattr(run.ledger, field.name) for field in fields(Ledger)}, kill=kill)
-    model = ModelSource(run.spec.bundle, run.spec.compute, 1, run.ledger.storage)
+    model = ModelSource(run.spec.bundle, run.source.texts, run.spec.compute, 1, run.ledger.storage)
     job = KillingJob(model, run.source, ledger, run.table_schema, "killed-run", kill=kill)
     pool = replace(helpers.POOL, num_workers=2)
     return [record for receipt in stream_shards(run.plan.pending, job, pool) for record in records_from(receipt)]
@@ -117,8 +117,8 @@ def _score_with_killer(run: PreparedRun, moment: str, marker: str) -> list[DoneR
 
 _DIE_BEFORE_COMMIT = """
 import os, signal, sys
-import pipeline.inference.run as run
-run.publish_night = lambda *arguments: os.kill(os.getpid(), signal.SIGKILL)
+import pipeline.inference.publish as publish
+publish.publish_night = lambda *arguments: os.kill(os.getpid(), signal.SIGKILL)
 sys.argv = ["bertmill", "score", sys.argv[1], "--date", sys.argv[2]]
 import jobs.cli
 jobs.cli.main()
