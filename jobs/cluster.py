@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import socket
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -39,11 +41,12 @@ def ray_session(compute: ComputeConfig, address: str | None) -> Iterator[PoolOpt
 
     if address is None:
         cpus = max(_MIN_LOGICAL_CPUS, os.cpu_count() or 1)
-        with _muted_stderr():
+        with _muted_stderr(), _own_sigterm():
             ray.init("local", num_cpus=cpus, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
     else:
         try:
-            ray.init(address=address, log_to_driver=False, logging_level="ERROR")
+            with _own_sigterm():
+                ray.init(address=address, log_to_driver=False, logging_level="ERROR")
         except (ConnectionError, ValueError, RuntimeError) as error:
             raise _no_cluster(address, str(error).splitlines()[0]) from None
     try:
@@ -65,6 +68,17 @@ def check_session(compute: ComputeConfig, address: str | None) -> None:
     check_local_gpus(compute, address)
     if address is not None:
         check_reachable(address)
+
+
+@contextlib.contextmanager
+def _own_sigterm() -> Iterator[None]:
+    """Put SIGTERM's handler back: Ray installs one in C++ that aborts the process before Python hears of it."""
+    handler = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        if handler is not None and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, handler)
 
 
 @contextlib.contextmanager

@@ -8,7 +8,7 @@ from __future__ import annotations
 import inspect
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from pipeline.encoder.attention import Runtime, attention_kernel
 from pipeline.encoder.batching import plan_batches
 from pipeline.encoder.pooling import merge_windows, pool_tokens
 from pipeline.encoder.tokenize import PaddedBatch, Padding, TokenRows, flat_positions, pad_rows
-from pipeline.errors import ModelError
+from pipeline.errors import ComputeError, ModelError
 
 FloatArray = npt.NDArray[np.float32]
 _POSITIONS_AFTER_PAD = frozenset(["roberta", "xlm-roberta", "camembert", "mpnet", "xlm-roberta-xl", "longformer"])
@@ -188,6 +188,13 @@ def _encoder_settings(network: Any) -> dict[str, Any]:
     return {name: value for name, value in settings.items() if name not in _NOT_OF_THE_ENCODER}
 
 
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Whether torch could not allocate, on a GPU or in the machine's own memory."""
+    text = str(error)
+    is_cpu = "DefaultCPUAllocator" in text or "not enough memory" in text
+    return isinstance(error, torch.OutOfMemoryError) or is_cpu
+
+
 class EncoderModel:
     """One encoder on its device and any number of heads, run over ragged token rows: one forward pass for all.
 
@@ -201,6 +208,7 @@ class EncoderModel:
 
     def __init__(self, heads: Sequence[Head], runtime: Runtime, padding: Padding) -> None:
         self.runtime = runtime
+        self._budget = runtime.budget
         self._heads = heads
         self._padding = padding
         # The encoder with a pooler serves heads that need one and those that do not.
@@ -230,14 +238,45 @@ class EncoderModel:
         """
         gathered = [_Gathered(rows) for _ in self._heads]
         num_padded_tokens = 0
-        for indices in plan_batches(rows.lengths, self.runtime.budget):
-            num_padded_tokens += self._run_batch(rows, gathered, indices, self.runtime.autocast_bf16)
+        for indices in plan_batches(rows.lengths, self._budget):
+            num_padded_tokens += self._run_fitting(rows, gathered, indices)
         if self.runtime.autocast_bf16:
             finite = np.logical_and.reduce([part.finite_windows() for part in gathered])
             for index in np.flatnonzero(~finite):
                 self._run_batch(rows, gathered, np.array([index]), autocast_bf16=False)
         parts = zip(self._heads, gathered, strict=True)
         return tuple(part.conclude(head.embedding, num_padded_tokens) for head, part in parts)
+
+    def _run_fitting(self, rows: TokenRows, gathered: list[_Gathered], indices: npt.NDArray[np.int64]) -> int:
+        """Run a batch in as many parts as memory asks for; a budget that proved too large stays lowered.
+
+        Raises:
+            ComputeError: one window alone does not fit.
+        """
+        pending, num_padded_tokens = [indices], 0
+        while pending:
+            whole = pending.pop()
+            first, *others = [whole[part] for part in plan_batches(rows.lengths[whole], self._budget)]
+            pending += others[::-1]
+            try:
+                num_padded_tokens += self._run_batch(rows, gathered, first, self.runtime.autocast_bf16)
+                continue
+            except RuntimeError as error:
+                if not is_out_of_memory(error):
+                    raise
+                reason = _first_line(error)
+            self._given.output = None
+            longest = int(rows.lengths[first].max())
+            if len(first) == 1:
+                raise ComputeError(
+                    f"one text of {longest} tokens does not fit into the memory of {self.runtime.device}: {reason}",
+                    "use a device with more memory, or a bundle with a smaller max_length",
+                )
+            self._budget = replace(self._budget, tokens=longest * len(first) // 2)
+            if self.runtime.device.type == "cuda":
+                torch.cuda.empty_cache()  # what was given up is in pieces of other sizes
+            pending.append(first)
+        return num_padded_tokens
 
     def _run_batch(
         self, rows: TokenRows, gathered: list[_Gathered], indices: npt.NDArray[np.int64], autocast_bf16: bool

@@ -16,11 +16,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from deltalake import DeltaTable
 
 from pipeline.errors import BertmillError
 from pipeline.output.compacted import CompactedFile
 from pipeline.output.keys import KEYS, KeyRange, key_ranges, overlapping, read_row_group, read_row_groups
-from pipeline.output.ledger import DoneRecord, Ledger
+from pipeline.output.ledger import SNAPSHOT, DoneRecord, Ledger
 from pipeline.output.log import read_commits, require_night, require_table
 from pipeline.output.manifests import Manifest, read_manifests
 from pipeline.output.table import DataFile, _same_type, live_files, open_table, read_notes
@@ -94,7 +95,7 @@ def verify_night(uri: str, run_date: str, storage: Storage) -> VerifiedNight:
     """
     uri = canonical_uri(uri)
     table = require_table(uri, storage)
-    scope = _scope_of(uri, run_date, storage)
+    scope = _scope_of(uri, run_date, table, storage)
     files = require_night(table, uri, run_date) if scope.run_date else live_files(table)
     scored = _Part(uri, pa.schema(table.schema().to_arrow()), files)
     parts = [scored, *_quarantine(uri, scope, storage)]
@@ -121,12 +122,14 @@ def verify_night(uri: str, run_date: str, storage: Storage) -> VerifiedNight:
     return replace(night, problems=tuple(together.problems), notes=tuple(together.notes))
 
 
-def _scope_of(uri: str, run_date: str, storage: Storage) -> _Scope:
-    """The night; or the whole table, if the newest manifest says that it is a snapshot and has that night."""
+def _scope_of(uri: str, run_date: str, table: DeltaTable, storage: Storage) -> _Scope:
+    """The night; or the whole table, if the newest manifest (or the log, without any) says that it is a snapshot."""
     manifests = read_manifests(uri, storage)
     own = [manifest for manifest in manifests if manifest.run_date == run_date]
-    if manifests and manifests[-1].is_snapshot and own:
-        return _Scope(None, manifests[-1], manifests[-1].kept_corpus(storage))
+    is_snapshot = manifests[-1].is_snapshot if manifests else table.transaction_version(f"bertmill:{SNAPSHOT}")
+    if is_snapshot and (own or require_night(table, uri, run_date)):
+        newest = manifests[-1] if manifests else None
+        return _Scope(None, newest, newest.kept_corpus(storage) if newest else None)
     return _Scope(run_date, own[-1] if own else None)
 
 

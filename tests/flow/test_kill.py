@@ -44,10 +44,9 @@ class KillPlan:
 class KillingLedger(Ledger):
     """The real ledger, with a killer on either side of its conditional PUT."""
 
-    kill: KillPlan | None = None
+    kill: KillPlan
 
     def claim(self, record: DoneRecord) -> DoneRecord:
-        assert self.kill is not None
         self.kill.strike("after upload, before record", record.shard)
         standing = super().claim(record)
         self.kill.strike("after record, before receipt", record.shard)
@@ -118,8 +117,8 @@ def _score_with_killer(run: PreparedRun, moment: str, marker: str) -> list[DoneR
 
 _DIE_BEFORE_COMMIT = """
 import os, signal, sys
-import pipeline.inference.publish as run
-run.publish_night = lambda *arguments: os.kill(os.getpid(), signal.SIGKILL)
+import pipeline.inference.publish as publish
+publish.publish_night = lambda *arguments: os.kill(os.getpid(), signal.SIGKILL)
 sys.argv = ["bertmill", "score", sys.argv[1], "--date", sys.argv[2]]
 import jobs.cli
 jobs.cli.main()

@@ -1,0 +1,64 @@
+"""`bertmill` with workers that take their time, so that something can happen to a run while it scores."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+
+from pipeline.inference.worker import ScoreJob, ShardScorer
+
+SHARD_S = 0.7
+_SLOW_BERTMILL = """
+import sys
+import pipeline.inference.run
+from tests.flow.slow import SlowJob
+pipeline.inference.run.ScoreJob = SlowJob
+sys.argv = ["bertmill", *sys.argv[1:]]
+import jobs.cli
+jobs.cli.main()
+"""
+
+
+@dataclass(frozen=True)
+class SlowJob(ScoreJob):
+    """The real job, with a pause in every shard."""
+
+    def build(self) -> ShardScorer:
+        scorer = super().build()
+        work = scorer._score
+
+        def score(rows: pa.Table) -> object:
+            time.sleep(SHARD_S)
+            return work(rows)
+
+        scorer._score = score  # type: ignore[method-assign, assignment]
+        return scorer
+
+
+def slow_command(*arguments: str) -> list[str]:
+    return [sys.executable, "-c", _SLOW_BERTMILL, *arguments]
+
+
+def wait_for_records(table: Path, num_records: int, process: subprocess.Popen[str], within_s: float = 120) -> int:
+    """Wait until so many shards are finished; the process must still be at work then."""
+    deadline_s = time.monotonic() + within_s
+    while time.monotonic() < deadline_s and process.poll() is None:
+        found = count_records(table)
+        if found >= num_records:
+            return found
+        time.sleep(0.05)
+    raise AssertionError(f"ended ({process.poll()}) or too slow: {count_records(table)} shards finished")
+
+
+def count_records(table: Path) -> int:
+    return len(list(table.glob("_bertmill/ledger/*/*/[0-9a-f]*.json")))
+
+
+def output_of(command: Sequence[str], timeout_s: float, cwd: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=timeout_s)
