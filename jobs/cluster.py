@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import os
-import signal
 import socket
-import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from jobs.quiet import muted_stderr, own_sigterm
 from pipeline.config import ComputeConfig, PoolOptions
 from pipeline.errors import ComputeError
 
@@ -41,11 +40,11 @@ def ray_session(compute: ComputeConfig, address: str | None) -> Iterator[PoolOpt
 
     if address is None:
         cpus = max(_MIN_LOGICAL_CPUS, os.cpu_count() or 1)
-        with _muted_stderr(), _own_sigterm():
+        with muted_stderr(), own_sigterm():
             ray.init("local", num_cpus=cpus, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
     else:
         try:
-            with _own_sigterm():
+            with own_sigterm():
                 ray.init(address=address, log_to_driver=False, logging_level="ERROR")
         except (ConnectionError, ValueError, RuntimeError) as error:
             raise _no_cluster(address, str(error).splitlines()[0]) from None
@@ -68,30 +67,6 @@ def check_session(compute: ComputeConfig, address: str | None) -> None:
     check_local_gpus(compute, address)
     if address is not None:
         check_reachable(address)
-
-
-@contextlib.contextmanager
-def _own_sigterm() -> Iterator[None]:
-    """Put SIGTERM's handler back: Ray installs one in C++ that aborts the process before Python hears of it."""
-    handler = signal.getsignal(signal.SIGTERM)
-    try:
-        yield
-    finally:
-        if handler is not None and threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, handler)
-
-
-@contextlib.contextmanager
-def _muted_stderr() -> Iterator[None]:
-    """Drop what Ray's C++ core prints to the process's stderr as it starts; its errors are exceptions."""
-    kept = os.dup(2)
-    with open(os.devnull, "wb") as nothing:
-        os.dup2(nothing.fileno(), 2)
-    try:
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
 
 
 def check_reachable(address: str) -> None:
