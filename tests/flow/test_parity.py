@@ -17,8 +17,9 @@ from transformers import AutoModel, AutoModelForSequenceClassification, AutoToke
 
 from jobs.demo.corpus import prepare_data
 from pipeline.config import ComputeConfig
+from pipeline.corpus.reader import input_column
 from pipeline.encoder.attention import cpu_has_bf16
-from pipeline.inference.predictor import ModelSource, load_predictor
+from pipeline.inference.predictor import ModelSource, TextSource, load_predictor
 from pipeline.storage import Storage
 from tests.flow import helpers
 
@@ -64,8 +65,10 @@ def test_published_night_equals_plain_fp32_transformers(demo_directory: Path) ->
 def test_fp32_scoring_is_exact(demo_directory: Path) -> None:
     texts = [row["text"] for row in read_file(demo_directory / "labelled" / "test.parquet")]
     compute = ComputeConfig(precision="fp32", device="cpu")
-    predictor = load_predictor(ModelSource(str(demo_directory / "bundle"), compute, 2, Storage()))
-    _, outputs = predictor.predict([helpers.pa.chunked_array([texts])])
+    source, bundle = {"": TextSource(("text",))}, {"": str(demo_directory / "bundle")}
+    predictor = load_predictor(ModelSource(bundle, source, compute, 2, Storage()))
+    rows = helpers.pa.table({input_column("text"): texts})
+    outputs = predictor.predict(rows, source)[""].outputs
     _, scores, embeddings = plain_fp32(demo_directory / "bundle", texts)
     np.testing.assert_allclose(outputs.embeddings, embeddings, atol=1e-5)
     np.testing.assert_allclose(torch.tensor(outputs.logits).softmax(-1), scores, atol=1e-5)
