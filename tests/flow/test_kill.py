@@ -40,7 +40,7 @@ class KillPlan:
             os.kill(os.getpid(), signal.SIGKILL)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class KillingLedger(Ledger):
     """The real ledger, with a killer on either side of its conditional PUT."""
 
