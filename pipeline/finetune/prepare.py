@@ -128,6 +128,11 @@ def _check_head(spec: FinetuneSpec, name: str, source: str) -> Task:
         # the windows of two long texts would be every combination of both
         problem = Problem("long_text", f"window, for the pairs of task {head.task}", "truncate")
         raise SpecError(source, (problem,))
+    unused = [given for given in task.optional_inputs if given in head.data.inputs and head.data.label]
+    if unused:
+        remedy = "leave out one of the two: scored pairs are ordered by their scores, triplets have none"
+        problem = Problem(spec.field_of(name, "data.inputs"), f"{unused[0]!r} beside a label", "one of them", remedy)
+        raise SpecError(source, (problem,))
     known = (*chain.from_iterable(task.labelled_inputs), *task.optional_inputs)
     check_inputs(head.data.inputs, known, source, spec.field_of(name, "data.inputs"))
     return task

@@ -93,3 +93,10 @@ def test_a_target_of_the_wrong_type_is_named(tmp_path: Path) -> None:
     spec = spec_for("similarity", [{**GOOD_PAIR, "score": "much"}], tmp_path)
     with pytest.raises(CorpusError, match="column 'score' is string; task similarity cannot learn from it"):
         prepare_training(spec, "spec")
+
+
+def test_a_negative_beside_a_score_is_refused(tmp_path: Path) -> None:
+    spec = spec_for("embedding", [{**GOOD_PAIR, "negative": "c"}], tmp_path)
+    data = spec.data.model_copy(update={"inputs": {"negative": "negative"}}) if spec.data else None
+    with pytest.raises(SpecError, match=r"data\.inputs: 'negative' beside a label"):
+        prepare_training(spec.model_copy(update={"data": data}), "spec")
