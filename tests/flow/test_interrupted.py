@@ -86,6 +86,7 @@ def test_sigterm_keeps_what_is_finished_and_leaves_no_ray(
     assert helpers.read_rows(spec.output.uri) == undisturbed_rows(spec, tmp_path, monkeypatch)
 
 
+@pytest.mark.slow
 def test_a_node_that_dies_while_it_scores_loses_no_row(
     spec: ScoreSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

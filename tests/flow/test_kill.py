@@ -145,6 +145,7 @@ jobs.cli.main()
 """
 
 
+@pytest.mark.slow  # the same moments, and more, without Ray: test_kill_commit
 @pytest.mark.parametrize(
     ("code", "fewest_done", "most_done"),
     [(_DIE_BEFORE_COMMIT, 12, 12), (_DIE_AFTER_HALF, 5, 11)],

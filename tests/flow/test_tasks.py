@@ -71,8 +71,7 @@ def _question_rows(rng: random.Random, count: int) -> dict[str, list[Any]]:
 
 CASES: dict[str, tuple[Any, dict[str, str], str, float, float]] = {
     # task: rows, inputs, metric, what guessing gets, what must be beaten
-    "pair-classification": (_pair_rows, {}, "accuracy", 0.5, 0.75),
-    "similarity": (_pair_rows, {}, "spearman", 0.0, 0.5),
+    # pair-classification, similarity and embedding: together, below
     "multi-label": (_label_rows, {}, "micro_f1", 0.5, 0.9),
     "token-classification": (_tag_rows, {"text": "tokens"}, "f1", 0.0, 0.9),
     "question-answering": (_question_rows, {}, "f1", 50.0, 75.0),
