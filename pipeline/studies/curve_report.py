@@ -25,8 +25,8 @@ _SCHEMA = pa.schema(
     ]
 )
 _NOTE = (
-    "Mean ± sample standard deviation over seeds, on the whole test set. A seed draws the subset and all weights; "
-    "of all rows it draws no subset, so that methods without random weights do not vary there. "
+    "Mean ± sample standard deviation over seeds, on the whole test set. A seed draws the subset, all weights and the "
+    "folds; where all rows are taken, methods without random weights vary by their folds only. "
     "Seconds are wall time of a cell on its share of the machine."
 )
 
