@@ -71,7 +71,8 @@ def _question_rows(rng: random.Random, count: int) -> dict[str, list[Any]]:
 
 CASES: dict[str, tuple[Any, dict[str, str], str, float, float]] = {
     # task: rows, inputs, metric, what guessing gets, what must be beaten
-    # pair-classification, similarity and embedding: together, below
+    "pair-classification": (_pair_rows, {}, "accuracy", 0.5, 0.75),
+    "similarity": (_pair_rows, {}, "spearman", 0.0, 0.5),
     "multi-label": (_label_rows, {}, "micro_f1", 0.5, 0.9),
     "token-classification": (_tag_rows, {"text": "tokens"}, "f1", 0.0, 0.9),
     "question-answering": (_question_rows, {}, "f1", 50.0, 75.0),
@@ -91,11 +92,11 @@ def test_task_from_parquet_to_table(task: str, tmp_path: Path, ray_local: None) 
     _agrees_with_plain_transformers(PlainBundle(tmp_path / "bundle", info), scored, inputs, tmp_path)
 
 
+@pytest.mark.slow
 def test_several_heads_trained_by_two_workers_and_scored_in_one_pass(tmp_path: Path, ray_local: None) -> None:
     _write_splits(tmp_path, _pair_rows)
     data = {"train": str(tmp_path / "train"), "validation": str(tmp_path / "validation")}
     spec = _training(tmp_path, "similarity", {}).model_dump(exclude={"task", "data"})
-    spec["training"]["epochs"] = 2
     heads = {
         "same": {"task": "pair-classification", "data": data},
         "alike": {"task": "similarity", "data": data},
@@ -103,8 +104,8 @@ def test_several_heads_trained_by_two_workers_and_scored_in_one_pass(tmp_path: P
     }
     run = prepare_training(parse_spec({**spec, "heads": heads}, FinetuneSpec, "test"), "test")
     infos = run_training(run, PoolOptions(2, 1, 0))
-    assert infos["same"].metrics["accuracy"] > 0.6
-    assert infos["alike"].metrics["spearman"] > 0.3
+    assert infos["same"].metrics["accuracy"] > 0.75
+    assert infos["alike"].metrics["spearman"] > 0.5
     assert infos["city"].metrics["spearman"] > 0.7
     folders = {name: str(tmp_path / "bundle" / name) for name in heads}
     scored = _score(folders, tmp_path, inputs={"text": "text_a"})
