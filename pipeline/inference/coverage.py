@@ -1,18 +1,19 @@
 """Which version of which file the nights of a table cover, so that the next night takes only what is new.
 
 Written before the night's commit, and believed only if the night shows exactly the files it names: a run killed before
-its commit leaves a list that nobody believes. Files whose night lies before one of another fingerprint count as new: a
+its commit leaves a list that nobody believes. Lists are named by what they say, so that such a run leaves the believed
+list of an earlier run of its night as it was. Files whose night lies before one of another fingerprint count as new: a
 reader who takes the newest night of each file would find the other model's scores.
 
-    _bertmill/coverage/run_date=2026-11-23/FINGERPRINT.parquet
+    _bertmill/coverage/run_date=2026-11-23/FINGERPRINT-CONTENT.parquet
 """
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 from collections.abc import Collection, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -25,7 +26,7 @@ from pipeline.output.log import night_of
 from pipeline.output.table import live_files, open_table
 from pipeline.output.writer import read_footer
 from pipeline.schema import RUN_DATE
-from pipeline.storage import Storage
+from pipeline.storage import Storage, map_threads
 from pipeline.uris import join_uri
 
 _SCHEMA = pa.schema([("uri", pa.string()), ("etag", pa.string()), ("run_date", pa.string())])
@@ -83,25 +84,20 @@ class CoverageStore:
         return NOTHING
 
     def published(self, run_date: str) -> Coverage | None:
-        """What a night covers, if it shows exactly the files its list names."""
-        content = self.storage.read_bytes(self._uri(run_date))
-        if content is None:
-            return None
-        try:
-            table = pq.read_table(io.BytesIO(content))
-            paths = json.loads(table.schema.metadata[_PATHS])
-        except (pa.ArrowException, KeyError, ValueError, TypeError) as error:
-            raise AccountingError(
-                f"{self._uri(run_date)}: not a coverage list: {error}",
-                "remove it; its night then counts as not covered",
-            ) from None
-        if not self._is_shown(run_date, paths):
-            return None
-        uris = table["uri"].to_pylist()
-        return Coverage(
-            dict(zip(uris, table["etag"].to_pylist(), strict=True)),
-            dict(zip(uris, table["run_date"].to_pylist(), strict=True)),
-        )
+        """What a night covers: its newest list that names exactly the files it shows."""
+        lists = [item for item in self.storage.list_objects(self._folder(run_date)) if self._is_own(item.uri)]
+        for item in sorted(lists, key=lambda item: (item.modified_s or 0.0, item.uri), reverse=True):
+            content = self.storage.read_bytes(item.uri)
+            if content is None:
+                continue
+            table, paths = _parse_list(content, item.uri)
+            if self._is_shown(run_date, paths):
+                uris = table["uri"].to_pylist()
+                return Coverage(
+                    dict(zip(uris, table["etag"].to_pylist(), strict=True)),
+                    dict(zip(uris, table["run_date"].to_pylist(), strict=True)),
+                )
+        return None
 
     def write(self, run_date: str, coverage: Coverage, paths: Collection[str]) -> None:
         """List what a night covers once its commit shows `paths`."""
@@ -110,7 +106,8 @@ class CoverageStore:
         schema = _SCHEMA.with_metadata({_PATHS: json.dumps(sorted(paths)).encode()})
         sink = io.BytesIO()
         pq.write_table(pa.table(columns, schema=schema), sink, compression="zstd")
-        self.storage.write_bytes(self._uri(run_date), sink.getvalue())
+        name = f"{self._prefix}{hashlib.sha256(sink.getvalue()).hexdigest()[:32]}.parquet"
+        self.storage.write_bytes(join_uri(self._folder(run_date), name), sink.getvalue())
 
     def _newest_foreign_night(self, first: str, before: str) -> str:
         """The newest night in [first, before) that shows another fingerprint's files; empty if there is none."""
@@ -118,8 +115,7 @@ class CoverageStore:
         files = {night_of(path): path for path in (live_files(table) if table is not None else ())}
         nights = [night for night in files if first <= night < before]
         uris = [join_uri(self.table_uri, files[night]) for night in nights]
-        with ThreadPoolExecutor(_THREADS) as pool:
-            found = list(pool.map(lambda uri: read_footer(uri, self.storage).get(_FINGERPRINT), uris))
+        found = map_threads(lambda uri: read_footer(uri, self.storage).get(_FINGERPRINT), uris, _THREADS)
         return max((night for night, name in zip(nights, found, strict=True) if name != self.fingerprint), default="")
 
     def _is_shown(self, run_date: str, paths: Collection[str]) -> bool:
@@ -132,12 +128,30 @@ class CoverageStore:
     def _nights(self) -> set[str]:
         root = self._root
         below = (item.uri.removeprefix(root).strip("/") for item in self.storage.list_objects(root))
-        own = (path.split("/", 1) for path in below if path.endswith(f"/{self.fingerprint[:32]}.parquet"))
-        return {night.removeprefix(f"{RUN_DATE}=") for night, _ in own}
+        return {path.split("/", 1)[0].removeprefix(f"{RUN_DATE}=") for path in below if self._is_own(path)}
+
+    def _is_own(self, uri: str) -> bool:
+        name = uri.rsplit("/", 1)[-1]
+        return name.startswith(self._prefix) and name.endswith(".parquet")
+
+    @property
+    def _prefix(self) -> str:
+        return f"{self.fingerprint[:32]}-"
 
     @property
     def _root(self) -> str:
         return join_uri(self.table_uri, "_bertmill", "coverage")
 
-    def _uri(self, run_date: str) -> str:
-        return join_uri(self._root, f"{RUN_DATE}={run_date}", f"{self.fingerprint[:32]}.parquet")
+    def _folder(self, run_date: str) -> str:
+        return join_uri(self._root, f"{RUN_DATE}={run_date}")
+
+
+def _parse_list(content: bytes, uri: str) -> tuple[pa.Table, list[str]]:
+    """The covered files, and the paths that the night must show."""
+    try:
+        table = pq.read_table(io.BytesIO(content))
+        return table, json.loads(table.schema.metadata[_PATHS])
+    except (pa.ArrowException, KeyError, ValueError, TypeError) as error:
+        raise AccountingError(
+            f"{uri}: not a coverage list: {error}", "remove it; its night then counts as not covered"
+        ) from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -60,12 +61,35 @@ def test_files_keep_the_night_that_holds_them(store: CoverageStore, tmp_path: Pa
 
 
 @pytest.mark.parametrize("paths", [PATHS[:1], [*PATHS, "run_date=2026-11-23/s2-0.parquet"], []])
-def test_a_list_that_names_other_files_than_the_night_shows_is_not_believed(
-    store: CoverageStore, paths: list[str]
-) -> None:
+def test_a_list_that_names_other_files_than_the_night_shows_is_not_believed(tmp_path: Path, paths: list[str]) -> None:
+    _publish_night(tmp_path, NIGHT, "s0", "s1")
+    store = CoverageStore(str(tmp_path), FINGERPRINT, STORAGE)
     store.write(NIGHT, COVERED, paths)
     assert store.published(NIGHT) is None
     assert store.before(NEXT_NIGHT) == NOTHING
+
+
+def test_a_list_that_is_not_believed_leaves_the_believed_one_as_it_was(store: CoverageStore, tmp_path: Path) -> None:
+    more = COVERED.extended([CorpusFile("c/h.parquet", 1, "e")], NIGHT)
+    later = f"run_date={NIGHT}/s2-0.parquet"
+    store.write(NIGHT, more, [*PATHS, later])
+    assert store.published(NIGHT) == COVERED
+    assert store.before(NEXT_NIGHT) == COVERED
+    _publish_night(tmp_path, NIGHT, "s0", "s1", "s2")
+    assert store.published(NIGHT) == more
+
+
+def test_of_two_lists_that_name_the_shown_files_the_newer_counts(store: CoverageStore, tmp_path: Path) -> None:
+    other = COVERED.extended([CorpusFile("c/old.parquet", 1, "e")], "2026-11-20")
+    (first,) = tmp_path.glob("_bertmill/coverage/*/*.parquet")
+    os.utime(first, (1, 1))
+    store.write(NIGHT, other, PATHS)
+    assert store.published(NIGHT) == other
+    store.write(NIGHT, COVERED, PATHS)
+    assert len(list(tmp_path.glob("_bertmill/coverage/*/*.parquet"))) == 2, "a list written twice is one"
+    (second,) = set(tmp_path.glob("_bertmill/coverage/*/*.parquet")) - {first}
+    os.utime(second, (1, 1))
+    assert store.published(NIGHT) == COVERED
 
 
 def test_an_unbelieved_night_is_passed_over(store: CoverageStore) -> None:

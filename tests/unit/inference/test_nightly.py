@@ -191,6 +191,23 @@ def test_a_night_killed_before_its_commit_is_not_built_upon(story: Story, monkey
     assert not story.prepare(D21).is_published
 
 
+def test_a_second_run_of_a_night_killed_before_its_commit_leaves_what_the_first_covers(
+    story: Story, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    story.night(D20)
+    before = story.live()
+    story.put("d", 10, 3)
+    killed = story.prepare(D20)
+    records = score_all(killed)
+    with monkeypatch.context() as patch:
+        patch.setattr("pipeline.inference.publish.publish_night", _die_at_the_table)
+        with pytest.raises(KeyboardInterrupt, match="killed"):
+            publish_run(killed, records, "killed", 0.0)
+    assert story.live() == before
+    assert story.night(D21).num_rows == 10
+    assert story.current() == story.rows
+
+
 def _die_at_the_table(uri: str, night: Night, storage: Storage) -> Published:
     if not uri.endswith("_quarantine"):
         raise KeyboardInterrupt("killed")
