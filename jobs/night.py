@@ -31,3 +31,22 @@ def run_night(run: PreparedRun, address: str | None, started_s: float) -> None:
                 fresh = score_pending(run, pool, run_id)
         print_run(publish_run(run, fresh, run_id, started_s))
     check_complete(run)
+
+
+def finish_published(run: PreparedRun, started_s: float, dry_run: bool = False) -> None:
+    """What is left of a night that is published: its manifest, if the run that published it was stopped before that.
+
+    Raises:
+        NightTakenError: another run is at work on the night, and will write it.
+        FilesSkippedError: files were left out, as the spec allows.
+    """
+    from pipeline.inference.publish import check_complete, complete_manifest, lacks_manifest
+    from pipeline.inference.run import run_id_for
+    from pipeline.output.lock import NightLock
+
+    if not dry_run and lacks_manifest(run):
+        run_id = run_id_for(run.ledger.run_date)
+        with NightLock(run.ledger.table_uri, run.ledger.scope, run_id, run.ledger.storage):
+            complete_manifest(run, run_id, started_s)
+        print("its manifest was missing, as the run that published it was stopped; written now")
+    check_complete(run)

@@ -6,7 +6,7 @@ import time
 
 import typer
 
-from jobs.night import run_night
+from jobs.night import finish_published, run_night
 from jobs.nights import Date, DryRun, Rescore, Until, nights_between
 from jobs.session import Address, Debug, Overrides, SpecPath, guarded, preparing, stopping_on_sigterm
 from pipeline.config import load_spec
@@ -28,7 +28,6 @@ def nightly(
     with guarded(debug), stopping_on_sigterm():
         from pipeline.inference.estimate import explain_plan
         from pipeline.inference.prepare import prepare_run
-        from pipeline.inference.publish import check_complete
 
         parsed, skipped = load_spec(spec, ScoreSpec, set_ or ()), list[FilesSkippedError]()
         for night in nights_between(date_, until):
@@ -39,8 +38,9 @@ def nightly(
             try:
                 if dry_run or is_published:
                     print("\n".join(explain_plan(run)))
-                    check_complete(run)
-                else:
+                if is_published:
+                    finish_published(run, started_s, dry_run)
+                elif not dry_run:
                     run_night(run, address, started_s)
             except FilesSkippedError as error:  # the night is published: the range goes on, and ends with this
                 skipped.append(error)

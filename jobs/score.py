@@ -6,7 +6,7 @@ import time
 
 import typer
 
-from jobs.night import run_night
+from jobs.night import finish_published, run_night
 from jobs.nights import parse_date
 from jobs.session import Address, Debug, Overrides, SpecPath, Today, guarded, preparing, stopping_on_sigterm
 from pipeline.config import load_spec
@@ -23,7 +23,6 @@ def score(
     """Score a corpus with a bundle and publish it as one night of a Delta table."""
     with guarded(debug), stopping_on_sigterm():
         from pipeline.inference.prepare import prepare_run
-        from pipeline.inference.publish import check_complete
 
         started_s = time.monotonic()
         parsed = load_spec(spec, ScoreSpec, set_ or ())
@@ -33,7 +32,7 @@ def score(
         if is_published:
             rows, night = run.plan.num_rows, run.ledger.run_date
             print(f"already done: night {night} of {run.ledger.table_uri} holds all {rows:,} rows of this corpus")
-            check_complete(run)
+            finish_published(run, started_s)
             return
         run_night(run, address, started_s)
 

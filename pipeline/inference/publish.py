@@ -17,6 +17,8 @@ from pipeline.inference.plan import plan_scoring
 from pipeline.inference.prepare import PreparedRun
 from pipeline.inference.standing import QUARANTINE, shown_files, shown_quarantine, standing_files
 from pipeline.output.ledger import DoneRecord
+from pipeline.output.log import last_publication, require_table
+from pipeline.output.manifests import read_manifests
 from pipeline.output.table import Night, Published, open_table, publish_night
 from pipeline.output.writer import write_parquet
 from pipeline.schema import QUARANTINE_SCHEMA, RUN_DATE
@@ -90,6 +92,24 @@ def publish_run(run: PreparedRun, fresh: Iterable[DoneRecord], run_id: str, star
     report = _report(run, records, new, published, run_id, time.monotonic() - started_s)
     _write_manifest(run, report)
     return report
+
+
+def lacks_manifest(run: PreparedRun) -> bool:
+    """Whether nothing speaks of a published night as it is: its run was killed between commit and manifest."""
+    ledger = run.ledger
+    night = None if ledger.is_snapshot else ledger.run_date
+    version = last_publication(require_table(ledger.table_uri, ledger.storage), night) or 0
+    manifests = read_manifests(ledger.table_uri, ledger.storage, night)
+    return not any(found.fingerprint == ledger.fingerprint and found.version >= version for found in manifests)
+
+
+def complete_manifest(run: PreparedRun, run_id: str, started_s: float) -> None:
+    """Write the manifest of a published night that has none; nothing if there is one by now, or another night."""
+    if run.is_published and lacks_manifest(run):
+        table = require_table(run.ledger.table_uri, run.ledger.storage)
+        unchanged = Published(table.version(), 0, 0)
+        records = dict(run.plan.done)
+        _write_manifest(run, _report(run, records, {}, unchanged, run_id, time.monotonic() - started_s))
 
 
 def _write_manifest(run: PreparedRun, report: RunReport) -> None:

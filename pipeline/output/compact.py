@@ -26,7 +26,7 @@ from deltalake.transaction import AddAction, RemoveAction
 
 from pipeline.errors import AccountingError, CommitConflictError, TransientStorageError
 from pipeline.output.compacted import CompactedFile, note_uri, read_compacted, write_compacted
-from pipeline.output.log import require_night, require_table
+from pipeline.output.log import COMPACTION, require_night, require_table
 from pipeline.output.table import DataFile, Night, _commit, live_files
 from pipeline.output.writer import write_row_groups
 from pipeline.schema import RUN_DATE, SOURCE_FOOTER
@@ -225,7 +225,7 @@ def _night_of(table: DeltaTable, run_date: str) -> Night:
     entries = (entry for entry in table.history() if entry.get("bertmill.run_date") == run_date)
     last: dict[str, Any] = next(entries, {})
     kept = {key: str(last[f"bertmill.{key}"]) for key in ("fingerprint", "model_version") if f"bertmill.{key}" in last}
-    facts = {"run_date": run_date, "run_id": f"compact-{uuid.uuid4().hex[:8]}", **kept}
+    facts = {"run_date": run_date, "run_id": f"{COMPACTION}{uuid.uuid4().hex[:8]}", **kept}
     return Night(run_date, (), pa.schema(table.schema().to_arrow()), facts)
 
 

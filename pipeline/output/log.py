@@ -20,6 +20,7 @@ from pipeline.uris import join_uri
 
 _COMMIT_NAME = re.compile(r"(\d{20})\.json")
 _FACT_PREFIX = "bertmill."
+COMPACTION = "compact-"  # a run id that begins so is of a commit that left the rows as they were
 _THREADS = 16
 
 
@@ -75,6 +76,15 @@ def night_of(path: str) -> str:
     """The night whose folder a path begins with; empty for a path of another kind."""
     first = path.split("/", 1)[0]
     return first.removeprefix(f"{RUN_DATE}=") if first.startswith(f"{RUN_DATE}=") else ""
+
+
+def last_publication(table: DeltaTable, run_date: str | None) -> int | None:
+    """The newest version in which a run published a night (None: any night); None if the log tells of none any more."""
+    for entry in table.history():
+        night, run_id = entry.get("bertmill.run_date"), str(entry.get("bertmill.run_id", COMPACTION))
+        if night and run_date in (None, night) and not run_id.startswith(COMPACTION):
+            return int(entry["version"])
+    return None
 
 
 def read_commits(uri: str, storage: Storage, since_s: float = 0.0) -> list[Commit]:

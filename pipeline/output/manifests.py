@@ -5,14 +5,14 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
 import pyarrow.parquet as pq
 
 from pipeline.output.ledger import SNAPSHOT
-from pipeline.storage import Storage
+from pipeline.schema import RUN_DATE
+from pipeline.storage import Storage, map_threads
 from pipeline.uris import join_uri
 
 _THREADS = 16
@@ -41,6 +41,11 @@ class Manifest:
         return str(self.counts["run_date"])
 
     @property
+    def fingerprint(self) -> str:
+        """Of the model and settings whose scores it counts."""
+        return str(self.counts["fingerprint"])
+
+    @property
     def is_snapshot(self) -> bool:
         """Whether it speaks of the whole table, and not of one night."""
         return self.counts.get("mode") == SNAPSHOT
@@ -54,11 +59,11 @@ class Manifest:
         return frozenset(pq.read_table(io.BytesIO(content))["uri"].to_pylist()) if content is not None else None
 
 
-def read_manifests(table_uri: str, storage: Storage) -> list[Manifest]:
-    """Every manifest of a table, in the order of the versions they speak of, then of their writing."""
-    found = [item for item in storage.list_objects(join_uri(table_uri, "_manifests")) if item.uri.endswith(".json")]
-    with ThreadPoolExecutor(_THREADS) as pool:
-        contents = list(pool.map(lambda item: storage.read_bytes(item.uri), found))
+def read_manifests(table_uri: str, storage: Storage, run_date: str | None = None) -> list[Manifest]:
+    """A table's manifests, or one night's, in the order of the versions they speak of, then of their writing."""
+    folder = join_uri(table_uri, "_manifests", *([f"{RUN_DATE}={run_date}"] if run_date else []))
+    found = [item for item in storage.list_objects(folder) if item.uri.endswith(".json")]
+    contents = map_threads(lambda item: storage.read_bytes(item.uri), found, _THREADS)
     manifests = [
         (Manifest(item.uri, json.loads(content)), item.modified_s or 0.0)
         for item, content in zip(found, contents, strict=True)

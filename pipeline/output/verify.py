@@ -22,7 +22,7 @@ from pipeline.errors import BertmillError
 from pipeline.output.compacted import CompactedFile
 from pipeline.output.keys import KEYS, KeyRange, key_ranges, overlapping, read_row_group, read_row_groups
 from pipeline.output.ledger import SNAPSHOT, DoneRecord, Ledger
-from pipeline.output.log import read_commits, require_night, require_table
+from pipeline.output.log import last_publication, require_night, require_table
 from pipeline.output.manifests import Manifest, read_manifests
 from pipeline.output.table import DataFile, _same_type, live_files, open_table, read_notes
 from pipeline.schema import RUN_DATE, SOURCE_FILE, SOURCE_FOOTER, SOURCE_ROW, file_schema
@@ -115,7 +115,7 @@ def verify_night(uri: str, run_date: str, storage: Storage) -> VerifiedNight:
         "num_quarantined_rows": in_corpus[1],
         FINGERPRINT: fingerprint,
     }
-    _check_manifest(uri, scope, counts, together, storage)
+    _check_manifest(scope, counts, last_publication(table, scope.run_date), together)
     ledger = Ledger(uri, run_date, fingerprint, storage, scope.run_date is None)
     known = [replace(part, files=_without(part, together.vanished)) for part in parts]
     together.problems += _check_ledger(ledger, known, read_notes(uri, table, scope.run_date, storage))
@@ -234,24 +234,14 @@ def _doubled_rows(ranges: list[KeyRange], storage: Storage) -> Iterator[str]:
             yield f"{source_file}: {len(doubled)} rows stand in the night more than once (rows {shown}; in {places})"
 
 
-def _check_manifest(
-    uri: str, scope: _Scope, counts: Mapping[str, int | str], found: _Findings, storage: Storage
-) -> None:
+def _check_manifest(scope: _Scope, counts: Mapping[str, int | str], published: int | None, found: _Findings) -> None:
     """The newest manifest's counts, if it is of the newest publication."""
-    published = [
-        commit.version
-        for commit in read_commits(uri, storage)
-        if scope.run_date in (None, commit.facts.get("run_date"))
-        and not commit.facts.get("run_id", "compact-").startswith("compact-")
-    ]
     manifest = scope.manifest
     if manifest is None:
         found.notes.append("no manifest: the run that published ended before it wrote one; counts were not compared")
         return
-    if published and manifest.version < published[-1]:
-        found.notes.append(
-            f"{manifest.uri} is older than the night's version {published[-1]}; counts were not compared"
-        )
+    if published is not None and manifest.version < published:
+        found.notes.append(f"{manifest.uri} is older than the night's version {published}; counts were not compared")
         return
     found.problems += [
         f"{manifest.uri}: {key} is {manifest.counts.get(key)}, the files say {value}"

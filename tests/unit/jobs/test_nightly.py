@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
+from deltalake import DeltaTable
 
 import jobs.night
 import pipeline.inference.run as scoring
@@ -18,11 +20,14 @@ from pipeline.corpus.shards import Shard
 from pipeline.corpus.stream import WorkerFactory
 from pipeline.output import lock
 from pipeline.output.lock import NightLock
+from pipeline.output.verify import verify_night
 from pipeline.storage import Storage
+from tests.tiny import write_corpus
 from tests.unit.inference.scoring import files_below
 from tests.unit.jobs.command_line import Finished, run_command, write_spec
 
 D21, D22, D23 = "2026-11-21", "2026-11-22", "2026-11-23"
+SNAPSHOT_NOTE = "the table is a snapshot: the whole of it was read"
 
 
 @pytest.fixture
@@ -128,5 +133,81 @@ def test_a_corrupt_file_that_may_be_left_out_does_not_stop_a_range(nightly_raw: 
     (tmp_path / "corpus" / "broken.parquet").write_bytes(b"PAR1 but not really")
     finished = nightly(nightly_raw, tmp_path, "--date", D21, "--until", D22)
     assert finished.exit_code == 6
-    assert "1 corrupt files were left out" in finished.stderr
+    assert "1 corrupt files were left out, everything else is published" in finished.stderr
     assert len(list((tmp_path / "output").glob("_manifests/run_date=*/*.json"))) == 2
+
+
+@pytest.mark.usefixtures("no_ray")
+def test_a_dry_run_calls_published_only_what_is(nightly_raw: dict[str, Any], tmp_path: Path) -> None:
+    nightly_raw["corpus"]["corrupt_files"] = "skip"
+    (tmp_path / "corpus" / "broken.parquet").write_bytes(b"PAR1 but not really")
+    before = nightly(nightly_raw, tmp_path, "--date", D21, "--dry-run")
+    assert (before.exit_code, before.stderr) == (0, "")
+    assert "left out: 1 corrupt files" in before.stdout
+    nightly(nightly_raw, tmp_path, "--date", D21)
+    after = nightly(nightly_raw, tmp_path, "--date", D21, "--dry-run")
+    assert after.exit_code == 6
+    assert "everything else is published" in after.stderr
+
+
+def manifests(tmp_path: Path) -> list[dict[str, Any]]:
+    paths = (tmp_path / "output").glob("_manifests/run_date=*/*.json")
+    return [json.loads(path.read_text()) for path in sorted(paths)]
+
+
+def kill_before_the_manifest(raw: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def die(*_given: object) -> None:
+        raise InterruptedError("killed")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("pipeline.inference.publish._write_manifest", die)
+        with pytest.raises(InterruptedError, match="killed"):
+            nightly(raw, tmp_path, "--date", D21)
+
+
+@pytest.mark.usefixtures("no_ray")
+@pytest.mark.parametrize("output", [{"select": "new"}, {"select": "all"}, {"mode": "snapshot", "select": "all"}])
+def test_a_run_killed_between_commit_and_manifest_gets_its_manifest_from_the_next(
+    nightly_raw: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, output: dict[str, str]
+) -> None:
+    nightly_raw["output"] |= output
+    kill_before_the_manifest(nightly_raw, tmp_path, monkeypatch)
+    assert (DeltaTable(tmp_path / "output").version(), manifests(tmp_path)) == (1, [])
+    dry = nightly(nightly_raw, tmp_path, "--date", D21, "--dry-run")
+    assert (dry.exit_code, manifests(tmp_path)) == (0, [])
+    finished = nightly(nightly_raw, tmp_path, "--date", D21)
+    assert finished.exit_code == 0, finished.stderr
+    assert "its manifest was missing" in finished.stdout
+    (manifest,) = manifests(tmp_path)
+    assert (manifest["num_scored_rows"], manifest["num_rows_this_run"], manifest["table_version"]) == (40, 0, 1)
+    before = files_below(tmp_path / "output")
+    assert "missing" not in nightly(nightly_raw, tmp_path, "--date", D21).stdout
+    assert files_below(tmp_path / "output") == before
+    assert verify_night(str(tmp_path / "output"), D21, Storage()).notes in ((), (SNAPSHOT_NOTE,))
+
+
+@pytest.mark.usefixtures("no_ray")
+def test_an_older_manifest_does_not_speak_for_a_later_publication(
+    nightly_raw: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nightly(nightly_raw, tmp_path, "--date", D21)
+    write_corpus(tmp_path / "corpus" / "more", num_files=1)
+    kill_before_the_manifest(nightly_raw, tmp_path, monkeypatch)
+    assert [manifest["num_scored_rows"] for manifest in manifests(tmp_path)] == [40]
+    nightly(nightly_raw, tmp_path, "--date", D21)
+    assert sorted(manifest["num_scored_rows"] for manifest in manifests(tmp_path)) == [40, 60]
+
+
+@pytest.mark.usefixtures("no_ray")
+def test_a_missing_manifest_is_left_to_the_run_that_holds_the_night(
+    nightly_raw: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kill_before_the_manifest(nightly_raw, tmp_path, monkeypatch)
+    monkeypatch.setattr(lock, "RENEW_S", 0.2)
+    monkeypatch.setattr(lock, "POLL_S", 0.05)
+    monkeypatch.setattr(lock.time, "sleep", lambda seconds: threading.Event().wait(seconds))
+    with NightLock(str(tmp_path / "output"), f"run_date={D21}", "other", Storage()):
+        finished = nightly(nightly_raw, tmp_path, "--date", D21)
+    assert finished.exit_code == 0
+    assert "run other is at work on it" in finished.stderr
+    assert manifests(tmp_path) == []
