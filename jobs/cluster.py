@@ -127,4 +127,4 @@ def choose_pool(compute: ComputeConfig, resources: Resources) -> PoolOptions:
             f"compute asks for {workers} workers with {cpus} CPUs each; this machine has room for {room}",
             "lower compute.workers or compute.cpus_per_worker, or set both to auto",
         )
-    return PoolOptions(workers, cpus, 1.0 if use_gpu else 0.0)
+    return PoolOptions(workers, cpus, 1.0 if use_gpu else 0.0, compute.shard_deadline_s)

@@ -93,6 +93,9 @@ class CorpusConfig(SpecModel):
     shard_bytes: int = Field(64 * 2**20, ge=1, description="aim for bytes of input text in one shard")
 
 
+SHARD_DEADLINE_S = 6 * 3600.0  # a usual shard of 64k rows through a large model on a few cores takes hours
+
+
 class ComputeConfig(SpecModel):
     """What runs the model, and how many of it."""
 
@@ -103,6 +106,12 @@ class ComputeConfig(SpecModel):
     )
     cpus_per_worker: PositiveInt | Literal["auto"] = Field("auto", description="threads of one worker on CPU")
     batch_tokens: PositiveInt | Literal["auto"] = Field("auto", description="padded tokens of one forward pass")
+    shard_deadline_s: float = Field(
+        SHARD_DEADLINE_S,
+        gt=0,
+        le=7 * 86_400,
+        description="seconds after which a worker at work on one shard is ended and the shard tried again, three times",
+    )
 
 
 class EncoderUse(SpecModel):
@@ -141,6 +150,7 @@ class PoolOptions:
     num_workers: int
     cpus_per_worker: float
     gpus_per_worker: float
+    shard_deadline_s: float = SHARD_DEADLINE_S
 
 
 def load_spec(path: str | Path, model: type[SpecT], overrides: Sequence[str] = ()) -> SpecT:

@@ -18,6 +18,8 @@ process boundaries by pickle unchanged, and carries the exit status a job ends w
     ├── TransientStorageError      the network or the store; retried, then exit 75 (run again to resume)
     ├── NightTakenError            another run is at work on the night; nothing was done; exit 0
     ├── StorageFullError           no room on the disk or in the quota; exit 75
+    ├── ShardDeadlineError         a shard took too long, three times; finished work is kept; exit 75
+    ├── ShardLostError             a shard's process ended, ten times; finished work is kept; exit 75
     ├── CommitConflictError        another publisher committed first; the table is re-read
     ├── TooManyBadRowsError        quarantine above `max_bad_fraction`; nothing was published; exit 3
     ├── FilesSkippedError          the work is done, but corrupt files were left out as the spec allows; exit 6
@@ -184,6 +186,18 @@ class NightTakenError(BertmillError):
 
 class StorageFullError(BertmillError):
     """There is no room left where something had to be written."""
+
+    exit_code = EXIT_RESUMABLE
+
+
+class ShardDeadlineError(BertmillError):
+    """A shard was not done within `compute.shard_deadline_s`, in several processes one after the other."""
+
+    exit_code = EXIT_RESUMABLE
+
+
+class ShardLostError(BertmillError):
+    """The process at work on a shard ended before it was done, again and again."""
 
     exit_code = EXIT_RESUMABLE
 

@@ -11,16 +11,22 @@ from __future__ import annotations
 import logging
 import pickle
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import pyarrow as pa
+import ray
 import ray.data
 from ray.data import ActorPoolStrategy, DataContext, Datasource, ReadTask
 from ray.data.block import BlockMetadata
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from pipeline.config import PoolOptions
+from pipeline.corpus.deadline import GRACE_S, TryBook, Watchdog, check_tries
 from pipeline.corpus.shards import Shard
 from pipeline.errors import BertmillError
+
+_SHARD, _FAILURE = "shard", "bertmill_failure"
 
 
 class ShardWorker(Protocol):
@@ -42,9 +48,12 @@ class WorkerFactory(Protocol):
 def stream_shards(shards: Sequence[Shard], factory: WorkerFactory, pool: PoolOptions) -> Iterator[pa.Table]:
     """Run every shard through a pool of workers and yield their receipts as they come, in no fixed order.
 
-    A worker that dies is replaced and its shard runs again, so `process` must be safe to repeat.
+    A worker that dies is replaced and its shard runs again, so `process` must be safe to repeat. A worker that is at
+    one shard for longer than the pool's deadline is ended like that.
 
     Raises:
+        ShardDeadlineError: a shard passed the deadline too often.
+        ShardLostError: a shard's worker died too often.
         BertmillError: whatever a worker raised, as it raised it.
     """
     if not shards:
@@ -54,44 +63,74 @@ def stream_shards(shards: Sequence[Shard], factory: WorkerFactory, pool: PoolOpt
         _PoolActor,
         batch_size=None,
         batch_format="pyarrow",
-        fn_constructor_args=(factory,),
+        fn_constructor_args=(factory, pool.shard_deadline_s, _open_book()),
         compute=ActorPoolStrategy(size=min(pool.num_workers, len(shards))),
         num_cpus=pool.cpus_per_worker,
         num_gpus=pool.gpus_per_worker,
     )
-    try:
-        yield from dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)
-    except Exception as error:
-        cause = find_cause(error)
-        if cause is None:
-            raise
-        raise cause from None
-
-
-def find_cause(error: BaseException) -> BertmillError | None:
-    """The BertmillError inside Ray's wrappers, if there is one."""
-    seen: set[int] = set()
-    pending: list[BaseException | None] = [error]
-    while pending:
-        current = pending.pop()
-        if current is None or id(current) in seen:
-            continue
-        if isinstance(current, BertmillError) and type(current).__module__ == BertmillError.__module__:
-            return current
-        seen.add(id(current))
-        pending += [current.__cause__, current.__context__, getattr(current, "cause", None)]
-    return None
+    for block in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
+        if block.column_names == [_FAILURE]:
+            raise _unpickle(block, _FAILURE)
+        yield block
 
 
 class _PoolActor:
-    """What Ray Data keeps in each worker process."""
+    """What Ray Data keeps in each worker process.
 
-    def __init__(self, factory: WorkerFactory) -> None:
-        self._worker = factory.build()
+    A BertmillError travels as a block: Ray Data's wrapper drops an exception's cause, or adds to its text.
+    """
+
+    def __init__(self, factory: WorkerFactory, deadline_s: float, book: Any) -> None:
+        self._worker, self._deadline_s, self._book = self._build(factory), deadline_s, book
+
+    def _build(self, factory: WorkerFactory) -> ShardWorker:
+        try:
+            return factory.build()
+        except BertmillError as failure:
+            return _Broken(failure)
 
     def __call__(self, block: pa.Table) -> pa.Table:
-        (shard,) = (pickle.loads(value) for value in block["shard"].to_pylist())  # our own bytes, never stored
-        return self._worker.process(shard)
+        try:
+            return self._process(_unpickle(block, _SHARD))
+        except BertmillError as failure:
+            return _pickle(_FAILURE, failure)
+
+    def _process(self, shard: Shard) -> pa.Table:
+        check_tries(shard, ray.get(self._book.begin.remote(shard.name)), self._deadline_s)
+        with Watchdog(self._deadline_s, lambda: self._note_overdue(shard.name)):
+            receipt = self._worker.process(shard)
+        self._book.end.remote(shard.name)
+        return receipt
+
+    def _note_overdue(self, name: str) -> None:
+        ray.get(self._book.note_overdue.remote(name), timeout=GRACE_S / 2)
+
+
+def _open_book() -> Any:
+    """A `TryBook` in a process of its own on the driver's machine: it outlives every worker."""
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
+    return (
+        ray.remote(TryBook).options(num_cpus=0, max_restarts=-1, max_task_retries=-1, scheduling_strategy=here).remote()
+    )
+
+
+@dataclass(frozen=True)
+class _Broken:
+    """A worker that could not be built, and says so of its first shard."""
+
+    failure: BertmillError
+
+    def process(self, shard: Shard) -> pa.Table:
+        raise self.failure
+
+
+def _pickle(column: str, value: object) -> pa.Table:
+    return pa.table({column: pa.array([pickle.dumps(value)], pa.binary())})
+
+
+def _unpickle(block: pa.Table, column: str) -> Any:
+    (value,) = (pickle.loads(value) for value in block[column].to_pylist())  # our own bytes, never stored
+    return value
 
 
 class _ShardSource(Datasource):  # type: ignore[misc]
@@ -112,7 +151,7 @@ class _ShardSource(Datasource):  # type: ignore[misc]
 
 def _read_task(pickled: bytes) -> ReadTask:
     metadata = BlockMetadata(num_rows=1, size_bytes=len(pickled), input_files=None, exec_stats=None)
-    return ReadTask(lambda: [pa.table({"shard": pa.array([pickled], pa.binary())})], metadata)
+    return ReadTask(lambda: [pa.table({_SHARD: pa.array([pickled], pa.binary())})], metadata)
 
 
 def _quiet_context() -> None:

@@ -20,7 +20,7 @@ from ray.train import Checkpoint, CheckpointUploadMode, FailureConfig, RunConfig
 from ray.train import CheckpointConfig as RayCheckpointConfig
 
 from pipeline.config import PoolOptions
-from pipeline.corpus.stream import find_cause, stream_shards
+from pipeline.corpus.stream import stream_shards
 from pipeline.encoder.attention import set_threads
 from pipeline.encoder.bundle import BundleInfo, read_bundle_info
 from pipeline.errors import BertmillError, CorpusError, ModelError, TrainingError
@@ -157,7 +157,7 @@ def _fit(trainer: Any) -> None:
     try:
         trainer.fit()
     except Exception as error:
-        cause = find_cause(error)
+        cause = _find_cause(error)
         if cause is not None:
             raise cause from None
         lines = str(error).strip().splitlines()
@@ -165,6 +165,21 @@ def _fit(trainer: Any) -> None:
             f"training failed: {lines[-1] if lines else type(error).__name__}",
             "run the same command again to go on from the last checkpoint; --debug shows the whole traceback",
         ) from error
+
+
+def _find_cause(error: BaseException) -> BertmillError | None:
+    """The BertmillError inside Ray's wrappers, if there is one."""
+    seen: set[int] = set()
+    pending: list[BaseException | None] = [error]
+    while pending:
+        current = pending.pop()
+        if current is None or id(current) in seen:
+            continue
+        if isinstance(current, BertmillError) and type(current).__module__ == BertmillError.__module__:
+            return current
+        seen.add(id(current))
+        pending += [current.__cause__, current.__context__, getattr(current, "cause", None)]
+    return None
 
 
 def _train_on_worker(config: dict[str, Any]) -> None:
