@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -16,24 +17,53 @@ _COMPLETE = "COMPLETE"
 _STATE = "state.json"
 _WEIGHTS = "weights.safetensors"
 _OPTIMIZER = "optimizer.safetensors"
+_BEST = "best.safetensors"
+Weights = dict[str, torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Standing:
+    """What is known of the best evaluation; kept in checkpoints.
+
+    Attributes:
+        best_step: Steps done when it was made; 0: there was none yet.
+        best_figure: Its figure, turned so that higher is better.
+        num_worse: Evaluations since.
+    """
+
+    best_step: int = 0
+    best_figure: float = -math.inf
+    num_worse: int = 0
+
+    def after(self, step: int, figure: float) -> Standing:
+        """The standing once another evaluation is known; one that is only equal is not better."""
+        if figure > self.best_figure or not self.best_step:
+            return Standing(step, figure if math.isfinite(figure) else -math.inf, 0)
+        return Standing(self.best_step, self.best_figure, self.num_worse + 1)
 
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a run stands: the next step, and the run it belongs to."""
+    """Where a run stands: the next step, the run it belongs to, and its best evaluation."""
 
     next_step: int
     fingerprint: str
+    standing: Standing = Standing()
 
 
 def save_checkpoint(
-    directory: Path, network: torch.nn.Module, optimizer: torch.optim.Optimizer, progress: Progress
+    directory: Path,
+    network: torch.nn.Module,
+    optimizer: torch.optim.Optimizer,
+    progress: Progress,
+    best: Weights | None = None,
 ) -> None:
-    """Write weights, optimizer moments and progress, then `COMPLETE` with every file's size."""
+    """Write weights, optimizer moments, progress and the best weights, then `COMPLETE` with every file's size."""
     directory.mkdir(parents=True, exist_ok=True)
-    weights = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in _own_weights(network).items()}
-    save_file(weights, directory / _WEIGHTS)
+    save_file(copy_weights(network), directory / _WEIGHTS)
     save_file(_flatten_optimizer(optimizer), directory / _OPTIMIZER)
+    if best:
+        save_file(best, directory / _BEST)
     (directory / _STATE).write_text(json.dumps(asdict(progress)))
     sizes = {path.name: path.stat().st_size for path in directory.iterdir() if path.name != _COMPLETE}
     (directory / _COMPLETE).write_text(json.dumps(sizes))
@@ -61,7 +91,18 @@ def load_checkpoint(
     return progress
 
 
-def _own_weights(network: torch.nn.Module) -> dict[str, torch.Tensor]:
+def load_best(directory: Path) -> Weights:
+    """The best weights so far, on the CPU; none if the run keeps none."""
+    path = directory / _BEST
+    return load_file(path) if path.exists() else {}
+
+
+def copy_weights(network: torch.nn.Module) -> Weights:
+    """A copy of every weight and buffer on the CPU."""
+    return {name: tensor.detach().cpu().contiguous().clone() for name, tensor in _own_weights(network).items()}
+
+
+def _own_weights(network: torch.nn.Module) -> Weights:
     """Every weight and buffer once: an encoder that several heads share stands under each of their names."""
     first_names: dict[int, str] = {}
     weights = network.state_dict(keep_vars=True)
@@ -78,7 +119,8 @@ def _read_progress(directory: Path) -> Progress:
         sizes, actual = {_COMPLETE: 0}, {}
     if sizes != actual:
         raise TrainingError(f"{directory}: an incomplete checkpoint", "remove it; the run goes on from the one before")
-    return Progress(**json.loads((directory / _STATE).read_text()))
+    state = json.loads((directory / _STATE).read_text())
+    return Progress(**{**state, "standing": Standing(**state["standing"])})
 
 
 def _flatten_optimizer(optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:

@@ -16,10 +16,12 @@ import torch.distributed as dist
 from pipeline.encoder.model import EncoderModel
 from pipeline.encoder.tokenize import TokenRows
 from pipeline.errors import TrainingError
-from pipeline.finetune.checkpoint import Progress, load_checkpoint, save_checkpoint
+from pipeline.finetune.best import BestKeeper
+from pipeline.finetune.checkpoint import Progress, Weights, load_best, load_checkpoint, save_checkpoint
+from pipeline.finetune.optimizer import make_optimizer, set_learning_rate
 from pipeline.finetune.plan import TrainingPlan, learning_rate_factor, share_batch
 from pipeline.finetune.spec import CheckpointConfig
-from pipeline.finetune.step import StepContext, StepResult, make_optimizer, run_step, set_learning_rate
+from pipeline.finetune.step import StepContext, StepResult, run_step
 from pipeline.tasks.base import Evaluation, Examples, Learned, Task
 
 _SYNC_EVERY_STEPS = 10
@@ -29,7 +31,7 @@ _SYNC_EVERY_STEPS = 10
 class TrainingStatus:
     """Where a run stands, for people and for `metrics.jsonl`.
 
-    Losses and rates are over the steps since the status before.
+    Losses and rates are over the steps since the status before; `remarks` are for people to read.
     """
 
     step: int
@@ -41,6 +43,7 @@ class TrainingStatus:
     tokens_per_s: float
     padding_share: float
     validation: dict[str, float] | None = None
+    remarks: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -97,32 +100,61 @@ def train(job: LoopJob, hooks: LoopHooks) -> Judgements:
     """Run every step that is left.
 
     Returns:
-        The judgements after the last epoch; the same on every rank.
+        The judgements of the weights that the network is left with, the last or the best; the same on every rank.
 
     Raises:
         TrainingError: the loss is not finite; on every rank at the same step.
     """
     context, plan = job.context, job.plan
-    network = context.joined
-    optimizer = make_optimizer(network, context.config)
+    network, recipe = context.joined, context.config
+    optimizer = make_optimizer(network, recipe)
+    keeper = BestKeeper(recipe, {head.name: head.task for head in context.heads}, network)
     first_step = 0
     if hooks.restore is not None:
-        first_step = load_checkpoint(hooks.restore, network, optimizer, job.fingerprint).next_step
+        progress = load_checkpoint(hooks.restore, network, optimizer, job.fingerprint)
+        keeper.resume(progress.standing, load_best(hooks.restore))
+        first_step = progress.next_step
     window = _Window(job, hooks)
-    judgements = evaluate(job) if first_step == plan.num_steps else {}
+    judgements: Judgements | None = None
     for step in range(first_step, plan.num_steps):
-        factor = learning_rate_factor(step, plan.num_steps, context.config.warmup_fraction)
+        if keeper.is_over:
+            break
+        factor = learning_rate_factor(step, plan.num_steps, recipe.warmup_fraction, recipe.schedule)
         set_learning_rate(optimizer, factor)
         window.add(_planned_step(job, optimizer, step))
-        at_epoch_end = plan.ends_epoch(step)
-        if at_epoch_end or (step + 1) % _SYNC_EVERY_STEPS == 0:
-            if at_epoch_end:
-                judgements = evaluate(job)
-            window.close(step, factor, judgements if at_epoch_end else {})
-            if window.wants_checkpoint(at_epoch_end):
-                progress = Progress(step + 1, job.fingerprint)
-                hooks.save(lambda target, at=progress: save_checkpoint(target, network, optimizer, at))  # type: ignore[misc]
+        at_epoch_end, at_evaluation = plan.ends_epoch(step), _is_evaluated(job, step)
+        if at_epoch_end or at_evaluation or (step + 1) % _SYNC_EVERY_STEPS == 0:
+            judgements = evaluate(job) if at_evaluation else None
+            if judgements:
+                keeper.note(step + 1, {head: found.evaluation.metrics for head, found in judgements.items()})
+            window.close(step, factor, judgements or {}, _remarks(keeper))
+            if window.wants_checkpoint(at_epoch_end or keeper.is_over):
+                progress = Progress(step + 1, job.fingerprint, keeper.standing)
+                hooks.save(_writer(network, optimizer, progress, keeper.weights))
+    if keeper.put_back() or judgements is None:
+        judgements = evaluate(job)
     return judgements
+
+
+def _writer(
+    network: torch.nn.Module, optimizer: torch.optim.Optimizer, progress: Progress, best: Weights
+) -> Callable[[Path], None]:
+    return lambda target: save_checkpoint(target, network, optimizer, progress, best)
+
+
+def _is_evaluated(job: LoopJob, step: int) -> bool:
+    """Whether validation rows are judged after a step; always after the last."""
+    every = job.context.config.evaluate_every_steps
+    if every is None:
+        return job.plan.ends_epoch(step)
+    return (step + 1) % every == 0 or step + 1 == job.plan.num_steps
+
+
+def _remarks(keeper: BestKeeper) -> tuple[str, ...]:
+    if not keeper.is_over:
+        return ()
+    standing = keeper.standing
+    return (f"stopped early: {standing.num_worse} evaluations no better than after step {standing.best_step}",)
 
 
 def evaluate(job: LoopJob) -> Judgements:
@@ -158,7 +190,7 @@ class _Window:
     def add(self, result: StepResult) -> None:
         self._results.append(result)
 
-    def close(self, step: int, factor: float, judgements: Judgements) -> None:
+    def close(self, step: int, factor: float, judgements: Judgements, remarks: tuple[str, ...]) -> None:
         """Sum over ranks, stop on a loss that is not finite, report on rank 0, start anew."""
         job = self._job
         sums = torch.tensor(
@@ -185,6 +217,7 @@ class _Window:
             tokens_per_s=num_tokens / max(now_s - self._started_s, 1e-9),
             padding_share=1 - num_tokens / max(num_padded, 1),
             validation=_figures(judgements) or None,
+            remarks=remarks or None,
         )
         if job.rank == 0:
             self._hooks.report(status)

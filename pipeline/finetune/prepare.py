@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from itertools import chain
 
@@ -17,7 +18,10 @@ from pipeline.encoder.bundle import (
 from pipeline.encoder.model import check_family
 from pipeline.encoder.tokenize import TokenOptions
 from pipeline.errors import Checks, ModelError, Problem, SpecError
+from pipeline.finetune.best import check_best
+from pipeline.finetune.classes import check_classes
 from pipeline.finetune.labelled import LabelledSet, LabelPlaces, check_labels, open_split
+from pipeline.finetune.layers import check_layers
 from pipeline.finetune.spec import FinetuneSpec, HeadSpec
 from pipeline.storage import Storage
 from pipeline.tasks import check_inputs, find_task
@@ -104,6 +108,7 @@ def prepare_training(spec: FinetuneSpec, source: str) -> PreparedTraining:
         splits[name] = checks.run(lambda name=name, head=head: _open_splits(spec, name, head, source))  # type: ignore[misc]
     checks.raise_failures()
     assert encoder is not None
+    _check_recipe(spec, encoder, {name: split for name, split in splits.items() if split is not None}, source)
     heads = []
     for name, split in splits.items():
         assert split is not None
@@ -118,6 +123,20 @@ def prepare_training(spec: FinetuneSpec, source: str) -> PreparedTraining:
     data_fingerprint = hashlib.sha256(json.dumps(prints).encode()).hexdigest()
     fingerprint = spec.fingerprint(data_fingerprint, fingerprint_model(encoder))
     return PreparedTraining(spec, encoder, tuple(heads), fingerprint, data_fingerprint)
+
+
+def _check_recipe(
+    spec: FinetuneSpec, encoder: str, splits: Mapping[str, tuple[LabelledSet, LabelledSet | None]], source: str
+) -> None:
+    """The recipe speaks of layers, labels and figures that there are."""
+    tasks = {name: find_task(spec.all_heads[name].task, source) for name in splits}
+    known = {name: (tasks[name], train.learned) for name, (train, _) in splits.items()}
+    judged = {name: tasks[name] for name, (_, validation) in splits.items() if validation is not None}
+    checks = Checks()
+    checks.run(lambda: check_layers(encoder, spec.training, source))
+    checks.run(lambda: check_classes(spec.training, known, source))
+    checks.run(lambda: check_best(spec.training, judged, source))
+    checks.raise_failures()
 
 
 def _check_head(spec: FinetuneSpec, name: str, source: str) -> Task:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
 from pipeline.config import ComputeConfig, EncoderUse, SpecModel, StorageConfig, Uri, Uris, check_bundle_names
 from pipeline.tasks import TASKS
@@ -17,10 +17,14 @@ class DataConfig(SpecModel):
     """Labelled Parquet."""
 
     train: Uris = Field(description="files, directories or prefixes of training rows")
-    validation: Uris | None = Field(None, description="rows evaluated after each epoch")
+    validation: Uris | None = Field(None, description="rows that are judged while training, and not learned from")
     inputs: dict[str, str] = Field(default_factory=dict, description="task input -> column, where names differ")
     label: str | None = Field(None, description="target column; default: the task's target name, if it needs one")
     max_bad_fraction: float = Field(0.01, ge=0, le=1, description="share of rows without usable text or label")
+
+
+ClassShares = Literal["balanced"] | dict[str, Annotated[float, Field(gt=0)]]
+"""`balanced`: every class counts the same; or label -> weight, 1 where none is given."""
 
 
 class TrainingConfig(SpecModel):
@@ -29,15 +33,48 @@ class TrainingConfig(SpecModel):
     epochs: int = Field(3, ge=1)
     min_steps: int = Field(0, ge=0, description="train at least so many steps, whatever the epochs")
     batch_rows: int = Field(32, ge=1, description="rows of one global batch, whatever the number of workers")
+    batch_tokens: PositiveInt | None = Field(
+        None, description="instead of batch_rows: a global batch holds as many rows as fit in so many tokens"
+    )
     learning_rate: float = Field(5e-5, gt=0)
     head_learning_rate: float | None = Field(None, gt=0, description="of the new head; default: the same")
+    layer_decay: float = Field(1.0, gt=0, le=1, description="each layer's learning rate, as a share of the one above's")
+    schedule: Literal["linear", "cosine", "constant"] = Field(
+        "linear", description="how the learning rate falls after the warm-up: to 0, or not at all"
+    )
     warmup_fraction: float = Field(0.1, ge=0, le=1)
     weight_decay: float = Field(0.01, ge=0)
     max_grad_norm: float = Field(1.0, gt=0)
+    label_smoothing: float = Field(0.0, ge=0, lt=1, description="share of a label that is spread over all classes")
+    class_weights: ClassShares | None = Field(
+        None, description="how much a row's (a token's) loss counts by its label; scaled to 1 on average"
+    )
+    sampling: ClassShares | None = Field(
+        None, description="how often a row is drawn by its label; an epoch has as many draws as there are rows"
+    )
+    freeze_layers: NonNegativeInt | None = Field(
+        None, description="the embeddings and so many of the lowest layers stay as they are"
+    )
+    reset_layers: int = Field(0, ge=0, description="so many of the highest layers start from random weights")
+    evaluate_every_steps: PositiveInt | None = Field(None, description="instead of after each epoch")
+    keep_best: str | None = Field(
+        None, description="the bundle gets the weights with the best validation figure: auto, METRIC or HEAD.METRIC"
+    )
+    patience: PositiveInt | None = Field(
+        None, description="stop after so many evaluations without a better figure of keep_best"
+    )
     micro_batch_tokens: PositiveInt | Literal["auto"] = Field(
         "auto", description="padded tokens of one forward and backward pass; auto: 1,024 on CPU, 16,384 on a GPU"
     )
     seed: int = 17
+
+    @model_validator(mode="after")
+    def _fields_agree(self) -> TrainingConfig:
+        if self.batch_tokens is not None and "batch_rows" in self.model_fields_set:
+            raise ValueError("batch_rows and batch_tokens: give one of the two")
+        if self.patience is not None and self.keep_best is None:
+            raise ValueError("patience counts evaluations without a better figure: say which with keep_best, or auto")
+        return self
 
 
 class CheckpointConfig(SpecModel):
@@ -79,6 +116,13 @@ class FinetuneSpec(EncoderUse):
             missing = " and ".join(f"`{name}`" for name in ("task", "data") if name not in single)
             raise ValueError(f"{missing} missing: give `task` and `data`, or `heads` for several tasks")
         check_bundle_names(self.heads)
+        return self
+
+    @model_validator(mode="after")
+    def _best_is_known(self) -> FinetuneSpec:
+        held_out = [head for head in self.all_heads.values() if head.data.validation is not None]
+        if self.training.keep_best is not None and not held_out:
+            raise ValueError("training.keep_best compares figures on validation rows: give data.validation")
         return self
 
     @model_validator(mode="after")

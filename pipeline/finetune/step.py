@@ -22,6 +22,7 @@ from pipeline.encoder.tokenize import PaddedBatch, Padding, flat_positions, pad_
 from pipeline.finetune.spec import TrainingConfig
 from pipeline.finetune.token_cache import TokenData
 from pipeline.tasks.base import IGNORED, Task
+from pipeline.tasks.losses import Emphasis, class_loss_sum
 
 _CPU_MICRO_BATCH_TOKENS = 1_024
 _GPU_MICRO_BATCH_TOKENS = 16_384
@@ -37,6 +38,13 @@ class TrainingHead:
     task: Task
     data: TokenData
     weight: float = 1.0
+    emphasis: Emphasis | None = None
+
+    def loss_sum(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """The task's loss, with this run's emphasis where it has any."""
+        if self.emphasis is None:
+            return self.task.loss_sum(logits, targets)
+        return class_loss_sum(logits, targets, self.emphasis)
 
 
 @dataclass(frozen=True)
@@ -129,37 +137,6 @@ def run_step(
     return StepResult(sum(losses), num_tokens, num_padded, float(grad_norm))
 
 
-def make_optimizer(joined: JoinedHeads, config: TrainingConfig) -> torch.optim.AdamW:
-    """AdamW; no weight decay on biases and normalisation, heads at their own learning rate.
-
-    Each group carries `peak_lr`, which `set_learning_rate` scales.
-    """
-    groups: dict[tuple[bool, bool], list[torch.nn.Parameter]] = {}
-    of_encoder = {id(parameter) for parameter in joined.encoder.parameters()}
-    for parameter in joined.parameters():
-        if parameter.requires_grad:
-            groups.setdefault((id(parameter) not in of_encoder, parameter.ndim > 1), []).append(parameter)
-    head_lr = config.head_learning_rate or config.learning_rate
-    return torch.optim.AdamW(
-        [
-            {
-                "params": parameters,
-                "lr": head_lr if is_head else config.learning_rate,
-                "peak_lr": head_lr if is_head else config.learning_rate,
-                "weight_decay": config.weight_decay if decays else 0.0,
-            }
-            for (is_head, decays), parameters in sorted(groups.items(), key=lambda item: item[0])
-        ],
-        fused=True,  # one pass over weights and moments: a step on CPU takes two thirds of the time
-    )
-
-
-def set_learning_rate(optimizer: torch.optim.Optimizer, factor: float) -> None:
-    """Set every group to its peak times `factor`."""
-    for group in optimizer.param_groups:
-        group["lr"] = group["peak_lr"] * factor
-
-
 @dataclass(frozen=True)
 class _Share:
     """One head's part of a step: its rows in the global batch, this rank's of them, and what the loss is times."""
@@ -180,7 +157,7 @@ def _plan_rows(context: StepContext, head: TrainingHead, share: _Share) -> tuple
 
         def objective(logits: torch.Tensor) -> torch.Tensor:
             targets = torch.from_numpy(_batch_targets(head.data, windows, batch, logits.ndim == 3))
-            return scale * head.task.loss_sum(logits, targets.to(logits.device))
+            return scale * head.loss_sum(logits, targets.to(logits.device))
 
         return _call_head(context, head, batch, share.seed + number, objective)
 
@@ -206,7 +183,7 @@ def _plan_comparison(context: StepContext, head: TrainingHead, share: _Share) ->
     vectors = _gather_vectors(context, head, batches, places, share)
     targets = torch.from_numpy(_stacked_targets(data, data.windows_of(share.in_batch)[::width]))
     leaf = vectors.requires_grad_()
-    loss = head.task.loss_sum(leaf.view(len(share.in_batch), width, -1), targets.to(leaf.device))
+    loss = head.loss_sum(leaf.view(len(share.in_batch), width, -1), targets.to(leaf.device))
     total = loss * share.scale / len(share.in_batch)
     torch.autograd.backward(total)
     assert leaf.grad is not None

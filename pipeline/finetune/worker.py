@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,9 @@ from pipeline.encoder.bundle import BundleInfo, write_bundle
 from pipeline.encoder.heads import JoinedHeads
 from pipeline.encoder.model import EmbeddingOptions, load_network, load_tokenizer
 from pipeline.encoder.tokenize import Padding, TextTokenizer
+from pipeline.finetune.classes import make_emphasis, weigh_rows
 from pipeline.finetune.labelled import LabelledSet, check_usable, read_usable
+from pipeline.finetune.layers import freeze_layers, reset_layers
 from pipeline.finetune.loop import Judgements, LoopJob, TrainingStatus, ValidationRows, status_record
 from pipeline.finetune.plan import TrainingPlan
 from pipeline.finetune.prepare import PreparedHead, PreparedTraining
@@ -51,7 +54,11 @@ def build_job(run: PreparedTraining, rank: int, world_size: int) -> tuple[LoopJo
         head.name: load_network(run.encoder, head.task.head_class, **head.task.head_config(head.train.learned))
         for head in run.heads
     }
-    network: Any = JoinedHeads(networks, EmbeddingOptions(spec.pooling, spec.normalize)).to(runtime.device)
+    network: Any = JoinedHeads(networks, EmbeddingOptions(spec.pooling, spec.normalize))
+    reset_layers(network, recipe.reset_layers)
+    if recipe.freeze_layers is not None:
+        freeze_layers(network, recipe.freeze_layers)
+    network = network.to(runtime.device)
     if world_size > 1:
         devices = [runtime.device] if runtime.device.type == "cuda" else None
         network = torch.nn.parallel.DistributedDataParallel(network, device_ids=devices)
@@ -59,8 +66,8 @@ def build_job(run: PreparedTraining, rank: int, world_size: int) -> tuple[LoopJo
     padding = Padding.of(tokenizer)
     heads = tuple(_training_head(run, head) for head in run.heads)
     context = StepContext(network, heads, runtime, recipe, padding, world_size)
-    num_rows = sum(len(head.data) for head in heads)
-    plan = TrainingPlan(num_rows, recipe.batch_rows, recipe.epochs, recipe.min_steps, recipe.seed)
+    labels = {head.name: head.train.learned.labels for head in run.heads}
+    plan = plan_run(context, labels)
     validation = {
         head.name: _validation_rows(run, head, head.validation, slice(rank, None, world_size))
         for head in run.heads
@@ -70,10 +77,29 @@ def build_job(run: PreparedTraining, rank: int, world_size: int) -> tuple[LoopJo
     return LoopJob(context, plan, validation, learned, spec.checkpoint, run.fingerprint, rank), tokenizer
 
 
+def plan_run(context: StepContext, labels: Mapping[str, Sequence[str]]) -> TrainingPlan:
+    """Every batch of a run, from its recipe and its rows; `labels` by head."""
+    recipe, lengths = context.config, context.row_lengths
+    weights = None
+    if recipe.sampling is not None:
+        weights = np.concatenate([weigh_rows(head.data, labels[head.name], recipe.sampling) for head in context.heads])
+    return TrainingPlan(
+        len(lengths),
+        recipe.batch_rows,
+        recipe.epochs,
+        recipe.min_steps,
+        recipe.seed,
+        recipe.batch_tokens,
+        lengths,
+        weights,
+    )
+
+
 def _training_head(run: PreparedTraining, head: PreparedHead) -> TrainingHead:
     files = [cache_file(head.cache_uri, shard) for shard in head.train.shards]
     data = load_tokens(files, len(head.train.texts), run.storage)
-    return TrainingHead(head.name, head.task, data, head.spec.weight)
+    emphasis = make_emphasis(data, head.task, head.train.learned.labels, run.spec.training)
+    return TrainingHead(head.name, head.task, data, head.spec.weight, emphasis)
 
 
 def _validation_rows(run: PreparedTraining, head: PreparedHead, split: LabelledSet, mine: slice) -> ValidationRows:

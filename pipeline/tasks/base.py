@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -109,6 +109,8 @@ class Task(Protocol):
         head_class: Name of the transformers Auto class that has the head.
         needs_spans: Decoding needs each token's character range.
         windows_always: Long text is windowed even where the bundle says truncate (question answering).
+        classes_of: What has one of the labels, a row or each token; None for other tasks.
+        metrics: Names of all figures that `evaluate` may give.
         main_metric: The figure to compare models by; higher is better.
     """
 
@@ -122,6 +124,8 @@ class Task(Protocol):
     head_class: str
     needs_spans: bool
     windows_always: bool
+    classes_of: Literal["rows", "tokens"] | None
+    metrics: tuple[str, ...]
     main_metric: str
 
     def learn(self, targets: pa.ChunkedArray) -> Learned:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 from hashlib import blake2b
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from pipeline.tasks.base import Evaluation, Examples, Learned, WindowTargets
 from pipeline.tasks.numbers import fixed_targets, matrix, score_lists
-from pipeline.tasks.retrieval import SearchSet, search_metrics
+from pipeline.tasks.retrieval import SEARCH_METRICS, SearchSet, search_metrics
 from pipeline.tasks.similarity import check_finite, correlate, numeric
 
 if TYPE_CHECKING:
@@ -43,6 +43,8 @@ class Embedding:
     head_class = "AutoModel"
     needs_spans = False
     windows_always = False
+    classes_of: Literal["rows", "tokens"] | None = None
+    metrics: tuple[str, ...] = ("spearman", "pearson", *SEARCH_METRICS)
     main_metric = "spearman"
 
     def learn(self, targets: pa.ChunkedArray) -> Learned:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -36,6 +36,8 @@ class MultiLabel:
     head_class = "AutoModelForSequenceClassification"
     needs_spans = False
     windows_always = False
+    classes_of: Literal["rows", "tokens"] | None = None
+    metrics: tuple[str, ...] = ("micro_f1", "macro_f1", "exact_match")
     main_metric = "micro_f1"
 
     def learn(self, targets: pa.ChunkedArray) -> Learned:

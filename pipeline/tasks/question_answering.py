@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -47,6 +47,8 @@ class QuestionAnswering:
     head_class = "AutoModelForQuestionAnswering"
     needs_spans = True
     windows_always = True
+    classes_of: Literal["rows", "tokens"] | None = None
+    metrics: tuple[str, ...] = ("exact_match", "f1", "answerable_f1", "no_answer_accuracy")
     main_metric = "f1"
 
     def learn(self, targets: pa.ChunkedArray) -> Learned:

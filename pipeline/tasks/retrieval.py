@@ -30,6 +30,9 @@ class SearchSet:
     relevance: Sequence[Mapping[int, float]]
 
 
+SEARCH_METRICS = (*(f"recall@{k}" for k in RECALL_AT), "ndcg@10", "mrr@10")
+
+
 def search_metrics(found: SearchSet) -> dict[str, float]:
     """Mean over queries that have something relevant.
 
@@ -39,7 +42,7 @@ def search_metrics(found: SearchSet) -> dict[str, float]:
     depth = min(max(RECALL_AT), len(found.documents))
     documents = _unit(found.documents)
     asked = [number for number, gains in enumerate(found.relevance) if any(gain > 0 for gain in gains.values())]
-    totals: dict[str, float] = dict.fromkeys((*(f"recall@{k}" for k in RECALL_AT), "ndcg@10", "mrr@10"), 0.0)
+    totals: dict[str, float] = dict.fromkeys(SEARCH_METRICS, 0.0)
     for start in range(0, len(asked), _QUERY_BLOCK):
         block = asked[start : start + _QUERY_BLOCK]
         ranked = _best(_unit(found.queries[block]) @ documents.T, depth)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -32,6 +32,8 @@ class Similarity:
     head_class = "AutoModelForSequenceClassification"
     needs_spans = False
     windows_always = False
+    classes_of: Literal["rows", "tokens"] | None = None
+    metrics: tuple[str, ...] = ("spearman", "pearson")
     main_metric = "spearman"
 
     def learn(self, targets: pa.ChunkedArray) -> Learned:

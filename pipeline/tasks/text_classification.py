@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 
 from pipeline.schema import SCORES_TYPE
 from pipeline.tasks.base import IGNORED, Confusion, Evaluation, Examples, FloatArray, Learned, WindowTargets
+from pipeline.tasks.losses import class_loss_sum
 from pipeline.tasks.numbers import calibration_error, f1_scores, fixed_targets, matrix, matthews, score_lists, softmax
 
 if TYPE_CHECKING:
@@ -36,6 +37,8 @@ class TextClassification:
     head_class = "AutoModelForSequenceClassification"
     needs_spans = False
     windows_always = False
+    classes_of: Literal["rows", "tokens"] | None = "rows"
+    metrics: tuple[str, ...] = ("accuracy", "macro_f1", "weighted_f1", "mcc", "ece", "loss")
     main_metric = "macro_f1"
 
     def learn(self, targets: pa.ChunkedArray) -> Learned:
@@ -68,11 +71,7 @@ class TextClassification:
 
     def loss_sum(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """Cross-entropy in fp32, hard or soft."""
-        from torch.nn.functional import cross_entropy
-
-        if targets.shape[1] == 1:
-            return cross_entropy(logits.float(), targets[:, 0].long(), ignore_index=int(IGNORED), reduction="sum")
-        return cross_entropy(logits.float(), targets.float(), reduction="sum")
+        return class_loss_sum(logits, targets)
 
     def output_fields(self) -> list[pa.Field]:
         """`label`, its probability, and every class's probability in the order of the bundle's labels."""

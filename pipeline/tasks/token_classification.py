@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
 from pipeline.tasks.base import IGNORED, Evaluation, Examples, FloatArray, Learned, WindowTargets
+from pipeline.tasks.losses import class_loss_sum
 from pipeline.tasks.numbers import softmax
 from pipeline.tasks.tagging import OUTSIDE, TagSpan, read_tags, score_entities, split_tag, write_tags
 from pipeline.tasks.text_classification import class_names
@@ -63,6 +64,8 @@ class TokenClassification:
     head_class = "AutoModelForTokenClassification"
     needs_spans = True
     windows_always = False
+    classes_of: Literal["rows", "tokens"] | None = "tokens"
+    metrics: tuple[str, ...] = ("precision", "recall", "f1", "word_accuracy")
     main_metric = "f1"
 
     def learn(self, targets: pa.ChunkedArray) -> Learned:
@@ -101,10 +104,7 @@ class TokenClassification:
 
     def loss_sum(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """Cross-entropy over labelled tokens."""
-        from torch.nn.functional import cross_entropy
-
-        flat = logits.float().reshape(-1, logits.shape[-1])
-        return cross_entropy(flat, targets.reshape(-1).long(), ignore_index=int(IGNORED), reduction="sum")
+        return class_loss_sum(logits, targets)
 
     def output_fields(self) -> list[pa.Field]:
         """`entities`: text, label, character range and mean probability of each."""

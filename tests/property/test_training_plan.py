@@ -2,58 +2,112 @@
 
 from __future__ import annotations
 
+import math
+from collections import Counter
+
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.finetune.plan import TrainingPlan, learning_rate_factor, share_batch
-
-PLANS = st.builds(
-    TrainingPlan,
-    num_rows=st.integers(1, 300),
-    batch_rows=st.integers(1, 64),
-    epochs=st.integers(1, 4),
-    min_steps=st.integers(0, 50),
-    seed=st.integers(0, 2**31),
-)
+from pipeline.finetune.plan import Schedule, TrainingPlan, learning_rate_factor, share_batch
 
 
-@given(PLANS)
+@st.composite
+def plans(draw: st.DrawFn, by_tokens: bool | None = None, weighted: bool = False) -> TrainingPlan:
+    """Plans by rows or by tokens (or either), with rows drawn once or by weight."""
+    lengths = np.array(draw(st.lists(st.integers(1, 512), min_size=1, max_size=200)), np.int64)
+    by_tokens = draw(st.booleans()) if by_tokens is None else by_tokens
+    weights = st.lists(st.floats(0.05, 20), min_size=len(lengths), max_size=len(lengths))
+    return TrainingPlan(
+        num_rows=len(lengths),
+        batch_rows=draw(st.integers(1, 64)),
+        epochs=draw(st.integers(1, 4)),
+        min_steps=draw(st.integers(0, 50)),
+        seed=draw(st.integers(0, 2**31)),
+        batch_tokens=draw(st.integers(1, 4_000)) if by_tokens else None,
+        lengths=lengths,
+        row_weights=np.array(draw(weights)) if weighted else None,
+    )
+
+
+def passes(plan: TrainingPlan) -> list[list[np.ndarray]]:
+    """The batches of each whole pass."""
+    steps = [plan.batch(step) for step in range(plan.num_steps)]
+    found, first = [], 0
+    for epoch in range(plan.epoch_of(plan.num_steps - 1) + 1):
+        found.append(steps[first : first + plan.steps_of(epoch)])
+        first += plan.steps_of(epoch)
+    return [batches for epoch, batches in enumerate(found) if len(batches) == plan.steps_of(epoch)]
+
+
+@given(plans())
 def test_each_epoch_is_a_permutation_of_all_rows(plan: TrainingPlan) -> None:
-    for epoch in range(plan.num_steps // plan.steps_per_epoch):
-        steps = range(epoch * plan.steps_per_epoch, (epoch + 1) * plan.steps_per_epoch)
-        rows = np.concatenate([plan.batch(step) for step in steps])
-        assert sorted(rows.tolist()) == list(range(plan.num_rows))
+    whole = passes(plan)
+    assert len(whole) >= plan.epochs
+    for batches in whole:
+        assert sorted(np.concatenate(batches).tolist()) == list(range(plan.num_rows))
 
 
-@given(PLANS)
+@given(plans(by_tokens=False))
 def test_every_batch_is_full_but_the_last_of_an_epoch(plan: TrainingPlan) -> None:
     ragged = plan.num_rows % plan.batch_rows or plan.batch_rows
-    for step in range(plan.steps_per_epoch):
-        is_last = step == plan.steps_per_epoch - 1
-        assert len(plan.batch(step)) == (ragged if is_last else plan.batch_rows)
+    for batches in passes(plan):
+        assert [len(batch) for batch in batches] == [plan.batch_rows] * (len(batches) - 1) + [ragged]
 
 
-@given(PLANS)
+@given(plans(by_tokens=True))
+def test_a_batch_by_tokens_is_as_full_as_the_next_row_allows(plan: TrainingPlan) -> None:
+    assert plan.lengths is not None
+    assert plan.batch_tokens is not None
+    for batches in passes(plan):
+        sizes = [int(plan.lengths[batch].sum()) for batch in batches]
+        assert all(size <= plan.batch_tokens or len(batch) == 1 for size, batch in zip(sizes, batches, strict=True))
+        following = [int(plan.lengths[batch[0]]) for batch in batches[1:]]
+        assert all(size + row > plan.batch_tokens for size, row in zip(sizes, following, strict=False))
+
+
+@given(plans(weighted=True))
+def test_rows_are_drawn_as_often_as_their_weights_say(plan: TrainingPlan) -> None:
+    assert plan.row_weights is not None
+    expected = plan.num_rows * plan.row_weights / plan.row_weights.sum()
+    for batches in passes(plan):
+        drawn = Counter(np.concatenate(batches).tolist())
+        assert drawn.total() == plan.num_rows
+        for row, times in enumerate(expected):
+            assert math.floor(times - 1e-6) <= drawn[row] <= math.ceil(times + 1e-6)
+
+
+@given(plans())
 def test_the_number_of_steps_respects_epochs_and_min_steps(plan: TrainingPlan) -> None:
-    assert plan.num_steps >= plan.min_steps
-    assert plan.num_steps >= plan.epochs * plan.steps_per_epoch
-    assert plan.num_steps in (plan.min_steps, plan.epochs * plan.steps_per_epoch)
+    of_epochs = sum(plan.steps_of(epoch) for epoch in range(plan.epochs))
+    assert plan.num_steps == max(plan.min_steps, of_epochs)
     ends = [step for step in range(plan.num_steps) if plan.ends_epoch(step)]
-    starts_new = [step for step in range(plan.num_steps) if plan.epoch_of(step + 1) != plan.epoch_of(step)]
-    assert set(ends) == {*starts_new, plan.num_steps - 1}
+    starts_new = [step for step in range(plan.num_steps - 1) if plan.epoch_of(step + 1) != plan.epoch_of(step)]
+    assert ends == [*starts_new, plan.num_steps - 1]
 
 
-@given(PLANS, st.integers(1, 9), st.data())
+@given(plans(), st.integers(1, 9), st.data())
 def test_shares_partition_the_same_batch_for_any_number_of_workers(
     plan: TrainingPlan, num_workers: int, data: st.DataObject
 ) -> None:
+    assert plan.lengths is not None
     batch = plan.batch(data.draw(st.integers(0, plan.num_steps - 1)))
-    lengths = np.array(data.draw(st.lists(st.integers(1, 512), min_size=len(batch), max_size=len(batch))), np.int64)
-    shares = share_batch(batch, lengths, num_workers)
+    shares = share_batch(batch, plan.lengths[batch], num_workers)
     assert len(shares) == num_workers
     assert sorted(row for share in shares for row in share.tolist()) == sorted(batch.tolist())
-    assert [share.tolist() for share in shares] == [s.tolist() for s in share_batch(batch, lengths, num_workers)]
+    assert [share.tolist() for share in shares] == [
+        s.tolist() for s in share_batch(batch, plan.lengths[batch], num_workers)
+    ]
+
+
+@given(plans(), st.data())
+def test_a_batch_does_not_depend_on_what_was_asked_before(plan: TrainingPlan, data: st.DataObject) -> None:
+    """As a resumed run asks: for any step first, of a plan that is made anew."""
+    step = data.draw(st.integers(0, plan.num_steps - 1))
+    in_order = [plan.batch(number) for number in range(step + 1)][-1]
+    again = TrainingPlan(**{name: getattr(plan, name) for name in TrainingPlan.__dataclass_fields__})
+    assert again.batch(step).tolist() == in_order.tolist()
 
 
 @given(st.lists(st.integers(1, 512), min_size=1, max_size=64), st.integers(1, 9))
@@ -63,9 +117,12 @@ def test_shares_are_balanced_by_tokens(lengths: list[int], num_workers: int) -> 
     assert max(loads) - min(loads) <= max(lengths)
 
 
-@given(st.integers(1, 500), st.floats(0, 1))
-def test_the_learning_rate_stays_between_zero_and_its_peak(num_steps: int, warmup_fraction: float) -> None:
-    factors = [learning_rate_factor(step, num_steps, warmup_fraction) for step in range(num_steps)]
+@pytest.mark.parametrize("schedule", ["linear", "cosine", "constant"])
+@given(num_steps=st.integers(1, 500), warmup_fraction=st.floats(0, 1))
+def test_the_learning_rate_stays_between_zero_and_its_peak(
+    schedule: Schedule, num_steps: int, warmup_fraction: float
+) -> None:
+    factors = [learning_rate_factor(step, num_steps, warmup_fraction, schedule) for step in range(num_steps)]
     assert all(0 < factor <= 1 for factor in factors)
     assert max(factors) == 1
     peak = factors.index(1)

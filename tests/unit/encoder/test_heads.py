@@ -16,8 +16,8 @@ from pipeline.encoder.heads import HeadCall, JoinedHeads
 from pipeline.encoder.model import EmbeddingOptions, EncoderModel, head_logits, model_inputs
 from pipeline.encoder.tokenize import pad_rows
 from pipeline.finetune.checkpoint import Progress, load_checkpoint, save_checkpoint
+from pipeline.finetune.optimizer import make_optimizer
 from pipeline.finetune.spec import TrainingConfig
-from pipeline.finetune.step import make_optimizer
 from tests.unit.encoder.families import FAMILIES
 from tests.unit.encoder.test_families import HEADS, RUNTIME, TEXTS, encoded
 from tests.unit.encoder.test_sharing import family_networks

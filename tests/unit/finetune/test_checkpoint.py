@@ -11,7 +11,8 @@ import torch
 
 from pipeline.errors import TrainingError
 from pipeline.finetune.checkpoint import Progress, load_checkpoint, save_checkpoint
-from pipeline.finetune.step import make_optimizer, run_step
+from pipeline.finetune.optimizer import make_optimizer
+from pipeline.finetune.step import run_step
 from pipeline.finetune.token_cache import TokenData
 from tests.tiny import make_network
 from tests.unit.finetune.training import context_for, same_weights, token_data, weights_of

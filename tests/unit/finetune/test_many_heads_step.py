@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from pipeline.encoder.heads import JoinedHeads
-from pipeline.finetune.step import StepContext, StepResult, TrainingHead, make_optimizer, run_step
+from pipeline.finetune.optimizer import make_optimizer
+from pipeline.finetune.step import StepContext, StepResult, TrainingHead, run_step
 from tests.unit.finetune.many_heads import (
     assert_near,
     context_of,

@@ -11,8 +11,8 @@ def plan(**changes: int) -> TrainingPlan:
 
 
 def order(plan: TrainingPlan, epoch: int) -> list[int]:
-    first = epoch * plan.steps_per_epoch
-    return [int(row) for step in range(first, first + plan.steps_per_epoch) for row in plan.batch(step)]
+    first = epoch * plan.steps_of(0)
+    return [int(row) for step in range(first, first + plan.steps_of(epoch)) for row in plan.batch(step)]
 
 
 def test_epochs_and_seeds_have_orders_of_their_own() -> None:
@@ -48,6 +48,22 @@ def test_more_workers_than_rows_leave_empty_shares() -> None:
 def test_the_learning_rate_warms_up_and_decays_in_straight_lines() -> None:
     factors = [learning_rate_factor(step, 10, 0.4) for step in range(11)]
     assert factors == pytest.approx([0.25, 0.5, 0.75, 1, 1, 5 / 6, 4 / 6, 3 / 6, 2 / 6, 1 / 6, 0])
+
+
+def test_other_schedules() -> None:
+    cosine = [learning_rate_factor(step, 6, 1 / 3, "cosine") for step in range(7)]
+    assert cosine == pytest.approx([0.5, 1, 1, 0.853553, 0.5, 0.146447, 0], abs=1e-6)
+    assert [learning_rate_factor(step, 4, 0.5, "constant") for step in range(4)] == [0.5, 1, 1, 1]
+
+
+def test_batches_by_tokens_take_the_next_rows_that_fit() -> None:
+    lengths = np.array([5, 5, 5, 5, 5, 99, 5, 5, 5, 5])
+    by_tokens = TrainingPlan(10, 1, 1, 0, 17, batch_tokens=10, lengths=lengths)
+    order = [8, 3, 5, 2, 9, 1, 7, 6, 4, 0]
+    found = [by_tokens.batch(step).tolist() for step in range(by_tokens.num_steps)]
+    assert sorted(row for batch in found for row in batch) == sorted(order)
+    assert [5] in found
+    assert max(lengths[batch].sum() for batch in found if batch != [5]) == 10
 
 
 def test_without_warm_up_the_first_step_has_the_peak() -> None:

@@ -114,3 +114,23 @@ def test_a_bundle_of_an_encoder_is_described_as_any_other() -> None:
         "normalize": False,
     }
     assert spec.encoder_use().keys() == parse(**HEAD).encoder_use().keys()
+
+
+@pytest.mark.parametrize(
+    ("recipe", "message"),
+    [
+        ({"batch_rows": 8, "batch_tokens": 512}, "batch_rows and batch_tokens: give one of the two"),
+        ({"patience": 2}, "patience counts evaluations without a better figure: say which with keep_best, or auto"),
+        ({"keep_best": "auto"}, "training.keep_best compares figures on validation rows: give data.validation"),
+        ({"class_weights": "even"}, "balanced"),
+        ({"class_weights": {"a": 0}}, "greater than 0"),
+    ],
+)
+def test_a_recipe_must_agree_with_itself(recipe: dict[str, Any], message: str) -> None:
+    assert message in "\n".join(problems_of(**HEAD, training=recipe))
+
+
+def test_a_recipe_with_validation_rows_may_keep_the_best() -> None:
+    held_out = {"task": "embedding", "data": {**DATA, "validation": "/data/validation"}}
+    spec = parse(**held_out, training={"keep_best": "auto", "patience": 2, "batch_tokens": 512})
+    assert (spec.training.patience, spec.training.batch_tokens) == (2, 512)

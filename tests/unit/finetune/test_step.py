@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 import torch
 
+from pipeline.finetune.optimizer import make_optimizer, set_learning_rate
 from pipeline.finetune.plan import share_batch
 from pipeline.finetune.spec import TrainingConfig
-from pipeline.finetune.step import StepResult, make_optimizer, run_step, set_learning_rate
+from pipeline.finetune.step import StepResult, run_step
 from pipeline.finetune.token_cache import TokenData
 from pipeline.tasks.base import IGNORED
 from tests.tiny import make_network

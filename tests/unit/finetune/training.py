@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +16,12 @@ from pipeline.encoder.batching import BatchBudget
 from pipeline.encoder.heads import JoinedHeads
 from pipeline.encoder.model import EmbeddingOptions
 from pipeline.encoder.tokenize import Padding, TextTokenizer, TokenOptions
+from pipeline.finetune.classes import make_emphasis
 from pipeline.finetune.loop import LoopHooks, LoopJob, TrainingStatus, ValidationRows
-from pipeline.finetune.plan import TrainingPlan
 from pipeline.finetune.spec import CheckpointConfig, TrainingConfig
 from pipeline.finetune.step import StepContext, TrainingHead
 from pipeline.finetune.token_cache import TokenData
+from pipeline.finetune.worker import plan_run
 from pipeline.tasks.base import Examples, Learned
 from pipeline.tasks.text_classification import TextClassification
 from tests.tiny import LABELS, make_network, make_rows
@@ -53,15 +54,18 @@ def join(network: Any = None) -> JoinedHeads:
 def context_for(data: TokenData, network: Any = None, world_size: int = 1, **recipe: Any) -> StepContext:
     """A run's context in fp32 on CPU; `recipe` goes to TrainingConfig."""
     config = TrainingConfig(**{"max_grad_norm": 1e9, **recipe})
-    return StepContext(join(network), (TrainingHead("", TASK, data),), RUNTIME, config, Padding(0), world_size)
+    emphasis = make_emphasis(data, TASK, LABELS, config)
+    return StepContext(
+        join(network), (TrainingHead("", TASK, data, emphasis=emphasis),), RUNTIME, config, Padding(0), world_size
+    )
 
 
 def job_for(
     context: StepContext, *, epochs: int = 1, validation: ValidationRows | None = None, every_s: float = 1e9
 ) -> LoopJob:
     """The only rank's job."""
-    recipe = context.config
-    plan = TrainingPlan(len(context.row_lengths), recipe.batch_rows, epochs, recipe.min_steps, recipe.seed)
+    context = replace(context, config=context.config.model_copy(update={"epochs": epochs}))
+    plan = plan_run(context, {"": LABELS})
     rows = {} if validation is None else {"": validation}
     return LoopJob(context, plan, rows, {"": LEARNED}, CheckpointConfig(every_s=every_s), "fingerprint", rank=0)
 

@@ -1,0 +1,78 @@
+"""Where an encoder's weights stand, from the embeddings up: what is frozen, reset, or learns more slowly."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import torch
+from transformers import AutoConfig
+
+from pipeline.encoder.heads import JoinedHeads
+from pipeline.errors import Problem, SpecError
+from pipeline.finetune.spec import TrainingConfig
+
+_LAYER = re.compile(r"(?:^|\.)layers?\.(\d+)(?:\.|$)")
+_BELOW_ALL_LAYERS = ("emb", "relative_attention_bias")
+
+
+def find_height(name: str, num_layers: int) -> int:
+    """How high an encoder's weight stands: 0 for embeddings, 1 for the lowest layer, above the last for a pooler.
+
+    Args:
+        name: The weight's (or module's) name within the encoder.
+        num_layers: Layers of the encoder.
+    """
+    found = _LAYER.search(name)
+    if found:
+        return int(found[1]) + 1
+    return 0 if any(part in name for part in _BELOW_ALL_LAYERS) else num_layers + 1
+
+
+def count_layers(encoder: Any) -> int:
+    """Layers of a transformers model."""
+    return int(encoder.config.num_hidden_layers)
+
+
+def freeze_layers(joined: JoinedHeads, num_frozen: int) -> None:
+    """Keep the embeddings and so many of the lowest layers as they are."""
+    num_layers = count_layers(joined.encoder)
+    for name, parameter in joined.encoder.named_parameters():
+        if find_height(name, num_layers) <= num_frozen:
+            parameter.requires_grad_(False)
+
+
+def reset_layers(joined: JoinedHeads, num_reset: int) -> None:
+    """Give so many of the highest layers fresh weights, drawn as for a model that was never trained."""
+    encoder = joined.encoder
+    num_layers = count_layers(encoder)
+    for name, module in encoder.named_modules():
+        if num_layers - num_reset < find_height(name, num_layers) <= num_layers:
+            for owned in (module, *module.parameters(recurse=False)):
+                owned._is_hf_initialized = False  # or transformers leaves loaded weights as they are
+            with torch.no_grad():
+                encoder._init_weights(module)
+
+
+def check_layers(encoder: str, recipe: TrainingConfig, source: str) -> None:
+    """Make sure an encoder has the layers that a recipe speaks of, from its configuration alone.
+
+    Raises:
+        SpecError: it has fewer, or its layers share their weights.
+    """
+    asked = {"freeze_layers": recipe.freeze_layers or 0, "reset_layers": recipe.reset_layers}
+    if recipe.freeze_layers is None and not recipe.reset_layers and recipe.layer_decay == 1:
+        return
+    config = AutoConfig.from_pretrained(encoder, trust_remote_code=False)
+    if hasattr(config, "num_hidden_groups"):
+        found = f"{config.model_type} uses one layer's weights again and again"
+        fields = "training.freeze_layers, reset_layers, layer_decay"
+        raise SpecError(source, (Problem(fields, found, "an encoder with layers of their own"),))
+    num_layers = config.num_hidden_layers
+    problems = [
+        Problem(f"training.{field}", f"holds {value}", f"at most the encoder's {num_layers} layers")
+        for field, value in asked.items()
+        if value > num_layers
+    ]
+    if problems:
+        raise SpecError(source, tuple(problems))
