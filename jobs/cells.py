@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
-from pipeline.config import PoolOptions
+from jobs.cluster import ray_session
+from pipeline.config import ComputeConfig, PoolOptions
 from pipeline.errors import ComputeError, TrainingError
 from pipeline.studies.records import Cell
 from pipeline.telemetry import ProgressDisplay
@@ -43,16 +45,43 @@ def run_cells(title: str, cells: Sequence[Cell], pool: PoolOptions, cpus_per_cel
     return failures
 
 
-def raise_failures(failures: dict[str, str], num_cells: int) -> None:
-    """End a study of which something failed.
+@dataclass(frozen=True)
+class Study:
+    """What is to be run of a study, and on what.
+
+    Attributes:
+        title: What it is called while it runs.
+        cells: All of them, each with whether it is done.
+        compute: The pool.
+        address: The Ray cluster; None for a local one.
+        cpus_per_cell: Cores of one.
+    """
+
+    title: str
+    cells: Sequence[tuple[Cell, bool]]
+    compute: ComputeConfig
+    address: str | None
+    cpus_per_cell: int
+
+
+def finish_cells(study: Study, write_report: Callable[[], str]) -> None:
+    """Run the cells that are not done, then write and print the report, whatever failed.
 
     Raises:
+        ComputeError: no machine has the cores that one cell asks for.
         TrainingError: naming every failed cell and why.
     """
+    pending = [cell for cell, is_done in study.cells if not is_done]
+    print(f"{len(study.cells)} cells, of which {len(study.cells) - len(pending)} are already done")
+    failures: dict[str, str] = {}
+    if pending:
+        with ray_session(study.compute, study.address) as pool:
+            failures = run_cells(study.title, pending, pool, study.cpus_per_cell)
+    print(write_report())
     if failures:
         shown = "".join(f"\n- {name}: {reason}" for name, reason in failures.items())
         remedy = "mend what is said, then run the same command again: finished cells are kept"
-        raise TrainingError(f"{len(failures)} of {num_cells} cells failed:{shown}", remedy)
+        raise TrainingError(f"{len(failures)} of {len(study.cells)} cells failed:{shown}", remedy)
 
 
 def _run_cell(cell: Cell, num_threads: int) -> str:

@@ -6,6 +6,7 @@ import contextlib
 import os
 import socket
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 from jobs.quiet import muted_stderr, own_sigterm
@@ -25,15 +26,24 @@ class Resources:
     is_local: bool
 
 
-@contextlib.contextmanager
-def ray_session(compute: ComputeConfig, address: str | None) -> Iterator[PoolOptions]:
-    """Connect to a cluster, or start a local Ray and stop it afterwards; yields the pool the spec asks for.
+def ray_session(compute: ComputeConfig, address: str | None) -> AbstractContextManager[PoolOptions]:
+    """Connects to a cluster, or starts a local Ray and stops it afterwards; gives the pool the spec asks for.
+
+    What can be known before Ray starts is checked by this call, and the rest when the session is entered: a job that
+    writes something first calls it before.
 
     Raises:
-        ComputeError: the cluster cannot be reached, or cannot hold what the spec asks for.
+        ComputeError: there is no GPU here, the cluster cannot be reached, or cannot hold what the spec asks for.
     """
     address = address or os.environ.get("RAY_ADDRESS")
-    check_session(compute, address)
+    check_local_gpus(compute, address)
+    if address is not None:
+        check_reachable(address)
+    return _open_session(compute, address)
+
+
+@contextlib.contextmanager
+def _open_session(compute: ComputeConfig, address: str | None) -> Iterator[PoolOptions]:
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # C++ warnings about what Ray Data does on purpose
     import ray
@@ -55,18 +65,6 @@ def ray_session(compute: ComputeConfig, address: str | None) -> Iterator[PoolOpt
         yield choose_pool(compute, Resources(cpus, int(total.get("GPU", 0)), local))
     finally:
         ray.shutdown()
-
-
-def check_session(compute: ComputeConfig, address: str | None) -> None:
-    """What can be known before Ray starts; jobs that write something first ask this before.
-
-    Raises:
-        ComputeError: there is no GPU here, or nothing listens at the address.
-    """
-    address = address or os.environ.get("RAY_ADDRESS")
-    check_local_gpus(compute, address)
-    if address is not None:
-        check_reachable(address)
 
 
 def check_reachable(address: str) -> None:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from jobs.cells import raise_failures, run_cells
-from jobs.cluster import ray_session
+from jobs.cells import Study, finish_cells
 from jobs.session import Address, Debug, Overrides, SpecPath, guarded, preparing
 from pipeline.config import load_spec
 from pipeline.studies.spec import CurveSpec
@@ -20,14 +19,9 @@ def learning_curve(spec: SpecPath, set_: Overrides = None, address: Address = No
         parsed = load_spec(spec, CurveSpec, set_ or ())
         with preparing():
             curve = prepare_curve(parsed, spec)
-            pending = [cell for cell in curve.cells if curve.store.read(cell.fingerprint) is None]
-        print(f"{len(curve.cells)} cells, of which {len(curve.cells) - len(pending)} are already done")
-        failures = {}
-        if pending:
-            with ray_session(parsed.compute, address) as pool:
-                failures = run_cells("learning curve", pending, pool, parsed.cpus_per_cell)
-        print(write_curve(curve))
-        raise_failures(failures, len(curve.cells))
+            cells = [(cell, curve.store.read(cell.fingerprint) is not None) for cell in curve.cells]
+        study = Study("learning curve", cells, parsed.compute, address, parsed.cpus_per_cell)
+        finish_cells(study, lambda: write_curve(curve))
         print(f"written to {parsed.output}: curve.parquet, curve.md, curve.png")
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from jobs.cluster import check_session, ray_session
+from jobs.cluster import ray_session
 
 if TYPE_CHECKING:
     from pipeline.inference.prepare import PreparedRun
@@ -22,12 +22,11 @@ def run_night(run: PreparedRun, address: str | None, started_s: float) -> None:
     from pipeline.inference.run import run_id_for, score_pending
     from pipeline.output.lock import NightLock
 
-    if run.plan.pending:
-        check_session(run.spec.compute, address)
+    session = ray_session(run.spec.compute, address) if run.plan.pending else None
     run_id, fresh = run_id_for(run.ledger.run_date), []
     with NightLock(run.ledger.table_uri, run.ledger.scope, run_id, run.ledger.storage):
-        if run.plan.pending:
-            with ray_session(run.spec.compute, address) as pool:
+        if session is not None:
+            with session as pool:
                 fresh = score_pending(run, pool, run_id)
         print_run(publish_run(run, fresh, run_id, started_s))
     check_complete(run)

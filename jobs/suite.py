@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from jobs.cells import raise_failures, run_cells
-from jobs.cluster import ray_session
+from jobs.cells import Study, finish_cells
 from jobs.session import Address, Debug, Overrides, SpecPath, guarded, preparing
 from pipeline.config import load_spec
 from pipeline.studies.spec import SuiteSpec
@@ -20,15 +19,9 @@ def suite(spec: SpecPath, set_: Overrides = None, address: Address = None, debug
         parsed = load_spec(spec, SuiteSpec, set_ or ())
         with preparing():
             prepared = prepare_suite(parsed, spec)
-            cells = prepared.cells
-            pending = [cell for cell in cells if cell.store.read(cell.fingerprint) is None]
-        print(f"{len(cells)} cells, of which {len(cells) - len(pending)} are already done")
-        failures = {}
-        if pending:
-            with ray_session(parsed.compute, address) as pool:
-                failures = run_cells("suite", pending, pool, parsed.cpus_per_run)
-        print(write_suite(prepared))
-        raise_failures(failures, len(cells))
+            cells = [(cell, cell.store.read(cell.fingerprint) is not None) for cell in prepared.cells]
+        study = Study("suite", cells, parsed.compute, address, parsed.cpus_per_run)
+        finish_cells(study, lambda: write_suite(prepared))
         print(f"written to {parsed.output}: suite.parquet, suite.md")
 
 

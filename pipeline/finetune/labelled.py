@@ -20,17 +20,15 @@ from pipeline.corpus.reader import (
     ReadOptions,
     holds_words,
     input_column,
-    kept_schema,
-    read_footers,
     read_shard,
 )
-from pipeline.corpus.shards import Shard, ShardSize, cut_shards
+from pipeline.corpus.rows import open_rows
+from pipeline.corpus.shards import Shard
 from pipeline.errors import CorpusError, Problem, SpecError
 from pipeline.schema import SOURCE_FILE, SOURCE_ROW
 from pipeline.storage import Storage
 from pipeline.tasks.base import Learned, Task, targets_of
 
-_SHARD_SIZE = ShardSize(rows=65_536, bytes=64 * 2**20)
 _MAX_NAMED = 10
 
 
@@ -103,14 +101,10 @@ def open_split(
         CorpusError: a path, file or column is not there, or there are no rows.
     """
     columns = Columns(tuple(chain.from_iterable(texts)), (target,) if target else ())
-    footers = read_footers(list_corpus(uris, storage), columns, storage)
-    shards = cut_shards((footer.layout for footer in footers), _SHARD_SIZE)
-    if not shards:
-        raise CorpusError(f"{', '.join(uris)}: no rows in {len(footers)} files", "labelled rows are needed")
-    options = ReadOptions(kept_schema(footers, columns.kept), quarantine_blank=True)
+    opened = open_rows(list_corpus(uris, storage), columns, storage)
     targets = pa.chunked_array([pa.nulls(0)])
     if target:
-        targets = _read_targets([footer.layout.file for footer in footers], options.kept_schema, storage)
+        targets = _read_targets([footer.layout.file for footer in opened.footers], opened.options.kept_schema, storage)
     try:
         learned = task.learn(targets)
     except (pa.ArrowException, TypeError, KeyError) as error:
@@ -119,7 +113,7 @@ def open_split(
             f"{str(error).splitlines()[0]}",
             "name the target column with data.label, or choose the task that fits it",
         ) from None
-    return LabelledSet(tuple(shards), texts, columns, options, holds_words(footers, columns), learned)
+    return LabelledSet(opened.shards, texts, columns, opened.options, holds_words(opened.footers, columns), learned)
 
 
 @dataclass(frozen=True)

@@ -22,8 +22,7 @@ import pyarrow.parquet as pq
 from pipeline.corpus.listing import CorpusFile
 from pipeline.errors import AccountingError
 from pipeline.output.compacted import read_compacted, stand_in
-from pipeline.output.log import night_of
-from pipeline.output.table import live_files, open_table
+from pipeline.output.table import live_files, night_of, open_table
 from pipeline.output.writer import read_footer
 from pipeline.schema import RUN_DATE
 from pipeline.storage import Storage, map_threads

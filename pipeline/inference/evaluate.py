@@ -19,11 +19,10 @@ from pipeline.corpus.reader import (
     ReadOptions,
     holds_words,
     input_column,
-    kept_schema,
-    read_footers,
     read_shard,
 )
-from pipeline.corpus.shards import Shard, ShardSize, cut_shards
+from pipeline.corpus.rows import open_rows
+from pipeline.corpus.shards import Shard, ShardSize
 from pipeline.corpus.stream import stream_shards
 from pipeline.encoder.bundle import BundleInfo
 from pipeline.errors import CorpusError
@@ -124,13 +123,10 @@ def prepare_evaluation(spec: EvaluateSpec) -> PreparedEvaluation:
     texts = [tuple(inputs.get(name, name) for name in group) for group in task.labelled_inputs]
     label = spec.label or (task.target if task.needs_target else None)
     columns = Columns(tuple(chain.from_iterable(texts)), (label,) if label else ())
-    footers = read_footers(files, columns, storage)
-    shards = cut_shards((footer.layout for footer in footers), ShardSize(corpus.shard_rows, corpus.shard_bytes))
-    if not shards:
-        raise CorpusError(f"{', '.join(corpus.uri)}: no rows in {len(footers)} files", "nothing to evaluate")
-    options = ReadOptions(kept_schema(footers, columns.kept), corpus.empty_text == "quarantine")
-    groups = tuple(TextSource(group, holds_words(footers, Columns(group))) for group in texts)
-    return PreparedEvaluation(spec, corpus, bundle, tuple(shards), LabelledSource(columns, options, groups))
+    size = ShardSize(corpus.shard_rows, corpus.shard_bytes)
+    opened = open_rows(files, columns, storage, size, corpus.empty_text == "quarantine")
+    groups = tuple(TextSource(group, holds_words(opened.footers, Columns(group))) for group in texts)
+    return PreparedEvaluation(spec, corpus, bundle, opened.shards, LabelledSource(columns, opened.options, groups))
 
 
 def run_evaluation(run: PreparedEvaluation, pool: PoolOptions) -> Evaluation:

@@ -13,6 +13,7 @@ from pipeline.encoder.bundle import BundleInfo
 from pipeline.inference.spec import ScoreSpec
 from pipeline.output.ledger import DoneRecord
 from pipeline.output.table import DataFile
+from pipeline.schema import QUARANTINE
 
 OUTPUT_FORMAT = 1  # raise when the same inputs would be written differently
 
@@ -103,4 +104,4 @@ def quarantine_files(records: Iterable[DoneRecord]) -> tuple[DataFile, ...]:
 def _files_stand(record: DoneRecord, file_sizes: Mapping[str, int]) -> bool:
     scored = record.path is None or file_sizes.get(record.path) == record.size_bytes
     path = record.quarantine_path
-    return scored and (path is None or file_sizes.get(f"_quarantine/{path}") == record.quarantine_size_bytes)
+    return scored and (path is None or file_sizes.get(f"{QUARANTINE}/{path}") == record.quarantine_size_bytes)

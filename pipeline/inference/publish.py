@@ -15,13 +15,13 @@ from pipeline.corpus.reader import SkippedFile
 from pipeline.errors import AccountingError, FilesSkippedError, TooManyBadRowsError
 from pipeline.inference.plan import plan_scoring
 from pipeline.inference.prepare import PreparedRun
-from pipeline.inference.standing import QUARANTINE, shown_files, shown_quarantine, standing_files
+from pipeline.inference.standing import shown_files, shown_quarantine, standing_files
 from pipeline.output.ledger import DoneRecord
 from pipeline.output.log import last_publication, require_table
 from pipeline.output.manifests import read_manifests
 from pipeline.output.table import Night, Published, open_table, publish_night
 from pipeline.output.writer import write_parquet
-from pipeline.schema import QUARANTINE_SCHEMA, RUN_DATE
+from pipeline.schema import QUARANTINE, QUARANTINE_SCHEMA, RUN_DATE
 from pipeline.uris import join_uri
 
 _MAX_LISTED = 10

@@ -15,8 +15,9 @@ import pyarrow.dataset as ds
 
 from pipeline.config import PoolOptions
 from pipeline.corpus.listing import list_corpus
-from pipeline.corpus.reader import REASON, Columns, ReadOptions, kept_schema, read_footers, read_shard
-from pipeline.corpus.shards import Shard, ShardSize, cut_shards
+from pipeline.corpus.reader import REASON, Columns, ReadOptions, read_shard
+from pipeline.corpus.rows import open_rows
+from pipeline.corpus.shards import Shard
 from pipeline.corpus.stream import stream_shards
 from pipeline.encoder.bundle import read_bundle_info
 from pipeline.errors import Checks, CorpusError, ModelError
@@ -30,7 +31,6 @@ from pipeline.tasks.retrieval import SearchSet, search_metrics
 from pipeline.telemetry import Meter, ProgressDisplay
 
 _ONLY = ""
-_SHARD_SIZE = ShardSize(rows=65_536, bytes=64 * 2**20)
 
 
 @dataclass(frozen=True)
@@ -197,11 +197,8 @@ def _check_bundle(spec: EvaluateSpec, storage: Storage) -> None:
 
 def _open_texts(uris: Iterable[str], config: RetrievalConfig, storage: Storage) -> TextSet:
     columns = Columns((config.text,), (config.id,))
-    footers = read_footers(list_corpus(uris, storage), columns, storage)
-    shards = cut_shards((footer.layout for footer in footers), _SHARD_SIZE)
-    if not shards:
-        raise CorpusError(f"{', '.join(uris)}: no rows in {len(footers)} files", "nothing to search")
-    return TextSet(tuple(shards), columns, ReadOptions(kept_schema(footers, columns.kept), quarantine_blank=True))
+    opened = open_rows(list_corpus(uris, storage), columns, storage)
+    return TextSet(opened.shards, columns, opened.options)
 
 
 def _read_relevance(config: RetrievalConfig, storage: Storage) -> pa.Table:

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
 
 from pipeline.inference.plan import quarantine_files, scored_files
 from pipeline.output.compacted import standing_sizes
 from pipeline.output.ledger import DoneRecord, Ledger
 from pipeline.output.table import DataFile, live_files, open_table, read_notes
 from pipeline.output.writer import read_footer
-from pipeline.schema import RUN_DATE, SOURCE_FOOTER
+from pipeline.schema import QUARANTINE, RUN_DATE, SOURCE_FOOTER
+from pipeline.storage import map_threads
 from pipeline.uris import join_uri
 
-QUARANTINE = "_quarantine"
 _THREADS = 16
 
 
@@ -66,7 +65,6 @@ def _vanished(
         return []
     known = {file.path for file in wanted}
     others = [file for path, file in live_files(table).items() if path not in known]
-    with ThreadPoolExecutor(_THREADS) as pool:
-        footers = list(pool.map(lambda file: read_footer(join_uri(uri, file.path), ledger.storage), others))
+    footers = map_threads(lambda file: read_footer(join_uri(uri, file.path), ledger.storage), others, _THREADS)
     sources = {file: footer.get(SOURCE_FOOTER) for file, footer in zip(others, footers, strict=True)}
     return [file for file, source in sources.items() if source is not None and source not in kept_uris]

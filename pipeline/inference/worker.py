@@ -20,6 +20,7 @@ from pipeline.output.ledger import DoneRecord, Ledger
 from pipeline.output.writer import write_parquet
 from pipeline.schema import (
     EMBEDDING_TYPE,
+    QUARANTINE,
     QUARANTINE_SCHEMA,
     RUN_DATE,
     SOURCE_FILE,
@@ -77,7 +78,7 @@ class ShardScorer:
         scored, bad, accounts = self._score(rows)
         attempt = f"{shard.name}-{uuid.uuid4().hex[:8]}.parquet"
         path, size_bytes = self._write(scored, job.ledger.table_uri, attempt, shard)
-        bad_path, bad_bytes = self._write(bad, join_uri(job.ledger.table_uri, "_quarantine"), attempt, shard)
+        bad_path, bad_bytes = self._write(bad, join_uri(job.ledger.table_uri, QUARANTINE), attempt, shard)
         record = DoneRecord(
             shard=shard.name,
             path=path,
@@ -151,7 +152,7 @@ class ShardScorer:
         if record.path is not None:
             storage.delete(join_uri(root, record.path))
         if record.quarantine_path is not None:
-            storage.delete(join_uri(root, "_quarantine", record.quarantine_path))
+            storage.delete(join_uri(root, QUARANTINE, record.quarantine_path))
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,6 @@ import json
 import time
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -27,10 +26,10 @@ from deltalake.transaction import AddAction, RemoveAction
 from pipeline.errors import AccountingError, CommitConflictError, TransientStorageError
 from pipeline.output.compacted import CompactedFile, note_uri, read_compacted, write_compacted
 from pipeline.output.log import COMPACTION, require_night, require_table
-from pipeline.output.table import DataFile, Night, _commit, live_files
+from pipeline.output.table import DataFile, Night, commit_actions, live_files
 from pipeline.output.writer import write_row_groups
 from pipeline.schema import RUN_DATE, SOURCE_FOOTER
-from pipeline.storage import Storage, classify_error, retrying
+from pipeline.storage import Storage, classify_error, map_threads, retrying
 from pipeline.uris import canonical_uri, join_uri
 
 _NUM_ATTEMPTS = 3
@@ -104,8 +103,7 @@ def _by_source(uri: str, files: Iterable[DataFile], storage: Storage) -> list[li
     """Files that may be merged: those of one corpus file, in a snapshot that may have to keep or drop them by it."""
     found: dict[str | None, list[DataFile]] = {}
     ordered = list(files)
-    with ThreadPoolExecutor(_THREADS) as pool:
-        footers = list(pool.map(lambda file: _read_footer(join_uri(uri, file.path), storage), ordered))
+    footers = map_threads(lambda file: _read_footer(join_uri(uri, file.path), storage), ordered, _THREADS)
     for file, footer in zip(ordered, footers, strict=True):
         found.setdefault((footer.metadata or {}).get(SOURCE_FOOTER.encode()), []).append(file)
     return list(found.values())
@@ -193,7 +191,7 @@ def _publish(uri: str, run_date: str, merged: Sequence[_Merged], storage: Storag
                 "run the same command again",
             )
         try:
-            _commit(table, _actions(run_date, merged), _night_of(table, run_date))
+            commit_actions(table, _actions(run_date, merged), _night_of(table, run_date))
             return int(table.version())
         except DeltaError as error:
             known = classify_error(error, f"publish to {uri}")

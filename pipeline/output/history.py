@@ -10,8 +10,9 @@ import pyarrow as pa
 from deltalake import DeltaTable
 from deltalake.exceptions import DeltaError
 
-from pipeline.output.log import night_of, read_commits, require_night, require_table
-from pipeline.output.table import DataFile, live_files, open_table
+from pipeline.output.log import read_commits, require_night, require_table
+from pipeline.output.table import DataFile, live_files, night_of, open_table
+from pipeline.schema import QUARANTINE
 from pipeline.storage import Storage
 from pipeline.uris import canonical_uri, join_uri
 
@@ -66,7 +67,7 @@ def read_nights(uri: str, storage: Storage) -> list[NightSummary]:
     """
     uri = canonical_uri(uri)
     table = require_table(uri, storage)
-    quarantine = open_table(join_uri(uri, "_quarantine"), storage)
+    quarantine = open_table(join_uri(uri, QUARANTINE), storage)
     bad = _by_night(live_files(quarantine).values()) if quarantine is not None else {}
     versions: dict[str, int] = {}
     models: dict[str, str] = {}

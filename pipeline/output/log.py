@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import unquote
@@ -13,9 +12,8 @@ from urllib.parse import unquote
 from deltalake import DeltaTable
 
 from pipeline.errors import CorpusError
-from pipeline.output.table import DataFile, live_files, open_table
-from pipeline.schema import RUN_DATE
-from pipeline.storage import Storage
+from pipeline.output.table import DataFile, live_files, night_of, open_table
+from pipeline.storage import Storage, map_threads
 from pipeline.uris import join_uri
 
 _COMMIT_NAME = re.compile(r"(\d{20})\.json")
@@ -72,12 +70,6 @@ def require_night(table: DeltaTable, uri: str, run_date: str) -> dict[str, DataF
     return found
 
 
-def night_of(path: str) -> str:
-    """The night whose folder a path begins with; empty for a path of another kind."""
-    first = path.split("/", 1)[0]
-    return first.removeprefix(f"{RUN_DATE}=") if first.startswith(f"{RUN_DATE}=") else ""
-
-
 def last_publication(table: DeltaTable, run_date: str | None) -> int | None:
     """The newest version in which a run published a night (None: any night); None if the log tells of none any more."""
     for entry in table.history():
@@ -97,8 +89,7 @@ def read_commits(uri: str, storage: Storage, since_s: float = 0.0) -> list[Commi
         name = _COMMIT_NAME.fullmatch(item.uri.rsplit("/", 1)[-1])
         if name and (item.modified_s is None or item.modified_s >= since_s):
             found.append((int(name[1]), item.uri))
-    with ThreadPoolExecutor(_THREADS) as pool:
-        contents = list(pool.map(lambda entry: storage.read_bytes(entry[1]), found))
+    contents = map_threads(lambda entry: storage.read_bytes(entry[1]), found, _THREADS)
     return [
         _parse_commit(version, content)
         for (version, _), content in zip(found, contents, strict=True)

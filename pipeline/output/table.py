@@ -21,12 +21,12 @@ from deltalake.transaction import AddAction, RemoveAction
 
 from pipeline.errors import CommitConflictError, OutputTakenError, TransientStorageError
 from pipeline.output.compacted import CompactedFile, read_compacted, stand_in
-from pipeline.schema import RUN_DATE
+from pipeline.schema import QUARANTINE, RUN_DATE
 from pipeline.storage import NUM_REQUEST_ATTEMPTS, Storage, classify_error, retrying
 
 _NUM_ATTEMPTS = 6
 _URL_MARKS = {"%": "an escape", "#": "the end of it", "?": "the end of it"}
-_OWN_NAMES = ("_delta_log", "_bertmill", "_manifests", "_quarantine", f"{RUN_DATE}=")
+_OWN_NAMES = ("_delta_log", "_bertmill", "_manifests", QUARANTINE, f"{RUN_DATE}=")
 
 
 @dataclass(frozen=True)
@@ -143,7 +143,7 @@ def publish_night(uri: str, night: Night, storage: Storage) -> Published:
             published, actions = _difference(table, night, read_notes(uri, table, night.scope, storage))
             if not published.changed:
                 return published
-            _commit(table, actions, night)
+            commit_actions(table, actions, night)
             return Published(table.version(), published.num_added_files, published.num_removed_files)
         except (DeltaError, OSError, TransientStorageError) as error:
             failure = _failure_that_may_pass(error, uri)
@@ -190,12 +190,14 @@ def _difference(
     shown = stand_in(files, live, notes)
     now_ms = int(time.time() * 1000)
     adds = [
-        AddAction(path, file.size_bytes, _partition(path), now_ms, True, json.dumps({"numRecords": file.num_rows}))
+        AddAction(
+            path, file.size_bytes, {RUN_DATE: night_of(path)}, now_ms, True, json.dumps({"numRecords": file.num_rows})
+        )
         for path, file in files.items()
         if path in shown and path not in live
     ]
     removes = [
-        RemoveAction(path, True, now_ms, size=file.size_bytes, partition_values=_partition(path))
+        RemoveAction(path, True, now_ms, size=file.size_bytes, partition_values={RUN_DATE: night_of(path)})
         for path, file in live.items()
         if path not in shown
     ]
@@ -204,15 +206,22 @@ def _difference(
 
 def read_notes(uri: str, table: DeltaTable, run_date: str | None, storage: Storage) -> list[CompactedFile]:
     """Notes on the compacted files of one night, or of every night that has live files."""
-    nights = [run_date] if run_date else sorted({_partition(path)[RUN_DATE] for path in live_files(table)})
+    nights = [run_date] if run_date else sorted({night_of(path) for path in live_files(table)})
     return [note for night in nights for note in read_compacted(uri, night, storage)]
 
 
-def _partition(path: str) -> dict[str, str]:
-    return {RUN_DATE: path.split("/", 1)[0].removeprefix(f"{RUN_DATE}=")}
+def night_of(path: str) -> str:
+    """The night whose folder a path begins with; empty for a path of another kind."""
+    first = path.split("/", 1)[0]
+    return first.removeprefix(f"{RUN_DATE}=") if first.startswith(f"{RUN_DATE}=") else ""
 
 
-def _commit(table: DeltaTable, actions: Sequence[AddAction | RemoveAction], night: Night) -> None:
+def commit_actions(table: DeltaTable, actions: Sequence[AddAction | RemoveAction], night: Night) -> None:
+    """One commit under the night's app transaction: of all who commit to it from one version, one succeeds.
+
+    Raises:
+        DeltaError: another did, or the store failed.
+    """
     app_id = f"bertmill:{night.scope or 'snapshot'}"
     transaction = Transaction(app_id=app_id, version=(table.transaction_version(app_id) or 0) + 1)
     table.create_write_transaction(
@@ -231,7 +240,7 @@ def _commit(table: DeltaTable, actions: Sequence[AddAction | RemoveAction], nigh
 def _check_schema(table: DeltaTable, uri: str, schema: pa.Schema) -> None:
     found = {field.name: field.type for field in pa.schema(table.schema().to_arrow())}
     wanted = {field.name: field.type for field in schema}
-    changed = [name for name in found.keys() & wanted.keys() if not _same_type(found[name], wanted[name])]
+    changed = [name for name in found.keys() & wanted.keys() if not same_type(found[name], wanted[name])]
     parts = [
         f"missing there: {', '.join(sorted(wanted.keys() - found.keys()))}" if wanted.keys() - found.keys() else "",
         f"only there: {', '.join(sorted(found.keys() - wanted.keys()))}" if found.keys() - wanted.keys() else "",
@@ -245,9 +254,10 @@ def _check_schema(table: DeltaTable, uri: str, schema: pa.Schema) -> None:
         )
 
 
-def _same_type(left: pa.DataType, right: pa.DataType) -> bool:
+def same_type(left: pa.DataType, right: pa.DataType) -> bool:
+    """Whether Delta stores both alike: large and view types are its plain ones, and lists are by their values."""
     if pa.types.is_list(left) or pa.types.is_large_list(left):
-        return (pa.types.is_list(right) or pa.types.is_large_list(right)) and _same_type(
+        return (pa.types.is_list(right) or pa.types.is_large_list(right)) and same_type(
             left.value_type, right.value_type
         )
     return str(left).replace("large_", "").replace("_view", "") == str(right).replace("large_", "").replace("_view", "")

@@ -11,9 +11,8 @@ from __future__ import annotations
 import json
 import re
 import time
-from collections import Counter, defaultdict
+from collections import Counter, defaultdict, deque
 from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 from pipeline.errors import AccountingError
@@ -22,7 +21,6 @@ from pipeline.output.ledger import SNAPSHOT, Ledger
 from pipeline.output.log import read_commits, require_table
 from pipeline.output.table import live_files, open_table
 from pipeline.output.vacuum_plan import (
-    QUARANTINE,
     ForgottenFolder,
     LedgerFolder,
     TableState,
@@ -31,8 +29,8 @@ from pipeline.output.vacuum_plan import (
     night_of_file,
     plan_vacuum,
 )
-from pipeline.schema import RUN_DATE
-from pipeline.storage import Storage, StoredObject
+from pipeline.schema import QUARANTINE, RUN_DATE
+from pipeline.storage import Storage, StoredObject, map_threads
 from pipeline.uris import canonical_uri, join_uri
 
 _THREADS = 16
@@ -194,5 +192,4 @@ def _forget(uri: str, folder: LedgerFolder, storage: Storage) -> None:
 
 
 def _delete(uris: list[str], storage: Storage) -> None:
-    with ThreadPoolExecutor(_THREADS) as pool:
-        list(pool.map(storage.delete, uris))
+    deque(map_threads(storage.delete, uris, _THREADS), maxlen=0)

@@ -18,10 +18,10 @@ from dataclasses import dataclass, field
 
 from pipeline.output.compacted import CompactedFile
 from pipeline.output.ledger import SNAPSHOT, DoneRecord
-from pipeline.output.log import night_of
+from pipeline.output.table import night_of
+from pipeline.schema import QUARANTINE
 from pipeline.storage import StoredObject
 
-QUARANTINE = "_quarantine"
 LIVE = "live"
 IN_RETENTION = "named by a version within the retention"
 YOUNG = "younger than the safety age: an attempt in flight may still record them"

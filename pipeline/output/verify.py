@@ -24,8 +24,8 @@ from pipeline.output.keys import KEYS, KeyRange, key_ranges, overlapping, read_r
 from pipeline.output.ledger import SNAPSHOT, DoneRecord, Ledger
 from pipeline.output.log import last_publication, require_night, require_table
 from pipeline.output.manifests import Manifest, read_manifests
-from pipeline.output.table import DataFile, _same_type, live_files, open_table, read_notes
-from pipeline.schema import RUN_DATE, SOURCE_FILE, SOURCE_FOOTER, SOURCE_ROW, file_schema
+from pipeline.output.table import DataFile, live_files, open_table, read_notes, same_type
+from pipeline.schema import QUARANTINE, RUN_DATE, SOURCE_FILE, SOURCE_FOOTER, SOURCE_ROW, file_schema
 from pipeline.storage import Storage
 from pipeline.uris import canonical_uri, join_uri
 
@@ -152,7 +152,7 @@ def _without(part: _Part, names: Collection[str]) -> dict[str, DataFile]:
 
 
 def _quarantine(uri: str, scope: _Scope, storage: Storage) -> list[_Part]:
-    root = join_uri(uri, "_quarantine")
+    root = join_uri(uri, QUARANTINE)
     table = open_table(root, storage)
     if table is None:
         return []
@@ -213,7 +213,7 @@ def _different_columns(wanted: pa.Schema, there: pa.Schema) -> list[str]:
     changed = [
         f"{name} is {there.field(name).type} instead of {wanted.field(name).type}"
         for name in wanted.names
-        if name in there.names and not _same_type(wanted.field(name).type, there.field(name).type)
+        if name in there.names and not same_type(wanted.field(name).type, there.field(name).type)
     ]
     return missing + extra + changed
 

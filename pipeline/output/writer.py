@@ -7,6 +7,7 @@ import os
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import pyarrow as pa
@@ -88,13 +89,9 @@ def read_footer(uri: str, storage: Storage) -> dict[str, str]:
 def _finish(uri: str, write: Callable[[str, object], None], storage: Storage) -> int:
     """Write a file so that it is seen complete or not at all; returns its bytes."""
     filesystem, path = storage.open_arrow(uri)
-    put = _write_local if split_uri(uri)[0] == "file" else _write_remote
-    retrying(lambda: put(write, path, filesystem), f"write {uri}")
+    put = partial(_write_local, write) if split_uri(uri)[0] == "file" else write
+    retrying(lambda: put(path, filesystem), f"write {uri}")
     return retrying(lambda: int(filesystem.get_file_info(path).size), f"read {uri}")
-
-
-def _write_remote(write: Callable[[str, object], None], path: str, filesystem: object) -> None:
-    write(path, filesystem)
 
 
 def _write_local(write: Callable[[str, object], None], path: str, filesystem: object) -> None:

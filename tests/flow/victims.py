@@ -126,7 +126,7 @@ def _work(run: Run) -> None:
 
 
 def _arm(moment: str) -> None:
-    publish, create, commit = publishing.publish_night, tables._create, tables._commit
+    publish, create, commit = publishing.publish_night, tables._create, tables.commit_actions
     if moment == "plan":
         scoring.score_pending = _die  # type: ignore[assignment]
     if moment == "quarantine":
@@ -138,7 +138,7 @@ def _arm(moment: str) -> None:
     if moment == "create":
         tables._create = lambda *given: (create(*given), _die())[0]
     if moment == "during":
-        tables._commit = lambda *given: (_die_soon(), commit(*given))[1]
+        tables.commit_actions = lambda *given: (_die_soon(), commit(*given))[1]
         publishing.publish_night = _only_quarantine(tables.publish_night, _with_commit(commit, publish))
     if moment == "after":
         publishing.publish_night = _only_quarantine(lambda *given: (publish(*given), _die())[0], publish)
@@ -154,11 +154,11 @@ def _with_commit(commit: Callable[..., Any], publish: Callable[..., Any]) -> Cal
     """The quarantine's own commit is left alone."""
 
     def undisturbed(*given: Any) -> Any:
-        deadly, tables._commit = tables._commit, commit
+        deadly, tables.commit_actions = tables.commit_actions, commit
         try:
             return publish(*given)
         finally:
-            tables._commit = deadly
+            tables.commit_actions = deadly
 
     return undisturbed
 

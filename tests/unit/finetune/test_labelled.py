@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import contextlib
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from pipeline.corpus.rows import open_rows
 from pipeline.corpus.shards import ShardSize
 from pipeline.encoder.tokenize import TextTokenizer, TokenOptions
 from pipeline.errors import CorpusError, SpecError
@@ -180,7 +182,7 @@ def test_no_cache_files_give_no_rows() -> None:
 def test_a_shard_without_usable_rows_takes_no_segments_from_the_others(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pipeline.finetune.labelled._SHARD_SIZE", ShardSize(rows=2, bytes=1))
+    monkeypatch.setattr("pipeline.finetune.labelled.open_rows", partial(open_rows, size=ShardSize(rows=2, bytes=1)))
     pair, cache = PairClassification(), str(tmp_path / "cache")
     for name, labels in (("a", ["x", "y"]), ("b", [None, None])):
         pair_labels = pa.array(labels, pa.string())

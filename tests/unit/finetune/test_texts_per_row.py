@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from pipeline.corpus.rows import open_rows
 from pipeline.corpus.shards import ShardSize
 from pipeline.encoder.tokenize import TextTokenizer, TokenOptions, interleave_rows
 from pipeline.errors import CorpusError
@@ -117,7 +119,7 @@ def test_segments_are_kept_where_a_single_text_has_them(tmp_path: Path) -> None:
 
 def test_shards_follow_each_other_row_by_row(tmp_path: Path, tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = Cached(tmp_path / "whole", tokenizer, PAIR)
-    monkeypatch.setattr("pipeline.finetune.labelled._SHARD_SIZE", ShardSize(rows=1, bytes=1))
+    monkeypatch.setattr("pipeline.finetune.labelled.open_rows", partial(open_rows, size=ShardSize(rows=1, bytes=1)))
     cut = Cached(tmp_path / "cut", tokenizer, PAIR)
     assert len(cut.split.shards) == 7
     one, other = whole.load(), cut.load()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -10,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from jobs.cells import raise_failures, run_cells
-from pipeline.config import PoolOptions
+from jobs.cells import Study, finish_cells, run_cells
+from pipeline.config import ComputeConfig, PoolOptions
 from pipeline.errors import ComputeError, CorpusError, TrainingError
 
 
@@ -97,7 +98,16 @@ def test_more_cores_than_any_machine_has_are_refused(fake_ray: FakeRay) -> None:
     assert fake_ray.started == []
 
 
-def test_failures_end_the_job_with_their_names() -> None:
-    with pytest.raises(TrainingError, match="2 of 7 cells failed:\n- a: x\n- b: y\n  -> mend what is said"):
-        raise_failures({"a": "x", "b": "y"}, 7)
-    assert raise_failures({}, 7) is None  # type: ignore[func-returns-value]
+@pytest.mark.usefixtures("fake_ray")
+def test_the_report_is_written_whatever_failed_and_failures_end_the_job_with_their_names(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("jobs.cells.ray_session", lambda *_given: contextlib.nullcontext(PoolOptions(1, 2, 0.0)))
+    cells = [(FakeCell(name, CorpusError("no rows", "add some") if name in "ab" else None), False) for name in "abc"]
+    study = Study("study", [*cells, (FakeCell("d"), True)], ComputeConfig(), None, 1)
+    with pytest.raises(TrainingError, match="2 of 4 cells failed:\n- a: CorpusError: no rows\n  -> add some\n- b: "):
+        finish_cells(study, lambda: "the report")
+    assert capsys.readouterr().out == "4 cells, of which 1 are already done\nthe report\n"
+    done = Study("study", [(FakeCell("d"), True)], ComputeConfig(), None, 1)
+    finish_cells(done, lambda: "all")
+    assert capsys.readouterr().out == "1 cells, of which 1 are already done\nall\n"

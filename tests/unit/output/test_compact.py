@@ -139,7 +139,7 @@ def test_a_file_that_is_not_what_the_log_says_stops_it_and_nothing_is_left(
 
 def publish_before_commit(monkeypatch: pytest.MonkeyPatch, publish: Any) -> list[int]:
     """Let someone else publish just before the compaction's first commit; counts its commits."""
-    real, commits = compact_module._commit, []
+    real, commits = compact_module.commit_actions, []
 
     def commit(table: Any, actions: Any, of: Any) -> None:
         commits.append(1)
@@ -147,7 +147,7 @@ def publish_before_commit(monkeypatch: pytest.MonkeyPatch, publish: Any) -> list
             publish()
         real(table, actions, of)
 
-    monkeypatch.setattr(compact_module, "_commit", commit)
+    monkeypatch.setattr(compact_module, "commit_actions", commit)
     return commits
 
 
@@ -180,13 +180,13 @@ def test_files_added_to_the_night_meanwhile_are_kept(
 def test_a_commit_whose_answer_was_lost_is_found_in_the_table(
     tmp_path: Path, files: list[DataFile], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = compact_module._commit
+    real = compact_module.commit_actions
 
     def commit(table: Any, actions: Any, of: Any) -> None:
         real(table, actions, of)
         raise compact_module.DeltaError("connection reset by peer")
 
-    monkeypatch.setattr(compact_module, "_commit", commit)
+    monkeypatch.setattr(compact_module, "commit_actions", commit)
     before = rows_of(tmp_path, FIRST)
     done = compact_night(str(tmp_path), FIRST, LARGE, STORAGE)
     assert (done.num_files_after, done.version) == (1, DeltaTable(tmp_path).version())
@@ -199,7 +199,7 @@ def test_while_it_is_unknown_whether_a_commit_landed_no_file_is_deleted(
     def commit(table: Any, actions: Any, of: Any) -> None:
         raise compact_module.DeltaError("connection reset by peer")
 
-    monkeypatch.setattr(compact_module, "_commit", commit)
+    monkeypatch.setattr(compact_module, "commit_actions", commit)
     with pytest.raises(CommitConflictError, match="could not be committed in 3 attempts"):
         compact_night(str(tmp_path), FIRST, LARGE, STORAGE)
     assert len(parquet_names(tmp_path)) == 5 + 2 + 1

@@ -188,7 +188,7 @@ def test_a_store_that_fails_during_the_commit_keeps_its_kind_of_error(
         attempts.append(arguments)
         raise error
 
-    monkeypatch.setattr(table_module, "_commit", fail)
+    monkeypatch.setattr(table_module, "commit_actions", fail)
     with pytest.raises(kind, match=r"cannot publish|publish to"):
         publish_night(str(tmp_path), night(FIRST, write_rows(tmp_path, FIRST, "a", [1])), STORAGE)
     assert len(attempts) == num_attempts

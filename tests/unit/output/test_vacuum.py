@@ -13,8 +13,7 @@ from pipeline.output import vacuum as vacuum_module
 from pipeline.output.compact import compact_night
 from pipeline.output.compacted import read_compacted
 from pipeline.output.ledger import Ledger
-from pipeline.output.log import night_of
-from pipeline.output.table import DataFile, publish_night
+from pipeline.output.table import DataFile, night_of, publish_night
 from pipeline.output.vacuum import VacuumReport, vacuum_table
 from pipeline.output.vacuum_plan import VacuumOptions
 from pipeline.storage import Storage
