@@ -11,6 +11,8 @@ from jobs.finetune import finetune
 from jobs.learning_curve import learning_curve
 from jobs.nightly import nightly
 from jobs.plan import plan
+from jobs.remote.look import list_jobs, logs, stop
+from jobs.remote.submit import submit
 from jobs.schema import schema
 from jobs.score import score
 from jobs.suite import suite
@@ -22,8 +24,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Fine-tune BERT-family encoders and score whole Parquet corpora, every row exactly once.",
 )
-for _job in (finetune, bundle, evaluate, score, nightly, plan, learning_curve, suite, schema, demo):
+for _job in (finetune, bundle, evaluate, score, nightly, plan, learning_curve, suite, schema, submit, logs, stop, demo):
     app.command()(_job)
+app.command("jobs")(list_jobs)
 app.add_typer(table_app, name="table")
 
 

@@ -16,6 +16,7 @@ process boundaries by pickle unchanged, and carries the exit status a job ends w
     │   └── OutputTakenError       the output already holds something else
     ├── InterruptedRunError        asked to stop (SIGTERM); finished work is kept; exit 75
     ├── TransientStorageError      the network or the store; retried, then exit 75 (run again to resume)
+    ├── ClusterLostError           a cluster that runs the job gives no answer; exit 75 (run again to follow it)
     ├── NightTakenError            another run is at work on the night; nothing was done; exit 0
     ├── StorageFullError           no room on the disk or in the quota; exit 75
     ├── ShardDeadlineError         a shard took too long, three times; finished work is kept; exit 75
@@ -174,6 +175,12 @@ class InterruptedRunError(BertmillError):
 
 class TransientStorageError(BertmillError):
     """The store or the network failed in a way that may pass."""
+
+    exit_code = EXIT_RESUMABLE
+
+
+class ClusterLostError(BertmillError):
+    """The cluster that was given the job gives no answer, or not the one asked for; the job may be going on."""
 
     exit_code = EXIT_RESUMABLE
 

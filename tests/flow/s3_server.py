@@ -48,7 +48,7 @@ class S3Server:
 
 def start_server(directory: Path) -> S3Server:
     """Start a server and wait until it refuses an unsigned request, which is when it is ready."""
-    ports = dict(zip(_PORTS, _free_ports(len(_PORTS)), strict=True))
+    ports = dict(zip(_PORTS, free_ports(len(_PORTS)), strict=True))
     weed = Path(sys.executable).parent / "weed"
     command = [str(weed), "mini", f"-dir={directory}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", f"-bucket={BUCKET}"]
     command += ["-master.telemetry=false", "-webdav=false", "-admin.ui=false"]
@@ -76,7 +76,7 @@ def _wait_ready(server: S3Server, log: Path) -> None:
     raise RuntimeError(f"the S3 server did not start:\n{log.read_text(errors='replace')[-2000:]}")
 
 
-def _free_ports(count: int) -> list[int]:
+def free_ports(count: int) -> list[int]:
     """Ports outside 10002-19999, which Ray's workers use; each also free 10,000 above, where gRPC listens."""
     ports: list[int] = []
     while len(ports) < count:

@@ -1,0 +1,63 @@
+"""A real Ray cluster of one node with its job server, in a process of its own, with token authentication on."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.flow.helpers import REPOSITORY
+from tests.flow.s3_server import free_ports
+
+_CLUSTER = """
+import sys
+import ray
+options = dict(include_dashboard=True, dashboard_port=int(sys.argv[1]), log_to_driver=False, logging_level="ERROR")
+running = ray.init("local", num_cpus=4, **options)
+print("http://" + running.dashboard_url, flush=True)
+sys.stdin.read()
+ray.shutdown()
+"""
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """A running cluster; closing its process's stdin ends it."""
+
+    process: subprocess.Popen[str]
+    address: str
+    token: str
+
+    def environment(self) -> dict[str, str]:
+        """What a client needs to be let in."""
+        return {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": self.token}
+
+    def stop(self) -> None:
+        self.process.communicate(timeout=60)
+
+
+def start_cluster() -> Cluster:
+    token = secrets.token_hex(16)
+    bin_directory = str(Path(sys.executable).parent)  # a job's entrypoint says `python`
+    environment = {
+        **{key: value for key, value in os.environ.items() if not key.startswith(("RAY_", "AWS_"))},
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN": token,
+        "RAY_BACKEND_LOG_LEVEL": "fatal",
+        "PATH": f"{bin_directory}:{os.environ['PATH']}",
+    }
+    process = subprocess.Popen(
+        [sys.executable, "-c", _CLUSTER, str(free_ports(1)[0])],
+        cwd="/",  # nothing of the repository is within its reach but what a job brings along
+        env=environment,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    address = process.stdout.readline().strip()
+    assert address.startswith("http://"), f"the cluster of {REPOSITORY} did not start"
+    return Cluster(process, address, token)

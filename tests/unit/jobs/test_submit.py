@@ -1,0 +1,52 @@
+"""`bertmill submit` with input that is wrong: refused before any cluster is asked."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.unit.jobs.command_line import assert_refused, run_command, write_spec
+
+
+@pytest.fixture(autouse=True)
+def _no_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RAY_API_SERVER_ADDRESS", raising=False)
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (["nightly"], "--date: is missing for nightly"),
+        (["score", "--date", "yesterday"], "'yesterday'"),
+        (["nightly", "--date", "2026-11-23", "--name", "a b"], "--name: 'a b'"),
+        (["nightly", "--date", "2026-11-23", "--pip", "no-such-package"], "no-such-package: not in"),
+        (["nightly", "--date", "2026-11-23", "--set", "corpus.url=x"], "corpus.url: is not a known field"),
+        (["evaluate"], "output: is not a known field"),
+    ],
+)
+def test_bad_input_is_refused(tmp_path: Path, score_raw: dict[str, Any], options: list[str], expected: str) -> None:
+    job, *rest = options
+    finished = run_command("submit", job, write_spec(tmp_path / "score.yaml", score_raw), *rest)
+    assert finished.exit_code == 2
+    assert expected in finished.stderr
+    assert finished.stdout == ""
+
+
+def test_a_job_without_nights_takes_no_date(tmp_path: Path, train_raw: dict[str, Any]) -> None:
+    spec = write_spec(tmp_path / "train.yaml", train_raw)
+    finished = run_command("submit", "finetune", spec, "--date", "2026-11-23")
+    assert "finetune has no nights" in finished.stderr
+
+
+@pytest.mark.parametrize(
+    ("address", "expected"),
+    [([], "no address of a cluster is given"), (["--address", "head:6379"], "'head:6379' is not the address")],
+)
+def test_an_address_that_is_no_job_server_is_refused(
+    tmp_path: Path, score_raw: dict[str, Any], address: list[str], expected: str
+) -> None:
+    spec = write_spec(tmp_path / "score.yaml", score_raw)
+    for command in (["submit", "nightly", spec, "--date", "2026-11-23"], ["jobs"], ["logs", "a-1"], ["stop", "a-1"]):
+        assert_refused(run_command(*command, *address), expected)
