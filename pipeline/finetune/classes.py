@@ -25,7 +25,7 @@ def make_emphasis(data: TokenData, task: Task, labels: Sequence[str], recipe: Tr
         return None
     weights = None
     if recipe.class_weights is not None:
-        weights = torch.from_numpy(_weigh(_count_classes(data, labels), labels, recipe.class_weights)).float()
+        weights = torch.from_numpy(_weigh(_count_classes(data, task, labels), labels, recipe.class_weights)).float()
     return Emphasis(recipe.label_smoothing, weights)
 
 
@@ -76,9 +76,9 @@ def _problems(
     return [Problem(f"{field}.{name}", "is not a label of the training rows", f"some of: {known}") for name in unknown]
 
 
-def _count_classes(data: TokenData, labels: Sequence[str]) -> FloatArray:
+def _count_classes(data: TokenData, task: Task, labels: Sequence[str]) -> FloatArray:
     """Targets of each class [C]: of rows, or of tokens."""
-    if len(data.targets.values) == len(data.targets.weights) * len(labels):
+    if task.classes_of == "rows":
         return np.asarray(_as_distributions(data, len(labels)).sum(axis=0))
     values = data.targets.values
     return np.asarray(np.bincount(values[values >= 0].astype(np.int64), minlength=len(labels)), np.float64)

@@ -60,10 +60,11 @@ class LabelledSet:
 
 @dataclass(frozen=True)
 class UsableRows:
-    """Rows of a shard that can be trained or evaluated on, and why the others cannot."""
+    """Rows of a shard that can be trained or evaluated on, where they stand, and why the others cannot."""
 
     texts: tuple[pa.ChunkedArray, ...]
     targets: pa.ChunkedArray
+    places: pa.Table
     reasons: list[str]
 
 
@@ -77,7 +78,8 @@ def read_usable(shard: Shard, split: LabelledSet, task: Task, learned: Learned, 
     bad_target = good.filter(pc.is_valid(why))
     reasons = _located(bad_text, bad_text[REASON]) + _located(bad_target, pc.drop_null(why))
     good = good.filter(pc.is_null(why))
-    return UsableRows(tuple(good[name] for name in names), targets_of(good, split.columns.kept), reasons)
+    places = good.select([SOURCE_FILE, SOURCE_ROW])
+    return UsableRows(tuple(good[name] for name in names), targets_of(good, split.columns.kept), places, reasons)
 
 
 def _located(rows: pa.Table, reasons: pa.Array | pa.ChunkedArray) -> list[str]:

@@ -9,6 +9,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import torch
 import torch.distributed as dist
@@ -22,9 +24,12 @@ from pipeline.finetune.optimizer import make_optimizer, set_learning_rate
 from pipeline.finetune.plan import TrainingPlan, learning_rate_factor, share_batch
 from pipeline.finetune.spec import CheckpointConfig
 from pipeline.finetune.step import StepContext, StepResult, run_step
+from pipeline.finetune.watch import NormWatch
 from pipeline.tasks.base import Evaluation, Examples, Learned, Task
 
 _SYNC_EVERY_STEPS = 10
+_MAX_NAMED = 256
+IntArray = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -83,9 +88,13 @@ Judgements = dict[str, Judgement]
 """Head -> its judgement; heads without validation rows have none."""
 
 
+def _number_rows(rows: IntArray) -> list[str]:
+    return [f"training rows {', '.join(map(str, sorted(rows.tolist())))}"]
+
+
 @dataclass(frozen=True)
 class LoopJob:
-    """One rank's view of a run; `learned` and `validation` by head."""
+    """One rank's view of a run; `learned` and `validation` by head; `locate` says where training rows came from."""
 
     context: StepContext
     plan: TrainingPlan
@@ -94,6 +103,7 @@ class LoopJob:
     checkpoint: CheckpointConfig
     fingerprint: str
     rank: int
+    locate: Callable[[IntArray], list[str]] = _number_rows
 
 
 def train(job: LoopJob, hooks: LoopHooks) -> Judgements:
@@ -185,6 +195,7 @@ class _Window:
     def __init__(self, job: LoopJob, hooks: LoopHooks) -> None:
         self._job, self._hooks = job, hooks
         self._results: list[StepResult] = []
+        self._norms = NormWatch()
         self._started_s = self._saved_s = time.monotonic()
 
     def add(self, result: StepResult) -> None:
@@ -193,19 +204,19 @@ class _Window:
     def close(self, step: int, factor: float, judgements: Judgements, remarks: tuple[str, ...]) -> None:
         """Sum over ranks, stop on a loss that is not finite, report on rank 0, start anew."""
         job = self._job
-        sums = torch.tensor(
-            [[result.loss, result.num_tokens, result.num_padded_tokens] for result in self._results],
+        results, first_step = self._results, step + 1 - len(self._results)
+        by_step = torch.tensor(
+            [[result.loss, result.num_tokens, result.num_padded_tokens] for result in results],
             dtype=torch.float64,
-        ).sum(dim=0)
+        )
         if job.context.world_size > 1:
-            sums = _all_reduce(sums, job.context.runtime.device)
-        loss_sum, num_tokens, num_padded = sums.tolist()
-        loss = loss_sum / len(self._results)
-        if not math.isfinite(loss):
-            raise TrainingError(
-                f"the loss is {loss} within steps {step + 1 - len(self._results)}-{step}",
-                "lower training.learning_rate, or set compute.precision: fp32",
-            )
+            by_step = _all_reduce(by_step, job.context.runtime.device)
+        for number, (result, step_loss) in enumerate(zip(results, by_step[:, 0].tolist(), strict=True), first_step):
+            _check_finite(job, number, step_loss, result.grad_norm)
+            remark = self._norms.add(number, result.grad_norm)
+            remarks += (remark,) if remark else ()
+        loss_sum, num_tokens, num_padded = by_step.sum(dim=0).tolist()
+        loss = loss_sum / len(results)
         now_s = time.monotonic()
         status = TrainingStatus(
             step=step + 1,
@@ -240,6 +251,20 @@ def _planned_step(job: LoopJob, optimizer: torch.optim.Optimizer, step: int) -> 
     shares = share_batch(batch, job.context.row_lengths[batch], job.context.world_size)
     seed = hash((job.context.config.seed, step, job.rank)) & 0x7FFF_FFFF
     return run_step(job.context, optimizer, batch, shares[job.rank], seed)
+
+
+def _check_finite(job: LoopJob, step: int, loss: float, grad_norm: float) -> None:
+    """Stop on numbers that every later step would inherit; every rank comes to the same end."""
+    if math.isfinite(loss) and math.isfinite(grad_norm):
+        return
+    rows = job.plan.batch(step)
+    shown = "\n".join(f"- {place}" for place in job.locate(rows[:_MAX_NAMED]))
+    more = f"\n- and {len(rows) - _MAX_NAMED} more" if len(rows) > _MAX_NAMED else ""
+    what = f"the loss is {loss}" if not math.isfinite(loss) else f"the gradient's norm is {grad_norm}"
+    raise TrainingError(
+        f"{what} at step {step}, whose batch holds:\n{shown}{more}",
+        "look at those rows, lower training.learning_rate, or set compute.precision: fp32",
+    )
 
 
 def _figures(judgements: Judgements) -> dict[str, float]:

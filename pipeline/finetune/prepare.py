@@ -7,6 +7,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from itertools import chain
+from typing import Any
 
 from pipeline.encoder.bundle import (
     BundleInfo,
@@ -23,10 +24,13 @@ from pipeline.finetune.classes import check_classes
 from pipeline.finetune.labelled import LabelledSet, LabelPlaces, check_labels, open_split
 from pipeline.finetune.layers import check_layers
 from pipeline.finetune.spec import FinetuneSpec, HeadSpec
+from pipeline.finetune.token_cache import CACHE_FORMAT
 from pipeline.storage import Storage
 from pipeline.tasks import check_inputs, find_task
 from pipeline.tasks.base import Task
 from pipeline.uris import join_uri
+
+_MAX_NAMED = 10
 
 
 @dataclass(frozen=True)
@@ -63,6 +67,7 @@ class PreparedTraining:
     heads: tuple[PreparedHead, ...]
     fingerprint: str
     data_fingerprint: str
+    recipe: dict[str, Any]
 
     @property
     def storage(self) -> Storage:
@@ -79,6 +84,11 @@ class PreparedTraining:
         """Derives from the spec and the data: another recipe never resumes this run's checkpoints."""
         return f"run-{self.fingerprint[:16]}"
 
+    @property
+    def remarks(self) -> list[str]:
+        """What the user should know before training starts."""
+        return [remark for head in self.heads for remark in _unseen_classes(head)]
+
     def finished_bundles(self) -> dict[str, BundleInfo] | None:
         """The bundles this very run has already written, by head, if it has written all."""
         try:
@@ -86,6 +96,17 @@ class PreparedTraining:
         except ModelError:
             return None
         return infos if all(info.run_fingerprint == self.fingerprint for info in infos.values()) else None
+
+
+def _unseen_classes(head: PreparedHead) -> list[str]:
+    """Labels that no figure will tell anything of."""
+    if head.validation is None:
+        return []
+    unseen = sorted(set(head.train.learned.labels) - set(head.validation.learned.labels))
+    if not unseen:
+        return []
+    more = f" and {len(unseen) - _MAX_NAMED} more" if len(unseen) > _MAX_NAMED else ""
+    return [f"validation{' of ' + head.name if head.name else ''} never shows: {', '.join(unseen[:_MAX_NAMED])}{more}"]
 
 
 def prepare_training(spec: FinetuneSpec, source: str) -> PreparedTraining:
@@ -121,8 +142,10 @@ def prepare_training(spec: FinetuneSpec, source: str) -> PreparedTraining:
     parts = [(head.name, head.train, head.validation) for head in heads]
     prints = [[name, train.fingerprint, held.fingerprint if held else ""] for name, train, held in parts]
     data_fingerprint = hashlib.sha256(json.dumps(prints).encode()).hexdigest()
-    fingerprint = spec.fingerprint(data_fingerprint, fingerprint_model(encoder))
-    return PreparedTraining(spec, encoder, tuple(heads), fingerprint, data_fingerprint)
+    model_fingerprint = fingerprint_model(encoder)
+    fingerprint = spec.fingerprint(data_fingerprint, model_fingerprint)
+    recipe = spec.recipe(data_fingerprint, model_fingerprint)
+    return PreparedTraining(spec, encoder, tuple(heads), fingerprint, data_fingerprint, recipe)
 
 
 def _check_recipe(
@@ -188,6 +211,7 @@ def _cache_uri(spec: FinetuneSpec, task: Task, train: LabelledSet, encoder: str)
         "tokens": asdict(_token_options(spec, task)),
         "columns": [train.texts, train.columns.kept],
         "learned": [learned.labels, sorted(learned.options.items())],
+        "format": CACHE_FORMAT,
     }
     digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:32]
     return join_uri(spec.work_uri, "token_cache", digest)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
@@ -164,10 +164,22 @@ class FinetuneSpec(EncoderUse):
 
     def fingerprint(self, data_fingerprint: str, model_fingerprint: str) -> str:
         """Hash of what decides the trained weights; workers, checkpoints and places are not in it."""
-        tasks = [[name, head.task, head.weight] for name, head in self.all_heads.items()]
-        recipe = self.training.model_dump(mode="json")
-        parts = [tasks, recipe, self.encoder_use(), self.compute.precision, data_fingerprint, model_fingerprint]
-        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+        recipe = self.recipe(data_fingerprint, model_fingerprint)
+        return hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()
+
+    def recipe(self, data_fingerprint: str, model_fingerprint: str) -> dict[str, Any]:
+        """What decides the trained weights, by the spec's field."""
+        heads = self.all_heads.items()
+        return {
+            **{self.field_of(name, "task"): head.task for name, head in heads},
+            **{f"heads.{name}.weight": head.weight for name, head in heads if name},
+            **{f"training.{field}": value for field, value in self.training.model_dump(mode="json").items()},
+            **self.encoder_use(),
+            "heads": [name for name, _ in heads],
+            "compute.precision": self.compute.precision,
+            "data": data_fingerprint,
+            "model": model_fingerprint,
+        }
 
 
 class BundleSpec(EncoderUse):

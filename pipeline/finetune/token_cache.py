@@ -18,13 +18,18 @@ from pipeline.encoder.model import load_tokenizer
 from pipeline.encoder.tokenize import TextTokenizer, TokenOptions, TokenRows, concat_lengths, interleave_rows
 from pipeline.finetune.labelled import LabelledSet, UsableRows, check_usable, read_usable
 from pipeline.output.writer import write_parquet
+from pipeline.schema import SOURCE_FILE, SOURCE_ROW
 from pipeline.storage import Storage
 from pipeline.tasks import find_task
 from pipeline.tasks.base import Examples, Learned, WindowTargets
 from pipeline.uris import join_uri
 
+CACHE_FORMAT = 2
+_TRAINED_ON = ("ids", "type_ids", "target", "weight")
 _CACHE_SCHEMA = pa.schema(
     [
+        (SOURCE_FILE, pa.string()),
+        (SOURCE_ROW, pa.int64()),
         ("ids", pa.list_(pa.int32())),
         ("type_ids", pa.list_(pa.uint8())),
         ("target", pa.list_(pa.float32())),
@@ -70,8 +75,9 @@ class TokenCacheWriter:
         """
         job = self._job
         usable = read_usable(shard, job.split, self._task, job.learned, job.storage)
-        tokens, targets = self._encode(usable)
+        tokens, targets, rows = self._encode(usable)
         columns = [
+            *(_column(usable.places[name], name).take(rows) for name in (SOURCE_FILE, SOURCE_ROW)),
             _lists(tokens.offsets, pa.array(tokens.ids, pa.int32())),
             _type_lists(tokens),
             _lists(targets.offsets, pa.array(targets.values, pa.float32())),
@@ -84,11 +90,13 @@ class TokenCacheWriter:
         write_parquet(pa.table(columns, schema=_CACHE_SCHEMA), cache_file(job.cache_uri, shard), footer, job.storage)
         return pa.table({"num_rows": [shard.num_rows], "num_tokens": [len(tokens.ids)]})
 
-    def _encode(self, usable: UsableRows) -> tuple[TokenRows, WindowTargets]:
+    def _encode(self, usable: UsableRows) -> tuple[TokenRows, WindowTargets, pa.Array]:
+        """Windows, their targets, and the row that each is of."""
         parts = encode_inputs(usable.texts, self._job.split.texts, self._tokenizer)
         examples = Examples(usable.texts, parts[0], self._job.split.are_words)
         targets = self._task.window_targets(usable.targets, examples, self._job.learned)
-        return interleave_rows(parts), _spread(targets, len(parts))
+        rows = parts[0].window_rows if len(parts) == 1 else np.repeat(np.arange(len(usable.targets)), len(parts))
+        return interleave_rows(parts), _spread(targets, len(parts)), pa.array(rows, pa.int64())
 
 
 def encode_inputs(
@@ -114,6 +122,10 @@ def _spread(targets: WindowTargets, num_texts: int) -> WindowTargets:
     weights = np.zeros_like(lengths)
     weights[:, 0] = targets.weights
     return WindowTargets(targets.values, concat_lengths([lengths.reshape(-1)]), weights.reshape(-1))
+
+
+def _column(values: pa.ChunkedArray, name: str) -> pa.ChunkedArray:
+    return values.cast(_CACHE_SCHEMA.field(name).type)
 
 
 def _lists(offsets: npt.NDArray[np.int64], values: pa.Array) -> pa.Array:
@@ -192,6 +204,27 @@ def load_tokens(files: Iterable[str], texts_per_row: int, storage: Storage) -> T
     return TokenData(rows, targets, texts_per_row)
 
 
+def locate_rows(files: Iterable[str], rows: Sequence[int], texts_per_row: int, storage: Storage) -> list[str]:
+    """Where training rows stand in the data they were read from: `FILE rows 3, 17` for each file.
+
+    Args:
+        files: The cache's files, in the order in which they were loaded.
+        rows: Row numbers, as `TokenData` counts them.
+        texts_per_row: Windows of each row.
+        storage: The stores.
+    """
+    names = [SOURCE_FILE, SOURCE_ROW]
+    tables = []
+    for uri in files:
+        filesystem, path = storage.open_arrow(uri)
+        tables.append(pq.read_table(path, columns=names, filesystem=filesystem, partitioning=None))
+    found = pa.concat_tables(tables).take([row * texts_per_row for row in rows]).to_pylist()
+    by_file: dict[str, set[int]] = {}
+    for place in found:
+        by_file.setdefault(place[SOURCE_FILE], set()).add(place[SOURCE_ROW])
+    return [f"{file} rows {', '.join(map(str, sorted(numbers)))}" for file, numbers in sorted(by_file.items())]
+
+
 @dataclass(frozen=True)
 class _CachedPart:
     ids: npt.NDArray[np.int32]
@@ -204,7 +237,7 @@ class _CachedPart:
 
 def _read_cached(uri: str, storage: Storage) -> _CachedPart:
     filesystem, path = storage.open_arrow(uri)
-    table = pq.read_table(path, filesystem=filesystem, partitioning=None).combine_chunks()
+    table = pq.read_table(path, columns=list(_TRAINED_ON), filesystem=filesystem, partitioning=None).combine_chunks()
     ids, types, targets = (_flat(table[name]) for name in ("ids", "type_ids", "target"))
     has_types = table["type_ids"].null_count == 0 and table.num_rows > 0
     return _CachedPart(

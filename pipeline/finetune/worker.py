@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import torch
 
@@ -22,7 +24,7 @@ from pipeline.finetune.loop import Judgements, LoopJob, TrainingStatus, Validati
 from pipeline.finetune.plan import TrainingPlan
 from pipeline.finetune.prepare import PreparedHead, PreparedTraining
 from pipeline.finetune.step import StepContext, TrainingHead
-from pipeline.finetune.token_cache import TokenCacheJob, cache_file, encode_inputs, load_tokens
+from pipeline.finetune.token_cache import TokenCacheJob, cache_file, encode_inputs, load_tokens, locate_rows
 from pipeline.tasks.base import Examples
 from pipeline.uris import join_uri
 
@@ -74,7 +76,19 @@ def build_job(run: PreparedTraining, rank: int, world_size: int) -> tuple[LoopJo
         if head.validation is not None
     }
     learned = {head.name: head.train.learned for head in run.heads}
-    return LoopJob(context, plan, validation, learned, spec.checkpoint, run.fingerprint, rank), tokenizer
+    job = LoopJob(
+        context, plan, validation, learned, spec.checkpoint, run.fingerprint, rank, partial(_locate, run, context)
+    )
+    return job, tokenizer
+
+
+def _locate(run: PreparedTraining, context: StepContext, rows: npt.NDArray[np.int64]) -> list[str]:
+    """Where training rows stand in the data, head by head."""
+    places = []
+    for head, own in zip(run.heads, context.split(rows), strict=True):
+        files = [cache_file(head.cache_uri, shard) for shard in head.train.shards]
+        places += locate_rows(files, own.tolist(), len(head.train.texts), run.storage) if len(own) else []
+    return places
 
 
 def plan_run(context: StepContext, labels: Mapping[str, Sequence[str]]) -> TrainingPlan:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,8 +9,9 @@ import pytest
 import torch
 
 from pipeline.errors import TrainingError
-from pipeline.finetune.loop import ValidationRows, evaluate, status_record, train
+from pipeline.finetune.loop import TrainingStatus, ValidationRows, evaluate, status_record, train
 from pipeline.finetune.token_cache import TokenData
+from pipeline.tasks.losses import Emphasis
 from tests.tiny import LABELS, make_network
 from tests.unit.finetune.training import (
     Notes,
@@ -144,7 +146,44 @@ def test_a_loss_that_is_not_finite_stops_the_run(data: TokenData, tmp_path: Path
     network, notes = make_network(), Notes(tmp_path)
     with torch.no_grad():
         network.classifier.bias[0] = float("nan")
-    with pytest.raises(TrainingError, match=r"the loss is nan within steps 0-9") as caught:
+    with pytest.raises(
+        TrainingError, match=r"the loss is nan at step 0, whose batch holds:\n- training rows \d+(, \d+){7}\n"
+    ) as caught:
         train(job_for(context_for(data, network, **RECIPE)), notes.hooks())
     assert "learning_rate" in caught.value.remedy
     assert notes.checkpoints == []
+
+
+def test_the_first_step_that_is_not_finite_is_the_one_that_is_named(data: TokenData, tmp_path: Path) -> None:
+    """One row's target lies far outside the classes' logits once its weight is infinite; earlier steps are sound."""
+    job = job_for(context_for(data, make_network(), batch_rows=8, class_weights={"positive": 1.0}))
+    bad = int(job.plan.batch(4)[3])
+    (head,) = job.context.heads
+    values = data.targets.values.copy()
+    values[bad] = 2
+    weights = torch.tensor([1.0, 1.0, float("inf")])
+    only_bad = [row for row in range(len(values)) if values[row] == 2 and row != bad]
+    values[only_bad] = 0
+    broken = replace(
+        head,
+        data=TokenData(data.rows, replace(data.targets, values=values)),
+        emphasis=Emphasis(0.0, weights),
+    )
+    job = replace(job, context=replace(job.context, heads=(broken,)), locate=lambda rows: [f"rows {sorted(rows)}"])
+    with pytest.raises(TrainingError, match=r"the loss is (inf|nan) at step 4, whose batch holds:") as caught:
+        train(job, Notes(tmp_path).hooks())
+    assert f"- rows {sorted(job.plan.batch(4))}" in str(caught.value)
+
+
+def test_a_gradient_far_above_the_usual_is_remarked(data: TokenData, tmp_path: Path) -> None:
+    network, notes = make_network(), Notes(tmp_path)
+    job = job_for(context_for(data, network, batch_rows=8, learning_rate=1e-9, max_grad_norm=1.0))
+
+    def report(status: TrainingStatus) -> None:
+        notes.statuses.append(status)
+        with torch.no_grad():
+            network.classifier.weight.mul_(1000)
+
+    train(job, replace(notes.hooks(), report=report))
+    assert notes.statuses[0].remarks is None
+    assert any("gradient norm" in remark for remark in notes.statuses[1].remarks or ())

@@ -78,6 +78,20 @@ def test_heads_count_by_their_rows_and_weights(
     assert result.loss == pytest.approx(loss, rel=1e-5)
 
 
+def test_accumulated_gradients_are_the_large_batchs_however_uneven_the_counts(
+    heads: tuple[TrainingHead, ...],
+) -> None:
+    """Rows with 0 to a dozen tags, in one pass, in several and in one pass for each row."""
+    batch = list(range(*TAGS))
+    counts = heads[1].data.targets.weights[np.array(batch) - TAGS[0]]
+    assert (counts.min(), len(set(counts.tolist())) > 4) == (0, True)
+    large = gradients_of(step(heads[:2], batch, micro_batch_tokens=100_000)[1])
+    for micro_batch_tokens in (1, 60):
+        parts = gradients_of(step(heads[:2], batch, micro_batch_tokens=micro_batch_tokens)[1])
+        for name, gradient in large.items():
+            np.testing.assert_allclose(parts[name], gradient, rtol=0, atol=1e-6, err_msg=name)
+
+
 def test_rows_are_numbered_through_all_heads(heads: tuple[TrainingHead, ...]) -> None:
     context = context_of(heads)
     parts = context.split(np.array([58, 0, 43, 20, 19, 42, 1]))

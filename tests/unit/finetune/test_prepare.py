@@ -3,13 +3,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import pytest
 from pydantic import ValidationError
 
 from pipeline.errors import CorpusError, ModelError, OutputTakenError, SpecError
 from pipeline.finetune.prepare import PreparedHead, PreparedTraining, prepare_training
 from pipeline.finetune.spec import FinetuneSpec
-from tests.tiny import make_bundle, make_encoder, write_corpus
+from tests.tiny import make_bundle, make_encoder, make_rows, write_corpus
 
 
 @pytest.fixture
@@ -138,3 +140,27 @@ def test_the_stride_must_fit_only_where_there_are_windows(
             FinetuneSpec.model_validate(raw)
     else:
         assert FinetuneSpec.model_validate(raw).max_length == 24
+
+
+def test_classes_that_validation_never_shows_are_said(place: dict[str, Any], tmp_path: Path) -> None:
+    assert prepare(place).remarks == []
+    held_out = make_rows(20, 1)
+    pq.write_table(held_out.filter(pc.not_equal(held_out["label"], "neutral")), tmp_path / "some.parquet")
+    data = {**place["data"], "validation": str(tmp_path / "some.parquet")}
+    assert prepare(place, data=data).remarks == ["validation never shows: neutral"]
+    heads = {"tone": {"task": place["task"], "data": data}}
+    several = {name: place[name] for name in ("model", "output")}
+    assert prepare(several, heads=heads).remarks == ["validation of tone never shows: neutral"]
+
+
+@pytest.mark.parametrize(
+    ("recipe", "message"),
+    [
+        ({"freeze_layers": 7}, r"training\.freeze_layers"),
+        ({"sampling": {"angry": 2}}, r"training\.sampling\.angry"),
+        ({"keep_best": "f2"}, r"training\.keep_best"),
+    ],
+)
+def test_recipes_are_checked_before_anything_starts(place: dict[str, Any], recipe: Any, message: str) -> None:
+    with pytest.raises(SpecError, match=message):
+        prepare(place, training=recipe)

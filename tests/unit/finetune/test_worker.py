@@ -5,10 +5,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from pipeline.encoder.bundle import fetch_bundle
+from pipeline.encoder.model import load_tokenizer
+from pipeline.finetune.labelled import read_usable
 from pipeline.finetune.loop import TrainingStatus, train
 from pipeline.finetune.prepare import PreparedTraining, prepare_training
 from pipeline.finetune.spec import FinetuneSpec
@@ -101,3 +104,23 @@ def test_resuming_without_an_earlier_log_starts_a_new_one(run: PreparedTraining)
     log.add(STATUS)
     log.flush()
     assert [line["step"] for line in lines_of(run)] == [10]
+
+
+def test_training_rows_are_found_again_in_the_data(run: PreparedTraining) -> None:
+    """Row numbers count usable rows in shard order; places name the file and the row as the reader counts it."""
+    job, _ = build_job(run, 0, 1)
+    (head,) = run.heads
+    texts = {}
+    for shard in head.train.shards:
+        usable = read_usable(shard, head.train, head.task, head.train.learned, run.storage)
+        for place, text in zip(usable.places.to_pylist(), usable.texts[0].to_pylist(), strict=True):
+            texts[place["source_file"], place["source_row"]] = text
+    assert len(texts) == 60
+    (data,) = [part.data for part in job.context.heads]
+    tokenizer = load_tokenizer(run.encoder)
+    for row in (0, 19, 20, 59):
+        (found,) = job.locate(np.array([row]))
+        file, _, number = found.partition(" rows ")
+        assert tokenizer(texts[file, int(number)])["input_ids"] == data.rows.row(row).tolist()
+    files = [place.partition(" rows ")[0] for place in job.locate(np.arange(60))]
+    assert len(files) == len(set(files)) == 3

@@ -1,0 +1,75 @@
+"""A run that was started and has not finished: another recipe must not take its place unnoticed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from pipeline.errors import OutputTakenError
+from pipeline.finetune.prepare import PreparedTraining
+from pipeline.uris import join_uri
+
+_NOTE = "unfinished.json"
+_FILES = {"data": "the training or validation files", "model": "the encoder's files"}
+
+
+def check_unfinished(run: PreparedTraining) -> None:
+    """Refuse a recipe that differs from the one that stopped halfway; the very same one goes on.
+
+    Raises:
+        OutputTakenError: naming every field that differs.
+    """
+    content = run.storage.read_bytes(_note_uri(run))
+    if content is None:
+        return
+    note = json.loads(content)
+    if note["run_name"] == run.run_name:
+        return
+    changes = "\n".join(f"- {change}" for change in _compare(note["recipe"], run.recipe))
+    raise OutputTakenError(
+        f"{run.spec.work_uri}: holds an unfinished run ({note['run_name']}) of another recipe:\n{changes}",
+        "undo the change to go on with that run, or give it up with --fresh, or choose another `output`",
+    )
+
+
+def note_started(run: PreparedTraining) -> None:
+    """Write down which recipe is at work here."""
+    note = {"run_name": run.run_name, "recipe": run.recipe}
+    run.storage.write_bytes(_note_uri(run), json.dumps(note, indent=2).encode())
+
+
+def note_finished(run: PreparedTraining) -> None:
+    """There is nothing left to go on with."""
+    run.storage.delete(_note_uri(run))
+
+
+def give_up_unfinished(run: PreparedTraining) -> str | None:
+    """Delete the checkpoints and metrics of the run that stopped halfway; its token cache stays.
+
+    Returns:
+        Its name; None if there was none.
+    """
+    content = run.storage.read_bytes(_note_uri(run))
+    if content is None:
+        return None
+    name = str(json.loads(content)["run_name"])
+    for item in run.storage.list_objects(join_uri(run.spec.work_uri, name)):
+        run.storage.delete(item.uri)
+    note_finished(run)
+    return name
+
+
+def _note_uri(run: PreparedTraining) -> str:
+    return join_uri(run.spec.work_uri, _NOTE)
+
+
+def _compare(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """What differs, a line for each field."""
+    fields = sorted(field for field in before.keys() | now.keys() if before.get(field) != now.get(field))
+    return [
+        f"{_FILES[field]} have changed"
+        if field in _FILES
+        else f"{field} was {before.get(field)!r} and is {now.get(field)!r}"
+        for field in fields
+    ]

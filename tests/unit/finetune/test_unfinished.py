@@ -1,0 +1,90 @@
+"""An unfinished run goes on with the same recipe, and is not passed over by another one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+
+from pipeline.errors import OutputTakenError
+from pipeline.finetune.prepare import PreparedTraining, prepare_training
+from pipeline.finetune.spec import FinetuneSpec
+from pipeline.finetune.unfinished import check_unfinished, give_up_unfinished, note_finished, note_started
+from tests.tiny import make_rows, write_corpus
+
+
+@pytest.fixture
+def place(tmp_path: Path, encoder_directory: Path) -> dict[str, Any]:
+    write_corpus(tmp_path / "train", num_files=1)
+    return {
+        "task": "text-classification",
+        "model": str(encoder_directory),
+        "data": {"train": str(tmp_path / "train")},
+        "output": str(tmp_path / "bundle"),
+    }
+
+
+def prepare(raw: dict[str, Any], **changes: Any) -> PreparedTraining:
+    return prepare_training(FinetuneSpec.model_validate({**raw, **changes}), "spec.yaml")
+
+
+def test_the_same_recipe_goes_on(place: dict[str, Any]) -> None:
+    check_unfinished(prepare(place))
+    note_started(prepare(place))
+    check_unfinished(prepare(place, compute={"workers": 3}, checkpoint={"every_s": 5}))
+    assert (Path(place["output"] + ".work") / "unfinished.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"training": {"epochs": 5}}, r"- training\.epochs was 3 and is 5\n  -> .*--fresh"),
+        ({"max_length": 64}, r"- max_length was 128 and is 64\n"),
+        (
+            {"training": {"seed": 1, "schedule": "cosine"}},
+            r"schedule was 'linear' and is 'cosine'\n- training\.seed was",
+        ),
+        ({"compute": {"precision": "fp32"}}, r"- compute\.precision was 'auto' and is 'fp32'"),
+    ],
+)
+def test_another_recipe_is_refused_by_field(place: dict[str, Any], changes: dict[str, Any], message: str) -> None:
+    note_started(prepare(place))
+    with pytest.raises(OutputTakenError, match=message):
+        check_unfinished(prepare(place, **changes))
+
+
+def test_another_task_or_other_heads_are_refused_by_field(place: dict[str, Any]) -> None:
+    note_started(prepare(place))
+    head = {"task": "text-classification", "data": place["data"]}
+    several = {name: value for name, value in place.items() if name not in ("task", "data")} | {"heads": {"a": head}}
+    with pytest.raises(OutputTakenError, match=r"- heads was \[''\] and is \['a'\]\n- heads\.a\.task was None"):
+        check_unfinished(prepare(several))
+
+
+def test_other_data_are_refused(place: dict[str, Any], tmp_path: Path) -> None:
+    note_started(prepare(place))
+    pq.write_table(make_rows(9), tmp_path / "train" / "more.parquet")
+    with pytest.raises(OutputTakenError, match="- the training or validation files have changed"):
+        check_unfinished(prepare(place))
+
+
+def test_a_finished_run_stands_in_nobodys_way(place: dict[str, Any]) -> None:
+    note_started(prepare(place))
+    note_finished(prepare(place))
+    check_unfinished(prepare(place, max_length=64))
+    assert not (Path(place["output"] + ".work") / "unfinished.json").exists()
+
+
+def test_giving_up_deletes_the_run_and_keeps_the_token_cache(place: dict[str, Any]) -> None:
+    run, work = prepare(place), Path(place["output"] + ".work")
+    assert give_up_unfinished(run) is None
+    note_started(run)
+    for name in (f"{run.run_name}/checkpoint_1/weights.safetensors", f"{run.run_name}/metrics.jsonl", "token_cache/a"):
+        (work / name).parent.mkdir(parents=True, exist_ok=True)
+        (work / name).write_text("x")
+    other = prepare(place, max_length=64)
+    assert give_up_unfinished(other) == run.run_name
+    check_unfinished(other)
+    assert [path.name for path in work.rglob("*") if path.is_file()] == ["a"]
