@@ -24,6 +24,7 @@ class Resources:
     num_cpus: int
     num_gpus: int
     is_local: bool
+    can_grow_gpus: bool = False  # an autoscaler can bring nodes with GPUs, though none may be there yet
 
 
 def ray_session(compute: ComputeConfig, address: str | None) -> AbstractContextManager[PoolOptions]:
@@ -62,9 +63,15 @@ def _open_session(compute: ComputeConfig, address: str | None) -> Iterator[PoolO
         total = ray.cluster_resources()
         local = address is None
         cpus = (os.cpu_count() or 1) if local else int(total.get("CPU", 1))
-        yield choose_pool(compute, Resources(cpus, int(total.get("GPU", 0)), local))
+        yield choose_pool(compute, Resources(cpus, int(total.get("GPU", 0)), local, not local and _can_grow_gpus()))
     finally:
         ray.shutdown()
+
+
+def _can_grow_gpus() -> bool:
+    from ray._private.state import state  # nothing public says what the autoscaler may bring; Ray Data asks here too
+
+    return bool((state.get_max_resources_from_cluster_config() or {}).get("GPU"))
 
 
 def check_reachable(address: str) -> None:
@@ -109,9 +116,9 @@ def choose_pool(compute: ComputeConfig, resources: Resources) -> PoolOptions:
         ComputeError: GPUs are asked for and the cluster has none, or more workers than fit a local Ray.
     """
     use_gpu = compute.device == "gpu" or (compute.device == "auto" and resources.num_gpus > 0)
-    if use_gpu and resources.num_gpus == 0:
+    if use_gpu and resources.num_gpus == 0 and not resources.can_grow_gpus:
         raise ComputeError("compute.device is gpu, but the Ray cluster has no GPU", "set compute.device: auto")
-    default_workers = resources.num_gpus if use_gpu else 1
+    default_workers = max(1, resources.num_gpus) if use_gpu else 1
     workers = default_workers if compute.workers == "auto" else compute.workers
     cpus = compute.cpus_per_worker if compute.cpus_per_worker != "auto" else max(1, resources.num_cpus // workers)
     room = max(_MIN_LOGICAL_CPUS, resources.num_cpus)

@@ -21,6 +21,9 @@ from pipeline.errors import AccountingError, ComputeError, TransientStorageError
         ({"workers": 4}, Resources(2, 0, True), PoolOptions(4, 1, 0.0)),
         ({"workers": 50, "cpus_per_worker": 4}, Resources(8, 0, False), PoolOptions(50, 4, 0.0)),
         ({"device": "gpu", "workers": 1}, Resources(8, 2, True), PoolOptions(1, 8, 1.0)),
+        ({"device": "gpu"}, Resources(1, 0, False, can_grow_gpus=True), PoolOptions(1, 1, 1.0)),
+        ({"device": "gpu", "workers": 4, "cpus_per_worker": 6}, Resources(1, 0, False, True), PoolOptions(4, 6, 1.0)),
+        ({}, Resources(8, 0, False, can_grow_gpus=True), PoolOptions(1, 8, 0.0)),
     ],
 )
 def test_auto_becomes_one_worker_per_gpu_or_one_with_all_cores(
