@@ -1,0 +1,50 @@
+"""A DAG for Airflow 3: one night a day through `bertmill submit`, with the logical date as the night."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from datetime import UTC, datetime, timedelta
+
+from airflow.exceptions import AirflowException, AirflowFailException
+from airflow.sdk import dag, task
+
+SPEC = os.environ.get("BERTMILL_SPEC", "/etc/bertmill/nightly.yaml")
+LEFT_OUT, RESUMABLE = 6, 75
+
+
+def command(night: str) -> list[str]:
+    """What the task runs; address and token are in the worker's environment (RAY_API_SERVER_ADDRESS, RAY_AUTH_...)."""
+    return ["bertmill", "submit", "nightly", SPEC, "--date", night]
+
+
+def score_night(night: str) -> None:
+    """Submit, follow, and tell Airflow whether another try can help."""
+    code = subprocess.run(command(night), check=False).returncode
+    if code == RESUMABLE:
+        raise AirflowException("interrupted: the next try goes on where it stopped")
+    if code == LEFT_OUT:
+        print("published; corrupt files were left out, as the spec allows")
+    elif code:
+        raise AirflowFailException(f"exit status {code}: the same again would end the same; see the log")
+
+
+@dag(
+    schedule="30 1 * * *",
+    start_date=datetime(2026, 11, 23, tzinfo=UTC),
+    catchup=False,
+    max_active_runs=1,
+    default_args={"retries": 5, "retry_delay": timedelta(minutes=5)},
+    tags=["bertmill"],
+)
+def bertmill_nightly() -> None:
+    """Score what is new each night and publish it."""
+
+    @task(execution_timeout=timedelta(hours=8))
+    def score(ds: str | None = None) -> None:
+        score_night(str(ds))
+
+    score()
+
+
+bertmill_nightly()
