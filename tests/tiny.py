@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 import torch
 from transformers import BertConfig, BertForSequenceClassification, BertModel, BertTokenizerFast
 
+from pipeline.encoder.attention import attention_kernel
 from pipeline.encoder.bundle import BundleInfo, write_bundle
 from pipeline.storage import Storage
 
@@ -147,4 +148,4 @@ def write_corpus(
 def _seeded(network_class: Any, config: BertConfig, seed: int) -> Any:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return network_class(config).eval()
+        return network_class._from_config(config, attn_implementation=attention_kernel(network_class, config)).eval()

@@ -12,6 +12,7 @@ import torch
 
 from pipeline.config import ComputeConfig
 from pipeline.encoder.batching import BatchBudget
+from pipeline.encoder.packing import PACKED, can_pack
 from pipeline.errors import ComputeError
 
 # Measured with all-MiniLM-L6-v2 on 2 cores with avx512_bf16: bf16 autocast reaches 27k tokens/s with batches of
@@ -69,8 +70,10 @@ def cpu_has_bf16() -> bool:
     return bool({"avx512_bf16", "amx_bf16", "bf16"} & set(flags))
 
 
-def attention_kernel(model_class: Any) -> str:
-    """`sdpa` where the family has it, else `eager` (DeBERTa, MPNet, XLNet)."""
+def attention_kernel(model_class: Any, config: Any) -> str:
+    """`packed` where the family takes packs, else `sdpa` where it has that, else `eager` (DeBERTa, MPNet, XLNet)."""
+    if can_pack(config):
+        return PACKED
     return "sdpa" if getattr(model_class, "_supports_sdpa", False) else "eager"
 
 

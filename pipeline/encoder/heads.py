@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
-from pipeline.encoder.model import EmbeddingOptions, Head, head_logits
-from pipeline.encoder.pooling import pool_tokens
+from pipeline.encoder.forward import ModelBatch, encode
+from pipeline.encoder.model import EmbeddingOptions, Head, share_encoder
 
 _PRETRAINING_ONLY = frozenset(["mask_emb"])  # XLNet: the query stream of permutation language modelling
 
@@ -19,11 +19,11 @@ class HeadCall:
     """One batch for one head.
 
     Attributes:
-        inputs: Keyword arguments of the network.
+        batch: The windows.
         seed: Of the dropout, so that a second pass over the batch repeats the first.
     """
 
-    inputs: dict[str, torch.Tensor]
+    batch: ModelBatch
     seed: int
 
 
@@ -41,13 +41,11 @@ class JoinedHeads(torch.nn.Module):
     def __init__(self, networks: Mapping[str, Any], embedding: EmbeddingOptions) -> None:
         super().__init__()
         self._embedding = embedding
-        headed = [network for network in networks.values() if network.base_model is not network]
-        uses_pooler = any(_has_pooler(network.base_model) for network in headed)
-        bases = [network.base_model for network in networks.values()]
-        encoder = next((base for base in bases if _has_pooler(base)), bases[0])
-        for network in headed:
-            setattr(network, network.base_model_prefix, encoder)
-        joined = {name: network if network in headed else encoder for name, network in networks.items()}
+        uses_pooler = any(
+            _has_pooler(network.base_model) for network in networks.values() if network.base_model is not network
+        )
+        encoder = share_encoder(list(networks.values()))
+        joined = {name: encoder if network.base_model is network else network for name, network in networks.items()}
         if _has_pooler(encoder) and not uses_pooler:
             encoder.pooler.requires_grad_(False)
         for name, parameter in encoder.named_parameters():
@@ -75,11 +73,9 @@ class JoinedHeads(torch.nn.Module):
 
     def _call(self, network: Any, call: HeadCall) -> torch.Tensor:
         torch.manual_seed(call.seed)
-        output = network(**call.inputs)
-        logits = head_logits(output)
-        if logits is not None:
-            return logits
-        return pool_tokens(output[0], call.inputs["attention_mask"], self._embedding.pooling)
+        encoded = encode(self.encoder, call.batch)
+        logits = encoded.logits(network)
+        return encoded.pool(self._embedding.pooling) if logits is None else logits
 
 
 def _has_pooler(base: Any) -> bool:

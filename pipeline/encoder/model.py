@@ -5,7 +5,6 @@ Loading never runs code from a model directory (`trust_remote_code` stays off) a
 
 from __future__ import annotations
 
-import inspect
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -21,12 +20,12 @@ from transformers.utils import logging as transformers_logging
 
 from pipeline.encoder.attention import Runtime, attention_kernel
 from pipeline.encoder.batching import plan_batches
-from pipeline.encoder.pooling import merge_windows, pool_tokens
-from pipeline.encoder.tokenize import PaddedBatch, Padding, TokenRows, flat_positions, pad_rows
+from pipeline.encoder.forward import ModelBatch, encode, lay_out, positions_before_first, takes_packs
+from pipeline.encoder.pooling import merge_windows
+from pipeline.encoder.tokenize import Padding, TokenRows, flat_positions
 from pipeline.errors import ComputeError, ModelError
 
 FloatArray = npt.NDArray[np.float32]
-_POSITIONS_AFTER_PAD = frozenset(["roberta", "xlm-roberta", "camembert", "mpnet", "xlm-roberta-xl", "longformer"])
 _NOT_OF_THE_ENCODER = frozenset(
     (
         *("architectures", "id2label", "label2id", "num_labels", "problem_type", "finetuning_task"),
@@ -94,8 +93,7 @@ def check_family(source: str, head_class: str, max_length: int) -> None:
     if type(config) not in getattr(transformers, head_class)._model_mapping:
         raise _no_head(source, config, head_class)
     num_positions = getattr(config, "max_position_embeddings", None)
-    if config.model_type in _POSITIONS_AFTER_PAD and num_positions:
-        num_positions -= config.pad_token_id + 1
+    num_positions = num_positions and num_positions - positions_before_first(config)
     if num_positions and 0 < num_positions < max_length:
         raise ModelError(
             f"{source}: has positions for {num_positions} tokens, and max_length is {max_length}",
@@ -131,7 +129,7 @@ def load_network(source: str | Path, head_class: str, **config_changes: Any) -> 
             str(source),
             config=config,
             dtype=torch.float32,
-            attn_implementation=attention_kernel(model_class),
+            attn_implementation=attention_kernel(model_class, config),
             use_safetensors=True,
             trust_remote_code=False,
         )
@@ -142,22 +140,6 @@ def load_network(source: str | Path, head_class: str, **config_changes: Any) -> 
             f"{source}: the model cannot be loaded: {_first_line(error)}",
             _EXPECTED_MODEL,
         ) from None
-
-
-def model_inputs(batch: PaddedBatch, network: Any, device: torch.device) -> dict[str, torch.Tensor]:
-    """A padded batch as keyword arguments of a network; segments only where it takes them."""
-    inputs = {"input_ids": batch.ids_BS, "attention_mask": batch.mask_BS}
-    if batch.types_BS is not None and "token_type_ids" in inspect.signature(network.forward).parameters:
-        inputs["token_type_ids"] = batch.types_BS
-    return {name: torch.from_numpy(array).to(device, non_blocking=True) for name, array in inputs.items()}
-
-
-def head_logits(output: Any) -> torch.Tensor | None:
-    """The logits of any head: [B, C] over rows, [B, S, C] over tokens (question answering: C is start and end)."""
-    if getattr(output, "start_logits", None) is not None:
-        return torch.stack([output.start_logits, output.end_logits], dim=-1)
-    logits: torch.Tensor | None = getattr(output, "logits", None)
-    return logits
 
 
 @dataclass(frozen=True)
@@ -188,6 +170,20 @@ def _encoder_settings(network: Any) -> dict[str, Any]:
     return {name: value for name, value in settings.items() if name not in _NOT_OF_THE_ENCODER}
 
 
+def share_encoder(networks: Sequence[Any]) -> Any:
+    """Give networks whose encoders hold the same weights one encoder: the first that has a pooler, else the first.
+
+    Returns:
+        That encoder, which now stands in every network that has a head.
+    """
+    bases = [network.base_model for network in networks]
+    encoder = next((base for base in bases if getattr(base, "pooler", None) is not None), bases[0])
+    for network in networks:
+        if network.base_model is not network:
+            setattr(network, network.base_model_prefix, encoder)
+    return encoder
+
+
 def is_out_of_memory(error: RuntimeError) -> bool:
     """Whether torch could not allocate, on a GPU or in the machine's own memory."""
     text = str(error)
@@ -198,10 +194,8 @@ def is_out_of_memory(error: RuntimeError) -> bool:
 class EncoderModel:
     """One encoder on its device and any number of heads, run over ragged token rows: one forward pass for all.
 
-    As a context manager it leaves the networks as they came, for use in the middle of training.
-
     Args:
-        heads: Networks that share their encoder's weights (`shares_encoder`).
+        heads: Networks whose encoders hold the same weights (`shares_encoder`); they share one from now on.
         runtime: Device, precision and batch budget.
         padding: How their tokenizer pads.
     """
@@ -211,24 +205,10 @@ class EncoderModel:
         self._budget = runtime.budget
         self._heads = heads
         self._padding = padding
-        # The encoder with a pooler serves heads that need one and those that do not.
-        self._encoder = max((head.network.base_model for head in heads), key=lambda base: len(base.state_dict()))
-        self._encoder.to(runtime.device).eval()
-        self._given = _GivenOutput()
-        self._detached: list[tuple[Any, Any]] = []
-        for head in heads:
-            base = head.network.base_model
-            if base is not head.network:
-                self._detached.append((head.network, base))
-                setattr(head.network, head.network.base_model_prefix, self._given)
-                head.network.to(runtime.device).eval()
-
-    def __enter__(self) -> EncoderModel:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        for network, base in self._detached:
-            setattr(network, network.base_model_prefix, base)
+        self._encoder = share_encoder([head.network for head in heads])
+        self._is_padded = not takes_packs(self._encoder)
+        for network in (self._encoder, *(head.network for head in heads)):
+            network.to(runtime.device).eval()
 
     def run(self, rows: TokenRows) -> tuple[ModelOutputs, ...]:
         """Run every window once, in batches of similar length; what is not finite runs again in fp32.
@@ -238,7 +218,7 @@ class EncoderModel:
         """
         gathered = [_Gathered(rows) for _ in self._heads]
         num_padded_tokens = 0
-        for indices in plan_batches(rows.lengths, self._budget):
+        for indices in plan_batches(rows.lengths, self._budget, self._is_padded):
             num_padded_tokens += self._run_fitting(rows, gathered, indices)
         if self.runtime.autocast_bf16:
             finite = np.logical_and.reduce([part.finite_windows() for part in gathered])
@@ -256,7 +236,7 @@ class EncoderModel:
         pending, num_padded_tokens = [indices], 0
         while pending:
             whole = pending.pop()
-            first, *others = [whole[part] for part in plan_batches(rows.lengths[whole], self._budget)]
+            first, *others = [whole[part] for part in plan_batches(rows.lengths[whole], self._budget, self._is_padded)]
             pending += others[::-1]
             try:
                 num_padded_tokens += self._run_batch(rows, gathered, first, self.runtime.autocast_bf16)
@@ -265,14 +245,14 @@ class EncoderModel:
                 if not is_out_of_memory(error):
                     raise
                 reason = _first_line(error)
-            self._given.output = None
-            longest = int(rows.lengths[first].max())
+            lengths = rows.lengths[first]
             if len(first) == 1:
                 raise ComputeError(
-                    f"one text of {longest} tokens does not fit into the memory of {self.runtime.device}: {reason}",
+                    f"one text of {lengths[0]} tokens does not fit into the memory of {self.runtime.device}: {reason}",
                     "use a device with more memory, or a bundle with a smaller max_length",
                 )
-            self._budget = replace(self._budget, tokens=longest * len(first) // 2)
+            num_tokens = lengths.max() * len(first) if self._is_padded else lengths.sum()
+            self._budget = replace(self._budget, tokens=int(num_tokens) // 2)
             if self.runtime.device.type == "cuda":
                 torch.cuda.empty_cache()  # what was given up is in pieces of other sizes
             pending.append(first)
@@ -282,40 +262,19 @@ class EncoderModel:
         self, rows: TokenRows, gathered: list[_Gathered], indices: npt.NDArray[np.int64], autocast_bf16: bool
     ) -> int:
         device = self.runtime.device
-        batch = pad_rows(rows, indices, self._padding)
-        inputs = model_inputs(batch, self._encoder, device)
+        batch = lay_out(rows, indices, self._encoder, self._padding, device)
         with torch.inference_mode(), torch.autocast(device.type, dtype=torch.bfloat16, enabled=autocast_bf16):
-            self._given.output = self._encoder(**inputs)
-            logits = [self._head_logits(head.network, inputs) for head in self._heads]
+            encoded = encode(self._encoder, batch)
+            logits = [encoded.logits(head.network) for head in self._heads]
         pooled_BH: dict[str, FloatArray] = {}
         for head, part, values in zip(self._heads, gathered, logits, strict=True):
             pooling = head.embedding.pooling
             if pooling not in pooled_BH:
                 with torch.inference_mode():
-                    states_BSH = self._given.output[0]
-                    pooled_BH[pooling] = pool_tokens(states_BSH, inputs["attention_mask"], pooling).cpu().numpy()
+                    pooled_BH[pooling] = encoded.pool(pooling).cpu().numpy()
             host = np.zeros((len(indices), 0), np.float32) if values is None else values.float().cpu().numpy()
             part.add(indices, batch, host, pooled_BH[pooling])
-        self._given.output = None
-        return int(batch.ids_BS.size)
-
-    def _head_logits(self, network: Any, inputs: dict[str, torch.Tensor]) -> torch.Tensor | None:
-        """What a network's head makes of the encoder's output, by running the network around that output."""
-        if network.base_model is not self._given:
-            return None
-        known = inspect.signature(network.forward).parameters
-        return head_logits(network(**{name: value for name, value in inputs.items() if name in known}))
-
-
-class _GivenOutput(torch.nn.Module):
-    """Stands where a network's encoder was, and answers with an output computed before."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.output: Any = None
-
-    def forward(self, *_inputs: Any, **_options: Any) -> Any:
-        return self.output
+        return batch.num_computed_tokens
 
 
 class _Gathered:
@@ -327,9 +286,7 @@ class _Gathered:
         self.logits: FloatArray = np.zeros((len(rows), 0), np.float32)
         self.pooled: FloatArray = np.zeros((len(rows), 0), np.float32)
 
-    def add(
-        self, indices: npt.NDArray[np.int64], batch: PaddedBatch, logits: FloatArray, pooled_BH: FloatArray
-    ) -> None:
+    def add(self, indices: npt.NDArray[np.int64], batch: ModelBatch, logits: FloatArray, pooled_BH: FloatArray) -> None:
         if self.pooled.shape[1] == 0:
             self.is_over_tokens = logits.ndim == 3
             places = len(self.rows.ids) if self.is_over_tokens else len(self.rows)
@@ -337,7 +294,9 @@ class _Gathered:
             self.pooled = np.zeros((len(self.rows), pooled_BH.shape[1]), np.float32)
         self.pooled[indices] = pooled_BH
         if self.is_over_tokens:
-            self.logits[flat_positions(self.rows, indices)] = logits[batch.mask_BS.astype(bool)]
+            self.logits[flat_positions(self.rows, indices)] = logits.reshape(-1, logits.shape[-1])[
+                batch.cells.cpu().numpy()
+            ]
         else:
             self.logits[indices] = logits
 

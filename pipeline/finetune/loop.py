@@ -178,8 +178,8 @@ def evaluate(job: LoopJob) -> Judgements:
 
 def _judge(job: LoopJob, name: str, task: Task, rows: ValidationRows) -> Judgement:
     context = job.context
-    with EncoderModel([context.joined.head(name)], context.runtime, context.padding) as model:
-        outputs = [model.run(tokens)[0] for tokens in rows.inputs]
+    model = EncoderModel([context.joined.head(name)], context.runtime, context.padding)
+    outputs = [model.run(tokens)[0] for tokens in rows.inputs]
     mine = task.judge(outputs, rows.examples, rows.targets, job.learned[name])
     gathered: list[Any] = [mine] * context.world_size
     if context.world_size > 1:

@@ -16,9 +16,9 @@ import torch.distributed as dist
 
 from pipeline.encoder.attention import Runtime
 from pipeline.encoder.batching import BatchBudget, plan_batches
+from pipeline.encoder.forward import ModelBatch, lay_out, takes_packs
 from pipeline.encoder.heads import HeadCall, JoinedHeads
-from pipeline.encoder.model import model_inputs
-from pipeline.encoder.tokenize import PaddedBatch, Padding, flat_positions, pad_rows
+from pipeline.encoder.tokenize import Padding, flat_positions
 from pipeline.finetune.spec import TrainingConfig
 from pipeline.finetune.token_cache import TokenData
 from pipeline.tasks.base import IGNORED, Task
@@ -72,6 +72,10 @@ class StepContext:
     def row_lengths(self) -> IntArray:
         """Tokens of every row."""
         return np.concatenate([head.data.row_lengths for head in self.heads])
+
+    def lay_out(self, head: TrainingHead, windows: IntArray) -> ModelBatch:
+        """Windows of a head's rows as one batch."""
+        return lay_out(head.data.rows, windows, self.joined.encoder, self.padding, self.runtime.device)
 
     def split(self, rows: IntArray) -> list[IntArray]:
         """Row numbers -> each head's own, counted from 0."""
@@ -153,13 +157,13 @@ def _plan_rows(context: StepContext, head: TrainingHead, share: _Share) -> tuple
     scale = share.scale / max(terms, 1)
 
     def micro_batch(windows: IntArray, number: int) -> _MicroBatch:
-        batch = pad_rows(head.data.rows, windows, context.padding)
+        batch = context.lay_out(head, windows)
 
         def objective(logits: torch.Tensor) -> torch.Tensor:
             targets = torch.from_numpy(_batch_targets(head.data, windows, batch, logits.ndim == 3))
             return scale * head.loss_sum(logits, targets.to(logits.device))
 
-        return _call_head(context, head, batch, share.seed + number, objective)
+        return _call_head(head, batch, share.seed + number, objective)
 
     queue = [micro_batch(windows, number) for number, windows in enumerate(_micro_batches(context, head, share.own))]
     return queue or [_idle(context, head, share.seed)], 0.0
@@ -191,8 +195,8 @@ def _plan_comparison(context: StepContext, head: TrainingHead, share: _Share) ->
 
     def micro_batch(chosen: IntArray, number: int) -> _MicroBatch:
         own = pulls[[places[window] for window in chosen.tolist()]]
-        batch = pad_rows(data.rows, chosen, context.padding)
-        return _call_head(context, head, batch, share.seed + number, lambda pooled: (pooled * own).sum())
+        batch = context.lay_out(head, chosen)
+        return _call_head(head, batch, share.seed + number, lambda pooled: (pooled * own).sum())
 
     queue = [micro_batch(chosen, number) for number, chosen in enumerate(batches)]
     return queue or [_idle(context, head, share.seed)], float(total.detach()) / context.world_size
@@ -206,8 +210,7 @@ def _gather_vectors(
     num_windows = len(share.in_batch) * head.data.texts_per_row
     vectors = torch.zeros(num_windows, joined.encoder.config.hidden_size, device=device)
     for number, chosen in enumerate(batches):
-        batch = pad_rows(head.data.rows, chosen, context.padding)
-        call = HeadCall(model_inputs(batch, joined.network(head.name), device), share.seed + number)
+        call = HeadCall(context.lay_out(head, chosen), share.seed + number)
         with torch.no_grad(), context.runtime.autocast():
             pooled = joined({head.name: call})[head.name]
         vectors[[places[window] for window in chosen.tolist()]] = pooled.float()
@@ -231,7 +234,8 @@ def _micro_batches(context: StepContext, head: TrainingHead, own: IntArray) -> l
     """A rank's windows in groups of similar length."""
     windows = head.data.windows_of(own)
     budget = BatchBudget(_micro_batch_tokens(context), max(len(windows), 1))
-    return [windows[indices] for indices in plan_batches(head.data.rows.lengths[windows], budget)]
+    is_padded = not takes_packs(context.joined.encoder)
+    return [windows[indices] for indices in plan_batches(head.data.rows.lengths[windows], budget, is_padded)]
 
 
 def _micro_batch_tokens(context: StepContext) -> int:
@@ -242,29 +246,23 @@ def _micro_batch_tokens(context: StepContext) -> int:
 
 
 def _call_head(
-    context: StepContext,
-    head: TrainingHead,
-    batch: PaddedBatch,
-    seed: int,
-    objective: Callable[[torch.Tensor], torch.Tensor],
+    head: TrainingHead, batch: ModelBatch, seed: int, objective: Callable[[torch.Tensor], torch.Tensor]
 ) -> _MicroBatch:
-    inputs = model_inputs(batch, context.joined.network(head.name), context.runtime.device)
-    return _MicroBatch(head.name, HeadCall(inputs, seed), objective, int(batch.ids_BS.size))
+    return _MicroBatch(head.name, HeadCall(batch, seed), objective, batch.num_computed_tokens)
 
 
 def _idle(context: StepContext, head: TrainingHead, seed: int) -> _MicroBatch:
     """Any window, weighted 0: every rank and head takes part in the exchange of gradients."""
-    batch = pad_rows(head.data.rows, np.zeros(1, np.int64), context.padding)
-    inputs = model_inputs(batch, context.joined.network(head.name), context.runtime.device)
-    return _MicroBatch(head.name, HeadCall(inputs, seed), lambda output: 0.0 * output.float().sum(), 0)
+    call = HeadCall(context.lay_out(head, np.zeros(1, np.int64)), seed)
+    return _MicroBatch(head.name, call, lambda output: 0.0 * output.float().sum(), 0)
 
 
-def _batch_targets(data: TokenData, windows: IntArray, batch: PaddedBatch, over_tokens: bool) -> FloatArray:
-    """Targets of some windows: [B, K], or [B, S] laid out like the padded ids."""
+def _batch_targets(data: TokenData, windows: IntArray, batch: ModelBatch, over_tokens: bool) -> FloatArray:
+    """Targets of some windows: [B, K], or [B, S]."""
     if not over_tokens:
         return _stacked_targets(data, windows)
-    laid_out = np.full(batch.ids_BS.shape, IGNORED, np.float32)
-    laid_out[batch.mask_BS.astype(bool)] = data.targets.values[flat_positions(data.rows, windows)]
+    laid_out = np.full(batch.shape, IGNORED, np.float32)
+    laid_out.reshape(-1)[batch.cells.cpu().numpy()] = data.targets.values[flat_positions(data.rows, windows)]
     return laid_out
 
 

@@ -37,5 +37,5 @@ class FrozenEncoder:
         """One array [R, hidden] for each list of texts."""
         embedding = EmbeddingOptions(self._spec.pooling, self._spec.normalize)
         head = Head(load_network(self._encoder, _NO_HEAD), embedding)
-        with EncoderModel([head], choose_runtime(self._spec.compute), self._padding) as model:
-            return [model.run(self.tokenize(texts))[0].embeddings for texts in parts]
+        model = EncoderModel([head], choose_runtime(self._spec.compute), self._padding)
+        return [model.run(self.tokenize(texts))[0].embeddings for texts in parts]

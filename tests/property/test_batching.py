@@ -21,9 +21,9 @@ def token_rows(draw: st.DrawFn) -> TokenRows:
     return TokenRows(ids, offsets, np.zeros(len(rows), np.bool_))
 
 
-@given(LENGTHS, BUDGETS)
-def test_batches_are_a_permutation_of_all_rows(lengths: list[int], budget: BatchBudget) -> None:
-    batches = list(plan_batches(lengths, budget))
+@given(LENGTHS, BUDGETS, st.booleans())
+def test_batches_are_a_permutation_of_all_rows(lengths: list[int], budget: BatchBudget, is_padded: bool) -> None:
+    batches = list(plan_batches(lengths, budget, is_padded))
     assert all(len(batch) for batch in batches)
     assert sorted(int(row) for batch in batches for row in batch) == list(range(len(lengths)))
 
@@ -37,8 +37,21 @@ def test_batches_keep_within_the_budget_except_single_long_rows(lengths: list[in
 
 
 @given(LENGTHS, BUDGETS)
-def test_longest_rows_come_first_and_equal_ones_in_their_order(lengths: list[int], budget: BatchBudget) -> None:
-    order = [int(row) for batch in plan_batches(lengths, budget) for row in batch]
+def test_packs_are_filled_with_the_rows_own_tokens(lengths: list[int], budget: BatchBudget) -> None:
+    sizes = np.maximum(lengths, 1)
+    batches = [batch.tolist() for batch in plan_batches(lengths, budget, is_padded=False)]
+    for batch, following in zip(batches, [*batches[1:], None], strict=False):
+        tokens = int(sizes[batch].sum())
+        assert len(batch) <= budget.rows
+        assert tokens <= budget.tokens or len(batch) == 1
+        assert following is None or len(batch) == budget.rows or tokens + sizes[following[0]] > budget.tokens
+
+
+@given(LENGTHS, BUDGETS, st.booleans())
+def test_longest_rows_come_first_and_equal_ones_in_their_order(
+    lengths: list[int], budget: BatchBudget, is_padded: bool
+) -> None:
+    order = [int(row) for batch in plan_batches(lengths, budget, is_padded) for row in batch]
     assert order == sorted(range(len(lengths)), key=lambda row: (-lengths[row], row))
 
 

@@ -76,7 +76,7 @@ class Family:
         model_class = auto_class._model_mapping[type(config)]
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            network = auto_class.from_config(config, attn_implementation=attention_kernel(model_class))
+            network = auto_class.from_config(config, attn_implementation=attention_kernel(model_class, config))
             for weights in network.parameters():
                 if weights.ndim > 1:
                     torch.nn.init.normal_(weights, std=0.3)

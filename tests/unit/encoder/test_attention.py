@@ -4,6 +4,7 @@ import os
 
 import pytest
 import torch
+from transformers import BertConfig
 
 from pipeline.config import ComputeConfig
 from pipeline.encoder import attention
@@ -64,7 +65,10 @@ def test_families_without_sdpa_fall_back_to_eager() -> None:
     class EagerOnly:
         _supports_sdpa = False
 
-    assert [attention_kernel(kind) for kind in (WithSdpa, EagerOnly, object)] == ["sdpa", "eager", "eager"]
+    unknown = BertConfig()
+    unknown.model_type = "of another kind"
+    assert [attention_kernel(kind, unknown) for kind in (WithSdpa, EagerOnly, object)] == ["sdpa", "eager", "eager"]
+    assert attention_kernel(WithSdpa, BertConfig()) == "packed"
 
 
 def test_a_process_takes_its_share_of_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,8 @@ import torch
 
 from pipeline.encoder.attention import Runtime
 from pipeline.encoder.batching import BatchBudget
-from pipeline.encoder.model import EmbeddingOptions, EncoderModel, Head, head_logits
+from pipeline.encoder.forward import head_logits
+from pipeline.encoder.model import EmbeddingOptions, EncoderModel, Head
 from pipeline.encoder.tokenize import Padding, TextTokenizer, TokenOptions, TokenRows
 from tests.unit.encoder.families import FAMILIES
 
@@ -56,8 +57,8 @@ def test_a_batch_gives_what_each_row_gives_alone(family: str, head: str, with_pa
     network = FAMILIES[family].network(HEADS[head])
     rows, padding = encoded(family, *texts)
     assert len(set(rows.lengths.tolist())) > 3
-    with EncoderModel([Head(network, EmbeddingOptions("mean", normalize=False))], RUNTIME, padding) as model:
-        (outputs,) = model.run(rows)
+    model = EncoderModel([Head(network, EmbeddingOptions("mean", normalize=False))], RUNTIME, padding)
+    (outputs,) = model.run(rows)
     over_tokens = head in ("tokens", "spans")
     spread = outputs.embeddings.std(axis=0).max()
     assert spread > 1e-2, "rows cannot be told apart"

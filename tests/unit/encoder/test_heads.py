@@ -12,9 +12,9 @@ import torch
 import transformers
 from safetensors.torch import load_file
 
+from pipeline.encoder.forward import head_logits, lay_out
 from pipeline.encoder.heads import HeadCall, JoinedHeads
-from pipeline.encoder.model import EmbeddingOptions, EncoderModel, head_logits, model_inputs
-from pipeline.encoder.tokenize import pad_rows
+from pipeline.encoder.model import EmbeddingOptions, EncoderModel
 from pipeline.finetune.checkpoint import Progress, load_checkpoint, save_checkpoint
 from pipeline.finetune.optimizer import make_optimizer
 from pipeline.finetune.spec import TrainingConfig
@@ -32,13 +32,16 @@ def join(family: str, heads: tuple[str, ...] = tuple(HEADS), embedding: Embeddin
 
 
 def calls_of(family: str, joined: JoinedHeads, heads: tuple[str, ...] = tuple(HEADS)) -> dict[str, HeadCall]:
-    """Every head gets all texts in one padded batch."""
+    """Every head gets all texts in one batch."""
     rows, padding = encoded(family, TEXTS)
-    batch = pad_rows(rows, np.arange(len(rows)), padding)
-    return {
-        head: HeadCall(model_inputs(batch, joined.network(head), torch.device("cpu")), seed=number)
-        for number, head in enumerate(heads)
-    }
+    batch = lay_out(rows, np.arange(len(rows)), joined.encoder, padding, torch.device("cpu"))
+    return {head: HeadCall(batch, seed=number) for number, head in enumerate(heads)}
+
+
+def padded(family: str) -> dict[str, torch.Tensor]:
+    """The same texts as transformers would take them."""
+    inputs = FAMILIES[family].tokenizer()(TEXTS, padding=True, return_tensors="pt")
+    return dict(inputs)
 
 
 def num_weights(network: Any) -> int:
@@ -68,11 +71,14 @@ def test_each_head_gives_what_its_network_gave_before(family: str) -> None:
     calls = calls_of(family, joined)
     with torch.no_grad():
         outputs = joined.eval()(calls)
+        inputs = padded(family)
+        mask = inputs["attention_mask"].bool()
         for head in ("rows", "tokens", "spans"):
-            expected = head_logits(networks[head](**calls[head].inputs))
-            torch.testing.assert_close(outputs[head], expected)
-        states = networks["none"](**calls["none"].inputs)[0]
-    mask = calls["none"].inputs["attention_mask"].bool()
+            expected = head_logits(networks[head](**inputs))
+            assert expected is not None
+            kept = mask if head != "rows" else torch.ones(len(expected), dtype=torch.bool)
+            torch.testing.assert_close(outputs[head][kept], expected[kept], atol=1e-5, rtol=1e-5)
+        states = networks["none"](**inputs)[0]
     means = torch.stack([row[kept].mean(dim=0) for row, kept in zip(states, mask, strict=True)])
     torch.testing.assert_close(outputs["none"], means, atol=1e-5, rtol=1e-5)
 
@@ -82,9 +88,10 @@ def test_embeddings_are_pooled_as_asked_and_not_scaled(pooling: str) -> None:
     joined = join("xlnet", ("none",), EmbeddingOptions(pooling, normalize=True)).eval()
     call = calls_of("xlnet", joined, ("none",))["none"]
     with torch.no_grad():
-        states = joined.encoder(**call.inputs)[0]
+        inputs = padded("xlnet")
+        states = joined.encoder(**inputs)[0]
         outputs = joined({"none": call})["none"]
-    for row, kept, vector in zip(states, call.inputs["attention_mask"].bool(), outputs, strict=True):
+    for row, kept, vector in zip(states, inputs["attention_mask"].bool(), outputs, strict=True):
         own = row[kept]  # padding stands on the left
         torch.testing.assert_close(vector, own[0] if pooling == "cls" else own.amax(dim=0))
 
@@ -126,7 +133,7 @@ def test_the_seed_of_a_call_decides_its_dropout() -> None:
     alone = {head: joined({head: call})[head] for head, call in reversed(calls.items())}
     for head in HEADS:
         assert torch.equal(first[head], alone[head])
-    other = joined({head: HeadCall(call.inputs, call.seed + 7) for head, call in calls.items()})
+    other = joined({head: HeadCall(call.batch, call.seed + 7) for head, call in calls.items()})
     assert not torch.equal(first["rows"], other["rows"])
 
 
@@ -161,8 +168,8 @@ def test_a_head_scores_with_what_was_trained() -> None:
         joined.encoder.embeddings.word_embeddings.weight.mul_(0.5)
         outputs = joined(calls_of("bert", joined))
     for head in HEADS:
-        with EncoderModel([joined.head(head)], RUNTIME, padding) as model:
-            (scored,) = model.run(rows)
+        model = EncoderModel([joined.head(head)], RUNTIME, padding)
+        (scored,) = model.run(rows)
         if head == "none":
             units = torch.nn.functional.normalize(outputs["none"], dim=-1).numpy()
             np.testing.assert_allclose(scored.embeddings, units, atol=1e-5)
@@ -179,9 +186,12 @@ def test_a_bundle_network_saved_from_joined_heads_is_whole(tmp_path: Path) -> No
         calls = calls_of("bert", joined, (head,))
         with torch.no_grad():
             expected = joined.eval()(calls)[head]
-            output = again.eval()(**calls[head].inputs)
+            inputs = padded("bert")
+            output = again.eval()(**inputs)
         found = head_logits(output)
         if found is None:
-            mask = calls[head].inputs["attention_mask"].unsqueeze(-1)
+            mask = inputs["attention_mask"].unsqueeze(-1)
             found = (output[0] * mask).sum(dim=1) / mask.sum(dim=1)
+        elif head != "rows":
+            found = found * inputs["attention_mask"].unsqueeze(-1)
         torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)

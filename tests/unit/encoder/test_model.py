@@ -32,8 +32,7 @@ def model_of(network: Any, embedding: EmbeddingOptions = MEAN, bf16: bool = Fals
 
 
 def run_model(network: Any, rows: TokenRows, embedding: EmbeddingOptions = MEAN, bf16: bool = False) -> ModelOutputs:
-    with model_of(network, embedding, bf16) as model:
-        (outputs,) = model.run(rows)
+    (outputs,) = model_of(network, embedding, bf16).run(rows)
     return outputs
 
 
@@ -64,9 +63,12 @@ def test_batches_give_what_plain_transformers_gives_row_by_row(rows: TokenRows, 
     assert (outputs.logits.dtype, outputs.embeddings.dtype) == (np.float32, np.float32)
 
 
-def test_padded_tokens_are_counted(rows: TokenRows) -> None:
-    padded = run_model(make_network(), rows).num_padded_tokens
-    assert int(rows.lengths.sum()) < padded < 2 * int(rows.lengths.sum())
+def test_padded_tokens_are_counted_and_a_pack_has_none(rows: TokenRows) -> None:
+    network = make_network()
+    num_tokens = int(rows.lengths.sum())
+    assert run_model(network, rows).num_padded_tokens == num_tokens
+    network.set_attn_implementation("sdpa")
+    assert num_tokens < run_model(network, rows).num_padded_tokens < 2 * num_tokens
 
 
 def test_bf16_stays_near_fp32(rows: TokenRows) -> None:
@@ -90,13 +92,14 @@ def test_rows_that_are_not_finite_are_flagged_and_touch_no_other(rows: TokenRows
 
 def test_an_embedding_alone_may_be_not_finite(rows: TokenRows) -> None:
     network = make_network()
+    one = TokenRows(rows.row(0), rows.offsets[:2], rows.truncated[:1])
 
     def spoil(_module: Any, _inputs: Any, output: Any) -> None:
         output[0][:, 1] = float("inf")  # only mean and max pooling look at the second token
 
     network.base_model.encoder.register_forward_hook(spoil)
-    assert not run_model(network, rows, EmbeddingOptions("mean", normalize=False)).finite.any()
-    assert run_model(network, rows, EmbeddingOptions("cls", normalize=False)).finite.all()
+    assert not run_model(network, one, EmbeddingOptions("mean", normalize=False)).finite.any()
+    assert run_model(network, one, EmbeddingOptions("cls", normalize=False)).finite.all()
 
 
 def test_a_row_that_fails_only_in_bf16_is_run_again_in_fp32(rows: TokenRows) -> None:
@@ -120,25 +123,25 @@ def test_no_rows_give_empty_outputs() -> None:
     assert outputs.num_padded_tokens == 0
 
 
-def test_leaving_the_context_restores_the_network(rows: TokenRows) -> None:
+def test_a_network_is_whole_after_a_run_and_after_a_head_that_failed(
+    rows: TokenRows, monkeypatch: pytest.MonkeyPatch
+) -> None:
     network = make_network()
     base, before = network.base_model, {name: value.clone() for name, value in network.state_dict().items()}
     logits, _ = plain_forward(network, rows, 0)
-    with model_of(network) as model:
-        assert network.base_model is not base
-        model.run(rows)
+    run_model(network, rows)
     assert network.base_model is base
     after = network.state_dict()
     assert after.keys() == before.keys()
     assert all(torch.equal(after[name], before[name]) for name in before)
     assert torch.equal(plain_forward(network, rows, 0)[0], logits)
 
-
-def test_a_network_is_restored_even_after_an_error() -> None:
-    network = make_network()
-    base = network.base_model
-    with pytest.raises(RuntimeError, match="stopped"), model_of(network):
+    def stop(*_inputs: object) -> None:
         raise RuntimeError("stopped")
+
+    monkeypatch.setattr(network.classifier, "forward", stop)
+    with pytest.raises(RuntimeError, match="stopped"):
+        run_model(network, rows)
     assert network.base_model is base
 
 

@@ -12,6 +12,7 @@ from transformers import BertForSequenceClassification, BertForTokenClassificati
 
 from pipeline.encoder.heads import JoinedHeads
 from pipeline.encoder.model import EmbeddingOptions
+from pipeline.encoder.packing import PACKED
 from pipeline.encoder.tokenize import Padding, TextTokenizer, TokenOptions, interleave_rows
 from pipeline.finetune.spec import TrainingConfig
 from pipeline.finetune.step import StepContext, TrainingHead
@@ -81,7 +82,9 @@ def join(heads: Sequence[TrainingHead], dropout: float = 0.0) -> JoinedHeads:
     config.hidden_dropout_prob = config.attention_probs_dropout_prob = dropout
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        networks = {head.name: HEAD_CLASSES[head.task.name](config) for head in heads}
+        networks = {
+            head.name: HEAD_CLASSES[head.task.name]._from_config(config, attn_implementation=PACKED) for head in heads
+        }
     return JoinedHeads(networks, EmbeddingOptions("mean", normalize=True))
 
 

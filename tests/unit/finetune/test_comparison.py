@@ -84,8 +84,9 @@ def replay(joined: JoinedHeads, calls: list[HeadCall], data: TokenData, batch: n
     vectors: dict[int, torch.Tensor] = {}
     for call in calls:
         pooled = joined({"embedding": call})["embedding"]
-        masks = call.inputs["attention_mask"].bool()
-        for ids, mask, vector in zip(call.inputs["input_ids"], masks, pooled, strict=True):
+        windows = call.batch
+        ids_BS = windows.spread(windows.inputs["input_ids"][0])
+        for ids, mask, vector in zip(ids_BS, windows.mask_BS.bool(), pooled, strict=True):
             vectors[window_of[tuple(ids[mask].tolist())]] = vector
     width = data.texts_per_row
     return torch.stack([torch.stack([vectors[int(row) * width + text] for text in range(width)]) for row in batch])

@@ -9,11 +9,13 @@ import pyarrow as pa
 import pytest
 import torch
 
-from pipeline.encoder.tokenize import Padding, pad_rows
+from pipeline.encoder.forward import lay_out
+from pipeline.encoder.tokenize import Padding
 from pipeline.finetune.step import _batch_targets
 from pipeline.finetune.token_cache import TokenData
 from pipeline.tasks.base import IGNORED, Examples, Learned
 from pipeline.tasks.question_answering import QuestionAnswering
+from tests.tiny import make_network
 from tests.unit.tasks.parts import column, examples_of, outputs_of
 
 TASK = QuestionAnswering()
@@ -116,7 +118,7 @@ def test_the_loss_is_that_of_each_window_alone_whatever_is_padded(tokenizer: Any
     data = TokenData(examples.tokens, TASK.window_targets(targets_of(*answer), examples, ALWAYS))
     logits = np.random.default_rng(0).normal(size=(len(examples.tokens.ids), 2)).astype(np.float32)
     rows = np.arange(3)
-    batch = pad_rows(data.rows, rows, Padding(0))
+    batch = lay_out(data.rows, rows, make_network().base_model, Padding(0), torch.device("cpu"))
     targets = _batch_targets(data, rows, batch, over_tokens=True)
     padded = np.full((*targets.shape, 2), 50, np.float32)  # padding would win if it were looked at
     padded[targets != IGNORED] = logits

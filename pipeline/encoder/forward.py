@@ -1,0 +1,216 @@
+"""One batch through an encoder once and through any number of heads, packed where the family allows it.
+
+What comes out has the same shapes either way. Shape letters: B windows, S tokens of the longest, T tokens of all, H
+hidden size, C outputs of a head.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from transformers.modeling_outputs import BaseModelOutputWithPooling
+
+from pipeline.encoder.packing import PACKED, Pack
+from pipeline.encoder.pooling import pool_tokens
+from pipeline.encoder.tokenize import Padding, TokenRows, flat_positions, pad_rows
+
+_POSITIONS_AFTER_PAD = frozenset(["roberta", "xlm-roberta", "camembert", "mpnet", "xlm-roberta-xl", "longformer"])
+
+
+@dataclass(frozen=True)
+class ModelBatch:
+    """Some windows on the model's device.
+
+    Attributes:
+        inputs: Keyword arguments of the encoder: [B, S] padded, or [1, T] packed.
+        cells: int64 [T]; where in a [B, S] rectangle each token stands.
+        shape: (B, S).
+        pack: The windows of a packed batch; None in a padded one.
+    """
+
+    inputs: dict[str, Any]
+    cells: torch.Tensor
+    shape: tuple[int, int]
+    pack: Pack | None
+
+    @property
+    def num_computed_tokens(self) -> int:
+        """Tokens that the encoder computes, padding included."""
+        return int(self.inputs["input_ids"].numel())
+
+    @property
+    def mask_BS(self) -> torch.Tensor:
+        """int64 [B, S]; 1 where a token stands."""
+        return self.spread(torch.ones_like(self.cells))
+
+    def spread(self, values_T: torch.Tensor) -> torch.Tensor:
+        """[T, ...] -> [B, S, ...], zero where no token stands."""
+        flat = values_T.new_zeros(self.shape[0] * self.shape[1], *values_T.shape[1:])
+        return flat.index_copy(0, self.cells, values_T).view(*self.shape, *values_T.shape[1:])
+
+
+def positions_before_first(config: Any) -> int:
+    """Positions that a family leaves unused before a text's first: RoBERTa-like ones count from behind padding's id."""
+    return int(config.pad_token_id) + 1 if config.model_type in _POSITIONS_AFTER_PAD else 0
+
+
+def takes_packs(encoder: Any) -> bool:
+    """Whether an encoder was loaded with attention over packs."""
+    return bool(encoder.config._attn_implementation == PACKED)
+
+
+def lay_out(
+    rows: TokenRows, indices: npt.NDArray[np.int64], encoder: Any, padding: Padding, device: torch.device
+) -> ModelBatch:
+    """Gather windows into one batch: a pack where the encoder takes packs, else a padded rectangle.
+
+    Args:
+        rows: Token ids.
+        indices: Windows to take [B]; sorted by length a pack is fastest.
+        encoder: The base model.
+        padding: How the tokenizer pads.
+        device: Where the model is.
+    """
+    if not takes_packs(encoder):
+        batch = pad_rows(rows, indices, padding)
+        arrays = {"input_ids": batch.ids_BS, "attention_mask": batch.mask_BS, "token_type_ids": batch.types_BS}
+        cells = np.flatnonzero(batch.mask_BS)
+        shape = batch.ids_BS.shape
+    else:
+        lengths, flat = rows.lengths[indices], flat_positions(rows, indices)
+        within = np.arange(len(flat)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+        shape = (len(indices), int(lengths.max(initial=0)))
+        cells = within + np.repeat(np.arange(len(indices)) * shape[1], lengths)
+        arrays = {
+            "input_ids": rows.ids[flat].astype(np.int64)[None],
+            "position_ids": (within + positions_before_first(encoder.config))[None],
+            "token_type_ids": None if rows.type_ids is None else rows.type_ids[flat].astype(np.int64)[None],
+        }
+    known = _parameters(encoder)
+    inputs: dict[str, Any] = {
+        name: torch.from_numpy(array).to(device, non_blocking=True)
+        for name, array in arrays.items()
+        if array is not None and name in known
+    }
+    on_device = torch.from_numpy(cells).to(device, non_blocking=True)
+    if not takes_packs(encoder):
+        return ModelBatch(inputs, on_device, shape, None)
+    if getattr(encoder.config, "layer_types", None):  # or a T x T mask is built for layers with local attention
+        inputs["attention_mask"] = dict.fromkeys(encoder.config.layer_types)
+    return ModelBatch(inputs, on_device, shape, Pack.of(lengths, device))
+
+
+@dataclass
+class Encoded:
+    """A batch and its token states, from which heads and embeddings are made."""
+
+    encoder: Any
+    batch: ModelBatch
+    output: Any
+    _padded: dict[str, torch.Tensor] = field(default_factory=dict)
+
+    def pool(self, pooling: str) -> torch.Tensor:
+        """Pooled token states [B, H], float32."""
+        return pool_tokens(self._states_BSH(), self.batch.mask_BS, pooling)
+
+    def logits(self, network: Any) -> torch.Tensor | None:
+        """What a network's head makes of the states: [B, C] over rows, [B, S, C] over tokens; None without a head."""
+        if network.base_model is network:
+            return None
+        if self.batch.pack is None:
+            known = _parameters(network)
+            inputs = {name: value for name, value in self.batch.inputs.items() if name in known}
+            return _run_head(network, self.output, inputs)
+        if not _is_over_rows(network):
+            logits_1TC = _run_head(network, self.output, {})
+            return None if logits_1TC is None else self.batch.spread(logits_1TC[0])
+        first_B1H = self.output[0][0][self.batch.pack.offsets[:-1].long()].unsqueeze(1)
+        if getattr(network.config, "classifier_pooling", "cls") != "cls":
+            output = BaseModelOutputWithPooling(last_hidden_state=self._states_BSH())
+            return _run_head(network, output, {"attention_mask": self.batch.mask_BS})
+        output = BaseModelOutputWithPooling(
+            last_hidden_state=first_B1H, pooler_output=_pool_first(self.encoder, first_B1H)
+        )
+        return _run_head(network, output, {})
+
+    def _states_BSH(self) -> torch.Tensor:
+        if self.batch.pack is None:
+            states: torch.Tensor = self.output[0]
+            return states
+        if "states" not in self._padded:
+            self._padded["states"] = self.batch.spread(self.output[0][0])
+        return self._padded["states"]
+
+
+def encode(encoder: Any, batch: ModelBatch) -> Encoded:
+    """Run the encoder over a batch."""
+    options = {} if batch.pack is None else {"pack": batch.pack}
+    return Encoded(encoder, batch, encoder(**batch.inputs, **options))
+
+
+def head_logits(output: Any) -> torch.Tensor | None:
+    """The logits of any head: [B, C] over rows, [B, S, C] over tokens (question answering: C is start and end)."""
+    if getattr(output, "start_logits", None) is not None:
+        return torch.stack([output.start_logits, output.end_logits], dim=-1)
+    logits: torch.Tensor | None = getattr(output, "logits", None)
+    return logits
+
+
+def _is_over_rows(network: Any) -> bool:
+    return type(network).__name__.endswith("ForSequenceClassification")
+
+
+def _pool_first(encoder: Any, first_B1H: torch.Tensor) -> torch.Tensor | None:
+    """What an encoder's pooler makes of the first tokens; ALBERT keeps its activation apart."""
+    pooler = getattr(encoder, "pooler", None)
+    if pooler is None:
+        return None
+    if isinstance(pooler, torch.nn.Linear):
+        activated: torch.Tensor = encoder.pooler_activation(pooler(first_B1H[:, 0]))
+        return activated
+    pooled: torch.Tensor = pooler(first_B1H)
+    return pooled
+
+
+def _run_head(network: Any, output: Any, inputs: dict[str, Any]) -> torch.Tensor | None:
+    with _answering(network, output):
+        return head_logits(network(**inputs))
+
+
+@contextmanager
+def _answering(network: Any, output: Any) -> Iterator[None]:
+    """A network whose encoder answers with an output computed before."""
+    base = network.base_model
+    setattr(network, network.base_model_prefix, _GivenOutput(output))
+    try:
+        yield
+    finally:
+        setattr(network, network.base_model_prefix, base)
+
+
+class _GivenOutput(torch.nn.Module):
+    """Stands where a network's encoder was."""
+
+    def __init__(self, output: Any) -> None:
+        super().__init__()
+        self._output = output
+
+    def forward(self, *_inputs: Any, **_options: Any) -> Any:
+        return self._output
+
+
+def _parameters(module: Any) -> frozenset[str]:
+    return _function_parameters(type(module).forward)
+
+
+@lru_cache(maxsize=64)
+def _function_parameters(function: Callable[..., Any]) -> frozenset[str]:
+    return frozenset(inspect.signature(function).parameters)

@@ -1,0 +1,140 @@
+"""Packs give what padded batches give: outputs and gradients, for every family that takes packs and every head."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from pipeline.encoder.forward import encode, lay_out, takes_packs
+from pipeline.encoder.packing import PACKED, Pack, can_pack, packed_attention
+from pipeline.encoder.tokenize import Padding, TokenRows
+from tests.unit.encoder.families import FAMILIES
+from tests.unit.encoder.test_families import HEADS, OTHERS, TEXTS, encoded
+
+CPU = torch.device("cpu")
+PACKABLE = ("bert", "roberta", "xlm-roberta", "distilbert", "electra", "albert", "modernbert")
+LENGTHS = np.array([9, 9, 7, 7, 7, 2, 1, 40])
+ORDERS = {"sorted": [0, 4, 2, 1, 3], "mixed": [3, 0, 1, 0, 2]}
+
+
+def test_families_are_packed_or_padded_as_documented() -> None:
+    networks = {name: family.network("AutoModel") for name, family in FAMILIES.items()}
+    assert tuple(name for name, network in networks.items() if takes_packs(network)) == PACKABLE
+    kernels = {name: network.config._attn_implementation for name, network in networks.items() if name not in PACKABLE}
+    assert PACKED not in kernels.values()
+
+
+def test_a_decoder_is_not_packed() -> None:
+    config = FAMILIES["bert"].network("AutoModel").config
+    config.is_decoder = True
+    assert not can_pack(config)
+
+
+def run(network: Any, head: str, rows: TokenRows, indices: list[int], padding: Padding) -> tuple[Any, Any]:
+    """Logits or pooled states of some windows [.., C], and every weight's gradient of a sum that tells cells apart."""
+    base = network.base_model
+    batch = lay_out(rows, np.array(indices), base, padding, CPU)
+    states = encode(base, batch)
+    output = states.pool(head) if head in ("mean", "cls", "max") else states.logits(network)
+    assert output is not None
+    if output.ndim == 3:
+        output = output * batch.mask_BS.unsqueeze(-1)
+    factors = torch.arange(output.numel()).reshape(output.shape).remainder(7) - 3.0
+    network.zero_grad()
+    (output * factors).sum().backward()
+    gradients = {name: weights.grad.clone() for name, weights in network.named_parameters() if weights.grad is not None}
+    return output.detach(), gradients
+
+
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("head", ["rows", "tokens", "spans", "mean", "cls", "max"])
+@pytest.mark.parametrize("family", PACKABLE)
+def test_a_pack_gives_the_outputs_and_gradients_of_a_padded_batch(family: str, head: str, order: str) -> None:
+    network = FAMILIES[family].network(HEADS.get(head, "AutoModel"))
+    rows, padding = encoded(family, TEXTS, OTHERS)
+    packed, packed_gradients = run(network, head, rows, ORDERS[order], padding)
+    network.set_attn_implementation("sdpa")
+    assert not takes_packs(network.base_model)
+    padded, gradients = run(network, head, rows, ORDERS[order], padding)
+    torch.testing.assert_close(packed, padded, atol=1e-5, rtol=1e-5)
+    assert packed_gradients.keys() == gradients.keys()
+    for name, expected in gradients.items():
+        tolerance = 1e-5 * max(1.0, float(expected.abs().max()))
+        torch.testing.assert_close(packed_gradients[name], expected, atol=tolerance, rtol=1e-4, msg=name)
+
+
+def test_modernbert_that_averages_its_tokens_is_packed_too() -> None:
+    network = FAMILIES["modernbert"].network(HEADS["rows"])
+    network.config.classifier_pooling = "mean"
+    rows, padding = encoded("modernbert", TEXTS)
+    packed, _ = run(network, "rows", rows, ORDERS["mixed"], padding)
+    network.set_attn_implementation("sdpa")
+    torch.testing.assert_close(packed, run(network, "rows", rows, ORDERS["mixed"], padding)[0], atol=1e-5, rtol=1e-5)
+
+
+def states(lengths: np.ndarray, dtype: torch.dtype = torch.float32, device: torch.device = CPU) -> list[torch.Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    shape = (1, int(lengths.sum()), 3, 16)
+    return [torch.randn(shape, generator=generator).to(device, dtype).transpose(1, 2) for _ in range(3)]
+
+
+def dense(parts: list[torch.Tensor], lengths: np.ndarray, reach: int | None) -> torch.Tensor:
+    """Attention over the whole pack with a block-diagonal mask: [1, T, H, D]."""
+    window = torch.from_numpy(np.repeat(np.arange(len(lengths)), lengths)).to(parts[0].device)
+    mask = window[:, None] == window[None, :]
+    if reach is not None:
+        place = torch.arange(len(window), device=mask.device)
+        mask &= (place[:, None] - place[None, :]).abs() <= reach
+    return torch.nn.functional.scaled_dot_product_attention(*parts, attn_mask=mask, scale=0.3).transpose(1, 2)
+
+
+@pytest.mark.parametrize("max_padded_cells", [0, 60, 10_000])
+@pytest.mark.parametrize("reach", [None, 3])
+def test_attention_is_block_diagonal(reach: int | None, max_padded_cells: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipeline.encoder.packing._MAX_PADDED_CELLS", max_padded_cells)
+    parts, pack = states(LENGTHS), Pack.of(LENGTHS, CPU)
+    sliding = None if reach is None else reach + 1
+    found, _ = packed_attention(torch.nn.Module(), *parts, None, pack=pack, scaling=0.3, sliding_window=sliding)
+    torch.testing.assert_close(found, dense(parts, LENGTHS, reach), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("max_padded_cells", "shapes"),
+    [(0, [(2, 9), (3, 7), (1, 2), (1, 1), (1, 40)]), (100, [(5, 9), (2, 2), (1, 40)]), (10**6, [(8, 40)])],
+)
+def test_windows_of_like_length_share_a_rectangle(
+    max_padded_cells: int, shapes: list[tuple[int, int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipeline.encoder.packing._MAX_PADDED_CELLS", max_padded_cells)
+    pack = Pack.of(LENGTHS, CPU)
+    assert [rectangle.shape for rectangle in pack.rectangles] == shapes
+    assert sum(rectangle.num_tokens for rectangle in pack.rectangles) == LENGTHS.sum()
+    assert [rectangle.mask is None for rectangle in pack.rectangles] == [
+        rectangle.num_tokens == np.prod(rectangle.shape) for rectangle in pack.rectangles
+    ]
+    assert (pack.longest, pack.offsets.tolist()) == (40, [0, *np.cumsum(LENGTHS).tolist()])
+
+
+def test_dropout_of_attention_is_drawn_in_packs() -> None:
+    parts, pack = states(LENGTHS), Pack.of(LENGTHS, CPU)
+    torch.manual_seed(3)
+    first, _ = packed_attention(torch.nn.Module(), *parts, None, pack=pack, dropout=0.5)
+    torch.manual_seed(3)
+    again, _ = packed_attention(torch.nn.Module(), *parts, None, pack=pack, dropout=0.5)
+    without, _ = packed_attention(torch.nn.Module(), *parts, None, pack=pack)
+    assert torch.equal(first, again)
+    assert not torch.allclose(first, without)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="varlen attention needs a CUDA GPU")
+@pytest.mark.parametrize("reach", [None, 3])
+def test_varlen_attention_on_a_gpu_is_the_same(reach: int | None) -> None:
+    device = torch.device("cuda")
+    parts, pack = states(LENGTHS, torch.bfloat16, device), Pack.of(LENGTHS, device)
+    sliding = None if reach is None else reach + 1
+    found, _ = packed_attention(torch.nn.Module(), *parts, None, pack=pack, scaling=0.3, sliding_window=sliding)
+    expected = dense([part.float() for part in parts], LENGTHS, reach)
+    torch.testing.assert_close(found.float(), expected, atol=2e-2, rtol=2e-2)
