@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
 import sys
 import time
@@ -9,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
 import pyarrow as pa
 
 from pipeline.inference.worker import ScoreJob, ShardScorer
@@ -54,6 +56,27 @@ def wait_for_records(table: Path, num_records: int, process: subprocess.Popen[st
             return found
         time.sleep(0.05)
     raise AssertionError(f"ended ({process.poll()}) or too slow: {count_records(table)} shards finished")
+
+
+def wait_for_workers(ancestor: int, num_workers: int, process: subprocess.Popen[str], within_s: float = 120) -> int:
+    """Wait until so many workers have been built below a process; the job must still be at work then."""
+    deadline_s = time.monotonic() + within_s
+    while time.monotonic() < deadline_s and process.poll() is None:
+        found = len(find_workers(ancestor))
+        if found >= num_workers:
+            return found
+        time.sleep(0.05)
+    raise AssertionError(f"ended ({process.poll()}) or too slow: {len(find_workers(ancestor))} workers")
+
+
+def find_workers(ancestor: int) -> list[psutil.Process]:
+    """The processes below another one in which Ray Data's workers are at a shard."""
+    found = []
+    for child in psutil.Process(ancestor).children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess, psutil.ZombieProcess):
+            if "MapWorker" in " ".join(child.cmdline()) and ".submit" in " ".join(child.cmdline()):
+                found.append(child)
+    return found
 
 
 def count_records(table: Path) -> int:

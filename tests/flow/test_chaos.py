@@ -1,18 +1,26 @@
-"""Many nights over a corpus that changes, with drivers killed at random moments: always the undisturbed table."""
+"""Many nights over a corpus that changes, with drivers killed at random moments: always the undisturbed table.
+
+And one night on Ray, with its workers and its driver killed at random moments.
+"""
 
 from __future__ import annotations
 
 import random
+import signal
+import subprocess
 import time
 import uuid
 from datetime import date, timedelta
 from pathlib import Path
 
+import psutil
 import pytest
 
 from pipeline.output.verify import verify_night
 from pipeline.storage import Storage
 from tests.flow import helpers
+from tests.flow.slow import count_records, find_workers, slow_command, wait_for_records
+from tests.flow.test_interrupted import undisturbed_rows
 from tests.flow.test_kill_commit import MODES, Scene
 from tests.flow.victims import MOMENTS, Run, Victims
 from tests.tiny import make_bundle
@@ -67,3 +75,51 @@ def test_random_kills_over_many_nights_change_nothing(tmp_path: Path, seed: int)
     scene.victims.close()
     print(f"{num_kills} kills over {num_nights} nights of {len(MODES)} tables")
     assert num_kills >= num_nights
+
+
+NUM_DRIVERS = 3  # killed, before the one that is left to finish
+NUM_WORKERS = 2
+
+
+def _kill_workers(table: Path, process: subprocess.Popen[str], num_kills: int, rng: random.Random) -> int:
+    """Now and then, kill one of the processes at work on a shard; how many were killed."""
+    num_killed = 0
+    for _ in range(num_kills):
+        wait_for_records(table, count_records(table) + rng.randint(0, 2), process)
+        victims = find_workers(process.pid)
+        if victims:
+            victim = rng.choice(victims)
+            victim.kill()
+            psutil.wait_procs([victim], timeout=10)
+            num_killed += 1
+    return num_killed
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [20261124])
+def test_random_kills_of_workers_and_drivers_on_ray_change_nothing(
+    tmp_path: Path, seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rng, num_killed = random.Random(seed), 0
+    table, num_shards = tmp_path / "scores", 36
+    helpers.write_demo_corpus(str(tmp_path / "corpus"), num_files=num_shards // 3)
+    make_bundle(tmp_path / "bundle", ("no", "yes"))
+    spec = helpers.score_spec(str(tmp_path / "bundle"), str(tmp_path / "corpus"), str(table))
+    options = ["--set", f"compute.workers={NUM_WORKERS}", "--set", "compute.cpus_per_worker=1"]
+    command = slow_command("nightly", str(helpers.write_spec(tmp_path, spec)), "--date", helpers.NIGHT, *options)
+    for run in range(NUM_DRIVERS + 1):
+        before = count_records(table)
+        process = subprocess.Popen(
+            command, cwd=helpers.REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
+        wait_for_records(table, before + 1, process)
+        num_killed += _kill_workers(table, process, rng.randint(1, 2), rng)
+        if run < NUM_DRIVERS:
+            wait_for_records(table, count_records(table) + rng.randint(0, 2), process)
+            process.kill()
+        output, _ = process.communicate(timeout=180)
+        assert process.returncode == (-signal.SIGKILL if run < NUM_DRIVERS else 0), output
+    print(f"{num_killed} workers and {NUM_DRIVERS} drivers killed over {num_shards} shards")
+    assert num_killed >= NUM_DRIVERS
+    assert helpers.read_rows(spec.output.uri) == undisturbed_rows(spec, tmp_path, monkeypatch)
+    assert verify_night(spec.output.uri, helpers.NIGHT, Storage()).problems == ()

@@ -25,15 +25,18 @@ _LOSES_A_NODE = """
 import subprocess, sys
 from pathlib import Path
 from ray.cluster_utils import Cluster
-from tests.flow.slow import slow_command, wait_for_records
+from tests.flow.slow import slow_command, wait_for_records, wait_for_workers
 cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
 cluster.add_node(num_cpus=2)
 lost = cluster.add_node(num_cpus=2)
-command = slow_command(*sys.argv[2:], "--address", cluster.address)
+command = slow_command(*sys.argv[3:], "--address", cluster.address)
 process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-print("finished before", wait_for_records(Path(sys.argv[1]), 2, process))
+(raylet,) = lost.all_processes["raylet"]
+print("lost", wait_for_workers(raylet.process.pid, 1, process))
+print("finished before", wait_for_records(Path(sys.argv[2]), 3, process))
 cluster.remove_node(lost, allow_graceful=False)
-cluster.add_node(num_cpus=2)
+if sys.argv[1] == "replaced":
+    cluster.add_node(num_cpus=2)
 print(process.communicate(timeout=150)[0])
 cluster.shutdown()
 sys.exit(process.returncode)
@@ -87,12 +90,13 @@ def test_sigterm_keeps_what_is_finished_and_leaves_no_ray(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("node", ["replaced", "missing"])
 def test_a_node_that_dies_while_it_scores_loses_no_row(
-    spec: ScoreSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    node: str, spec: ScoreSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     arguments = ["nightly", str(helpers.write_spec(tmp_path, spec)), "--date", helpers.NIGHT]
     arguments += ["--set", "compute.workers=2", "--set", "compute.cpus_per_worker=2"]
-    command = [sys.executable, "-c", _LOSES_A_NODE, spec.output.uri, *arguments]
+    command = [sys.executable, "-c", _LOSES_A_NODE, node, spec.output.uri, *arguments]
     done = output_of(command, 300, helpers.REPOSITORY)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "1,200 = 1,192 scored + 8 quarantined" in done.stdout
