@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from pipeline.encoder.precut import Precutter
 from pipeline.errors import ModelError
 
 _CHUNK_ROWS = 2048
@@ -119,6 +120,7 @@ class TextTokenizer:
         self._options = options
         self._stride = options.stride if windowed else 0
         self._backend.no_padding()
+        self._precutter = Precutter(backend, options.max_length)
         self._uses_types = "token_type_ids" in tokenizer.model_input_names
         self._types_vary = any(backend.encode("").type_ids)  # XLNet: even a single text's last token has its own
 
@@ -137,6 +139,8 @@ class TextTokenizer:
         collector = _Collector(self._options, with_types, len(texts) - 1)
         for start in range(0, len(texts[0]), _CHUNK_ROWS):
             chunks = [text.slice(start, _CHUNK_ROWS).to_pylist() for text in texts]
+            if self._options.long_text == "truncate":
+                chunks = self._precut(chunks)
             whole = chunks[0]
             if is_question:
                 chunks[0] = self._fitting(whole)
@@ -145,6 +149,10 @@ class TextTokenizer:
             for encoding, text, kept in zip(encode(batch), whole, chunks[0], strict=True):
                 collector.add(encoding, was_cut=text != kept)
         return collector.collect()
+
+    def _precut(self, chunks: list[list[str]]) -> list[list[str]]:
+        """Enormous texts without what decides nothing; windows need the whole text."""
+        return [self._precutter.cut(chunks[0])] if len(chunks) == 1 else list(self._precutter.cut_pairs(*chunks))
 
     def _fitting(self, questions: list[str]) -> list[str]:
         """Questions cut to half a window, and so that a context can move on behind them."""

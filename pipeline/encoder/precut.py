@@ -1,0 +1,144 @@
+"""Enormous texts are cut before they are tokenised, where that cannot change a token that is kept.
+
+A text is cut at a plain space between two letters or digits, and only for tokenizers whose every part looks no further
+than the words on either side of such a space. What stands before it then has the same tokens with and without the rest
+of the text; and if these are more than are kept, the rest decides nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import unicodedata
+from collections.abc import Iterable, Iterator, Sequence
+from functools import cached_property
+from typing import Any
+
+CHARS_PER_TOKEN = 16  # of the first cut tried; English has 4 to 5
+_WORTH_IT = 4  # times the first cut: a shorter text is not looked at
+_SPACES_TRIED = 64
+_PLAIN = {"Lu", "Ll", "Nd"}  # never joined with a space by any normal form, unlike some of the other letters
+_LOCAL_NORMALIZERS = {
+    *("BertNormalizer", "Lowercase", "StripAccents", "NFC", "NFD", "NFKC", "NFKD", "Nmt"),
+    *("Precompiled", "Strip", "Prepend"),
+}
+_SPACE_SPLITTERS = {"BertPreTokenizer", "Whitespace", "WhitespaceSplit", "Metaspace", "ByteLevel"}
+_LOCAL_PRE_TOKENIZERS = {*_SPACE_SPLITTERS, "Punctuation", "Digits"}
+_LOCAL_MODELS = {"WordPiece", "BPE", "Unigram", "WordLevel"}  # within what the pre-tokenizer leaves together
+
+
+class Precutter:
+    """Cuts texts for one tokenizer.
+
+    Args:
+        backend: The Rust tokenizer; its truncation is switched off by a cut.
+        max_length: Tokens that are kept of a text at most.
+    """
+
+    def __init__(self, backend: Any, max_length: int) -> None:
+        self._backend, self._max_length = backend, max_length
+        self._first_chars = CHARS_PER_TOKEN * max_length
+
+    def cut(self, texts: list[str]) -> list[str]:
+        """Each text, or enough of its beginning to hold more than `max_length` tokens; the same objects if none is."""
+        return self._cut_beyond(dict.fromkeys(self._long(texts), self._max_length), texts)
+
+    def cut_pairs(self, lefts: list[str], rights: list[str]) -> tuple[list[str], list[str]]:
+        """The same for pairs, of which the longer text stays the longer one: that decides what is kept of each.
+
+        The Rust tokenizer makes every pair of the windows of two long texts and throws all but one away: its time grows
+        with the product of their lengths.
+        """
+        long_left, long_right = set(self._long(lefts)), set(self._long(rights))
+        if not (long_left or long_right) or not self._is_local:
+            return lefts, rights
+        both = sorted(long_left & long_right)
+        counts = self._count([lefts[row] for row in both]), self._count([rights[row] for row in both])
+        first_left = {row for row, left, right in zip(both, *counts, strict=True) if left <= right}
+        first_right = set(both) - first_left
+        lefts = self._cut_beyond(dict.fromkeys(first_left, self._max_length), lefts)
+        rights = self._cut_beyond(dict.fromkeys(first_right, self._max_length), rights)
+        return (
+            self._cut_beyond(self._more_than(long_left - first_left, rights), lefts),
+            self._cut_beyond(self._more_than(long_right - first_right, lefts), rights),
+        )
+
+    def _long(self, texts: Iterable[str]) -> list[int]:
+        least = self._first_chars * _WORTH_IT
+        return [row for row, text in enumerate(texts) if len(text) > least]
+
+    def _more_than(self, rows: Iterable[int], others: Sequence[str]) -> dict[int, int]:
+        """Row -> tokens to exceed: as many as are kept, and as many as the other text has, so that order stays."""
+        wanted = sorted(rows)
+        counts = self._count([others[row] for row in wanted])
+        return {row: max(self._max_length, count) for row, count in zip(wanted, counts, strict=True)}
+
+    def _cut_beyond(self, least: dict[int, int], texts: list[str]) -> list[str]:
+        if not least or not self._is_local:
+            return texts
+        result, pending, num_chars = list(texts), sorted(least), self._first_chars
+        while pending:  # a text that no cut shortens well enough stays whole
+            pending = [row for row in pending if len(texts[row]) > num_chars]
+            ends = [_find_cut(texts[row], num_chars) for row in pending]
+            heads = [texts[row][:end] for row, end in zip(pending, ends, strict=True)]
+            enough = [count > least[row] for row, count in zip(pending, self._count(heads), strict=True)]
+            for row, head, is_enough in zip(pending, heads, enough, strict=True):
+                if is_enough:
+                    result[row] = head
+            pending = [row for row, is_enough in zip(pending, enough, strict=True) if not is_enough]
+            num_chars *= 4
+        return result
+
+    def _count(self, texts: list[str]) -> list[int]:
+        self._backend.no_truncation()
+        return [len(item.ids) for item in self._backend.encode_batch_fast(texts, add_special_tokens=False)]
+
+    @cached_property
+    def _is_local(self) -> bool:
+        """Whether every part of the tokenizer is known to look no further than a space between words."""
+        backend = self._backend
+        splitters = set(_parts(backend.pre_tokenizer, "pretokenizers", _splits_at_spaces))
+        model = backend.model
+        return (
+            all(_parts(backend.normalizer, "normalizers", _is_local_normalizer))
+            and all(_parts(backend.pre_tokenizer, "pretokenizers", _is_local_pre_tokenizer))
+            and True in splitters
+            and type(model).__name__ in _LOCAL_MODELS
+            and not getattr(model, "dropout", None)
+            and not any(" " in token.content for token in backend.get_added_tokens_decoder().values())
+        )
+
+
+def _find_cut(text: str, end: int) -> int:
+    """The last place before `end` to cut at; 0 if there is none near."""
+    for _ in range(_SPACES_TRIED):
+        end = text.rfind(" ", 1, end)
+        if end < 0:
+            return 0
+        if unicodedata.category(text[end - 1]) in _PLAIN and unicodedata.category(text[end + 1]) in _PLAIN:
+            return end
+    return 0
+
+
+def _parts(component: Any, inner: str, judge: Any) -> Iterator[bool]:
+    """What `judge` says of a component, or of each one in its sequence; nothing of none."""
+    if component is not None:
+        state = json.loads(component.__getstate__())
+        yield from map(judge, state[inner] if state["type"] == "Sequence" else [state])
+
+
+def _is_local_normalizer(state: dict[str, Any]) -> bool:
+    if state["type"] == "Replace":
+        pattern = state["pattern"]
+        return " " not in pattern["String"] if "String" in pattern else pattern["Regex"] == " {2,}"
+    return state["type"] in _LOCAL_NORMALIZERS
+
+
+def _is_local_pre_tokenizer(state: dict[str, Any]) -> bool:
+    return state["type"] in _LOCAL_PRE_TOKENIZERS
+
+
+def _splits_at_spaces(state: dict[str, Any]) -> bool:
+    kind = state["type"]
+    if kind == "ByteLevel":
+        return bool(state["use_regex"])
+    return kind in _SPACE_SPLITTERS and (kind != "Metaspace" or bool(state.get("split", True)))
