@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import typer
 
-from jobs.session import Debug, Overrides, SpecPath, guarded, preparing
+from jobs.running import running
+from jobs.session import Debug, Overrides, SpecPath, preparing
 from pipeline.config import load_spec
 from pipeline.finetune.spec import BundleSpec
 
 
 def bundle(spec: SpecPath, set_: Overrides = None, debug: Debug = False) -> None:
     """Bundle a pretrained encoder as it is, for embeddings."""
-    with guarded(debug):
+    with running("bundle", spec, debug):
         from pipeline.finetune.bundling import bundle_encoder
 
         parsed = load_spec(spec, BundleSpec, set_ or ())

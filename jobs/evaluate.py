@@ -10,7 +10,8 @@ from rich.console import Console
 from rich.table import Table
 
 from jobs.cluster import ray_session
-from jobs.session import Address, Debug, Overrides, SpecPath, guarded, preparing
+from jobs.running import running
+from jobs.session import Address, Debug, Overrides, SpecPath, preparing
 from pipeline.config import load_spec
 from pipeline.inference.spec import EvaluateSpec
 from pipeline.storage import Storage
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 def evaluate(spec: SpecPath, set_: Overrides = None, address: Address = None, debug: Debug = False) -> None:
     """Measure a bundle on labelled Parquet."""
-    with guarded(debug):
+    with running("evaluate", spec, debug):
         from pipeline.inference.evaluate import prepare_evaluation
         from pipeline.inference.retrieval import prepare_retrieval
 

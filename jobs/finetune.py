@@ -7,7 +7,8 @@ from typing import Annotated
 import typer
 
 from jobs.cluster import ray_session
-from jobs.session import Address, Debug, Overrides, SpecPath, guarded, preparing
+from jobs.running import running
+from jobs.session import Address, Debug, Overrides, SpecPath, preparing
 from pipeline.config import load_spec
 from pipeline.finetune.spec import FinetuneSpec
 
@@ -18,7 +19,7 @@ def finetune(
     spec: SpecPath, set_: Overrides = None, address: Address = None, fresh: Fresh = False, debug: Debug = False
 ) -> None:
     """Fine-tune an encoder on labelled Parquet and write a bundle."""
-    with guarded(debug):
+    with running("finetune", spec, debug):
         from pipeline.finetune.prepare import prepare_training
         from pipeline.finetune.run import run_training
         from pipeline.finetune.unfinished import check_unfinished, give_up_unfinished, note_finished, note_started

@@ -5,14 +5,15 @@ from __future__ import annotations
 import typer
 
 from jobs.cells import Study, finish_cells
-from jobs.session import Address, Debug, Overrides, SpecPath, guarded, preparing
+from jobs.running import running
+from jobs.session import Address, Debug, Overrides, SpecPath, preparing
 from pipeline.config import load_spec
 from pipeline.studies.spec import CurveSpec
 
 
 def learning_curve(spec: SpecPath, set_: Overrides = None, address: Address = None, debug: Debug = False) -> None:
     """Compare fine-tuning with simpler methods on growing parts of a training set."""
-    with guarded(debug):
+    with running("learning-curve", spec, debug):
         from pipeline.studies.curve import prepare_curve
         from pipeline.studies.curve_report import write_curve
 

@@ -8,7 +8,8 @@ import typer
 
 from jobs.night import finish_published, run_night
 from jobs.nights import Date, DryRun, Rescore, Until, nights_between
-from jobs.session import Address, Debug, Overrides, SpecPath, guarded, preparing, stopping_on_sigterm
+from jobs.running import running
+from jobs.session import Address, Debug, Overrides, SpecPath, preparing, stopping_on_sigterm
 from pipeline.config import load_spec
 from pipeline.errors import FilesSkippedError
 from pipeline.inference.spec import ScoreSpec
@@ -25,7 +26,7 @@ def nightly(
     debug: Debug = False,
 ) -> None:
     """Score what is new for a night, and publish it; safe to run twice, at once, or after a crash."""
-    with guarded(debug), stopping_on_sigterm():
+    with running("nightly", spec, debug, date_), stopping_on_sigterm():
         from pipeline.inference.estimate import explain_plan
         from pipeline.inference.prepare import prepare_run
 

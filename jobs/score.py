@@ -8,7 +8,8 @@ import typer
 
 from jobs.night import finish_published, run_night
 from jobs.nights import parse_date
-from jobs.session import Address, Debug, Overrides, SpecPath, Today, guarded, preparing, stopping_on_sigterm
+from jobs.running import running
+from jobs.session import Address, Debug, Overrides, SpecPath, Today, preparing, stopping_on_sigterm
 from pipeline.config import load_spec
 from pipeline.inference.spec import ScoreSpec
 
@@ -21,7 +22,7 @@ def score(
     debug: Debug = False,
 ) -> None:
     """Score a corpus with a bundle and publish it as one night of a Delta table."""
-    with guarded(debug), stopping_on_sigterm():
+    with running("score", spec, debug, date_), stopping_on_sigterm():
         from pipeline.inference.prepare import prepare_run
 
         started_s = time.monotonic()

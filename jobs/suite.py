@@ -5,14 +5,15 @@ from __future__ import annotations
 import typer
 
 from jobs.cells import Study, finish_cells
-from jobs.session import Address, Debug, Overrides, SpecPath, guarded, preparing
+from jobs.running import running
+from jobs.session import Address, Debug, Overrides, SpecPath, preparing
 from pipeline.config import load_spec
 from pipeline.studies.spec import SuiteSpec
 
 
 def suite(spec: SpecPath, set_: Overrides = None, address: Address = None, debug: Debug = False) -> None:
     """Train and measure a list of runs with several seeds, and put them into one table."""
-    with guarded(debug):
+    with running("suite", spec, debug):
         from pipeline.studies.suite_checks import prepare_suite
         from pipeline.studies.suite_report import write_suite
 

@@ -6,8 +6,8 @@ import os
 import subprocess
 from datetime import UTC, datetime, timedelta
 
-from airflow.exceptions import AirflowException, AirflowFailException
 from airflow.sdk import dag, task
+from airflow.sdk.exceptions import AirflowException, AirflowFailException
 
 SPEC = os.environ.get("BERTMILL_SPEC", "/etc/bertmill/nightly.yaml")
 LEFT_OUT, RESUMABLE = 6, 75

@@ -25,5 +25,6 @@ def describe_end(job: RemoteJob) -> str:
 
 
 def _print_now(text: str) -> None:
-    sys.stdout.write(text)
+    for line in text.splitlines(keepends=True):  # each may be a JSON object
+        sys.stdout.write(line)
     sys.stdout.flush()

@@ -25,7 +25,8 @@ from jobs.remote.project import (
     stage_project,
 )
 from jobs.remote.server import JobServer, connect
-from jobs.session import Debug, Overrides, SpecPath, guarded, stopping_on_sigterm
+from jobs.running import running
+from jobs.session import Debug, Overrides, SpecPath, stopping_on_sigterm
 from pipeline.config import load_spec
 from pipeline.errors import ClusterLostError, Problem, SpecError
 
@@ -55,7 +56,7 @@ def submit(
     debug: Debug = False,
 ) -> None:
     """Run a job on a Ray cluster through its job server: once, whatever is asked twice."""
-    with guarded(debug), stopping_on_sigterm():
+    with running(f"submit {job.value}", spec, debug, date_), stopping_on_sigterm():
         content = spec_as_yaml(load_spec(spec, JOB_SPECS[job], set_ or ()))
         wanted = Wanted(job.value, check_name(name or Path(spec).stem), _night(job, date_), content)
         pins = read_pins(pip or (), constraints)

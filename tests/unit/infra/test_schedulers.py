@@ -50,7 +50,7 @@ def scheduler(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -
     fakes = {
         "airflow": module("airflow"),
         "airflow.sdk": module("airflow.sdk", dag=decorator, task=task),
-        "airflow.exceptions": module("airflow.exceptions", AirflowException=Retryable, AirflowFailException=Final),
+        "airflow.sdk.exceptions": module("exceptions", AirflowException=Retryable, AirflowFailException=Final),
         "dagster": module(
             "dagster",
             **dict.fromkeys(("asset", "schedule"), decorator),
