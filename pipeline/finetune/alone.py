@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pipeline.encoder.attention import set_threads
 from pipeline.encoder.bundle import BundleInfo
-from pipeline.finetune.loop import LoopHooks, train
+from pipeline.finetune.loop import LoopHooks
 from pipeline.finetune.prepare import PreparedTraining
 from pipeline.finetune.token_cache import check_cached, missing_shards
-from pipeline.finetune.worker import MetricsLog, build_job, token_cache_job, write_result
+from pipeline.finetune.worker import MetricsLog, build_job, learn, token_cache_job, write_result
 
 
 def train_alone(run: PreparedTraining, num_threads: int) -> dict[str, BundleInfo]:
@@ -29,6 +29,6 @@ def train_alone(run: PreparedTraining, num_threads: int) -> dict[str, BundleInfo
         check_cached(head.train, head.cache_uri, head.spec.data.max_bad_fraction, run.storage)
     log = MetricsLog(run)
     job, tokenizer = build_job(run, rank=0, world_size=1)
-    judgements = train(job, LoopHooks(restore=None, save=lambda write: None, report=log.add))
+    judgements = learn(job, LoopHooks(restore=None, save=lambda write: None, report=log.add))
     log.flush()
     return write_result(run, job.context.joined, tokenizer, judgements)

@@ -23,6 +23,7 @@ from pipeline.finetune.best import check_best
 from pipeline.finetune.classes import check_classes
 from pipeline.finetune.labelled import LabelledSet, LabelPlaces, check_labels, open_split
 from pipeline.finetune.layers import check_layers
+from pipeline.finetune.linear_head import check_linear_head
 from pipeline.finetune.spec import FinetuneSpec, HeadSpec
 from pipeline.finetune.token_cache import CACHE_FORMAT
 from pipeline.storage import Storage
@@ -159,6 +160,7 @@ def _check_recipe(
     checks.run(lambda: check_layers(encoder, spec.training, source))
     checks.run(lambda: check_classes(spec.training, known, source))
     checks.run(lambda: check_best(spec.training, judged, source))
+    checks.run(lambda: check_linear_head(spec, encoder, tasks, source))
     checks.raise_failures()
 
 

@@ -24,10 +24,10 @@ from pipeline.corpus.stream import stream_shards
 from pipeline.encoder.attention import set_threads
 from pipeline.encoder.bundle import BundleInfo, read_bundle_info
 from pipeline.errors import BertmillError, CorpusError, ModelError, TrainingError
-from pipeline.finetune.loop import LoopHooks, TrainingStatus, train
+from pipeline.finetune.loop import LoopHooks, TrainingStatus
 from pipeline.finetune.prepare import PreparedHead, PreparedTraining
 from pipeline.finetune.token_cache import check_cached, missing_shards
-from pipeline.finetune.worker import MetricsLog, build_job, token_cache_job, write_result
+from pipeline.finetune.worker import MetricsLog, build_job, learn, token_cache_job, write_result
 from pipeline.telemetry import Meter, ProgressDisplay
 
 _POLL_S = 1.0
@@ -203,11 +203,11 @@ def _train_rank(run: PreparedTraining, board: Any, threads: int) -> None:
 
     checkpoint = ray.train.get_checkpoint()
     if checkpoint is None:
-        judgements = train(job, LoopHooks(None, _saver(job.rank), report))
+        judgements = learn(job, LoopHooks(None, _saver(job.rank), report))
     else:
         log.resume()
         with checkpoint.as_directory() as directory:
-            judgements = train(job, LoopHooks(Path(directory), _saver(job.rank), report))
+            judgements = learn(job, LoopHooks(Path(directory), _saver(job.rank), report))
     if job.rank == 0:
         log.flush()
         write_result(run, job.context.joined, tokenizer, judgements)

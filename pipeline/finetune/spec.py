@@ -27,9 +27,15 @@ ClassShares = Literal["balanced"] | dict[str, Annotated[float, Field(gt=0)]]
 """`balanced`: every class counts the same; or label -> weight, 1 where none is given."""
 
 
+_OF_A_LINEAR_HEAD = {"method", "label_smoothing", "class_weights", "seed"}
+
+
 class TrainingConfig(SpecModel):
     """The recipe."""
 
+    method: Literal["finetune", "linear_head"] = Field(
+        "finetune", description="linear_head fits the last layer alone, on the frozen encoder's pooled states"
+    )
     epochs: int = Field(3, ge=1)
     min_steps: int = Field(0, ge=0, description="train at least so many steps, whatever the epochs")
     batch_rows: int = Field(32, ge=1, description="rows of one global batch, whatever the number of workers")
@@ -70,6 +76,9 @@ class TrainingConfig(SpecModel):
 
     @model_validator(mode="after")
     def _fields_agree(self) -> TrainingConfig:
+        unused = sorted(self.model_fields_set - _OF_A_LINEAR_HEAD)
+        if self.method == "linear_head" and unused:
+            raise ValueError(f"{unused[0]} has no meaning with method: linear_head, which takes no steps")
         if self.batch_tokens is not None and "batch_rows" in self.model_fields_set:
             raise ValueError("batch_rows and batch_tokens: give one of the two")
         if self.patience is not None and self.keep_best is None:

@@ -20,7 +20,8 @@ from pipeline.encoder.tokenize import Padding, TextTokenizer
 from pipeline.finetune.classes import make_emphasis, weigh_rows
 from pipeline.finetune.labelled import LabelledSet, check_usable, read_usable
 from pipeline.finetune.layers import freeze_layers, reset_layers
-from pipeline.finetune.loop import Judgements, LoopJob, TrainingStatus, ValidationRows, status_record
+from pipeline.finetune.linear_head import fit_linear_head
+from pipeline.finetune.loop import Judgements, LoopHooks, LoopJob, TrainingStatus, ValidationRows, status_record, train
 from pipeline.finetune.plan import TrainingPlan
 from pipeline.finetune.prepare import PreparedHead, PreparedTraining
 from pipeline.finetune.step import StepContext, TrainingHead
@@ -80,6 +81,11 @@ def build_job(run: PreparedTraining, rank: int, world_size: int) -> tuple[LoopJo
         context, plan, validation, learned, spec.checkpoint, run.fingerprint, rank, partial(_locate, run, context)
     )
     return job, tokenizer
+
+
+def learn(job: LoopJob, hooks: LoopHooks) -> Judgements:
+    """Train as the recipe says; the network holds the result."""
+    return fit_linear_head(job, hooks) if job.context.config.method == "linear_head" else train(job, hooks)
 
 
 def _locate(run: PreparedTraining, context: StepContext, rows: npt.NDArray[np.int64]) -> list[str]:

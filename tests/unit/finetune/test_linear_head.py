@@ -1,0 +1,165 @@
+"""A linear head: an exact logistic regression on pooled states, in a network that transformers loads as it is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from sklearn.linear_model import LogisticRegression
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, DistilBertConfig
+
+from pipeline.encoder.bundle import fetch_bundle
+from pipeline.errors import SpecError
+from pipeline.finetune.alone import train_alone
+from pipeline.finetune.linear_head import (
+    STRENGTHS,
+    LabelledFeatures,
+    add_mean_layer,
+    check_linear_head,
+    choose_strength,
+    find_last_linear,
+    fit_logistic,
+    pass_through,
+)
+from pipeline.finetune.prepare import prepare_training
+from pipeline.finetune.spec import FinetuneSpec
+from pipeline.storage import Storage
+from pipeline.tasks import TASKS
+from pipeline.tasks.losses import Emphasis
+from tests.tiny import LABELS, make_network, make_rows, write_corpus
+from tests.unit.encoder.families import FAMILIES
+
+WITH_A_LINEAR_HEAD = ["bert", "roberta", "electra"]
+
+
+def known(num_rows: int = 60, seed: int = 0, noise: float = 1.0) -> LabelledFeatures:
+    draw = np.random.default_rng(seed)
+    classes = np.arange(num_rows) % 3
+    features = np.eye(3, 8)[classes] + noise * draw.normal(size=(num_rows, 8))
+    features /= np.linalg.norm(features, axis=1).mean()
+    return LabelledFeatures(torch.from_numpy(features).float(), torch.from_numpy(classes[:, None]).float())
+
+
+@pytest.mark.parametrize("strength", [1.0, 100.0])
+def test_the_fit_is_scikit_learns(strength: float) -> None:
+    rows = known()
+    ours = fit_logistic(rows, 3, strength, Emphasis())
+    theirs = LogisticRegression(C=strength, max_iter=5_000, tol=1e-8)
+    theirs.fit(rows.features_NH.numpy(), rows.targets_NK[:, 0].numpy())
+    logits = rows.features_NH @ ours.weight_CH.T + ours.bias_C
+    found = torch.softmax(logits, dim=1).numpy()
+    np.testing.assert_allclose(found, theirs.predict_proba(rows.features_NH.numpy()), atol=2e-3)
+
+
+def test_class_weights_count_as_rows_that_are_there_again() -> None:
+    rows = known()
+    again = torch.cat([torch.arange(60), torch.arange(0, 60, 3)])
+    doubled = fit_logistic(rows.take(again), 3, 10.0, Emphasis())
+    weights = torch.tensor([2.0, 1.0, 1.0]) * 60 / 80
+    weighted = fit_logistic(rows, 3, 10.0 * 80 / 60, Emphasis(0.0, weights))
+    torch.testing.assert_close(weighted.weight_CH, doubled.weight_CH, atol=5e-3, rtol=1e-2)
+
+
+def test_soft_labels_are_fitted_too() -> None:
+    rows = known()
+    hard = fit_logistic(rows, 3, 10.0, Emphasis())
+    soft = LabelledFeatures(rows.features_NH, torch.eye(3)[rows.targets_NK[:, 0].long()])
+    torch.testing.assert_close(fit_logistic(soft, 3, 10.0, Emphasis()).weight_CH, hard.weight_CH)
+
+
+def test_noisier_features_are_regularised_more() -> None:
+    clear = choose_strength(known(noise=0.1), 3, Emphasis(), seed=1)
+    noisy = choose_strength(known(noise=3.0), 3, Emphasis(), seed=1)
+    assert noisy < clear
+    assert choose_strength(known(3), 3, Emphasis(), seed=1) in STRENGTHS, "one row of each class"
+
+
+@pytest.mark.parametrize("family", WITH_A_LINEAR_HEAD)
+def test_the_last_layer_sees_the_normalised_mean(family: str) -> None:
+    """Padding included: what the head gets is a straight function of the mean over a text's own tokens."""
+    network = FAMILIES[family].network("AutoModelForSequenceClassification").eval()
+    ids = torch.tensor([[5, 9, 12, 7, 3], [5, 8, 6, 1, 1]])
+    mask = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0]])
+    with torch.no_grad():
+        states = network.base_model(input_ids=ids, attention_mask=mask)[0]
+        mean = (states * mask[..., None]).sum(dim=1) / mask.sum(dim=1, keepdim=True)
+        add_mean_layer(network)
+        pass_through(network)
+        seen: list[torch.Tensor] = []
+        find_last_linear(network).register_forward_pre_hook(lambda _module, inputs: seen.append(inputs[0]))
+        network(input_ids=ids, attention_mask=mask)
+    expected = torch.nn.functional.layer_norm(mean, mean.shape[-1:])
+    cosines = torch.cosine_similarity(seen[0], expected)
+    assert (cosines > 0.999).all(), cosines
+
+
+@pytest.fixture
+def raw(tmp_path: Path, encoder_directory: Path) -> dict[str, Any]:
+    write_corpus(tmp_path / "train", rows_per_file=100)
+    write_corpus(tmp_path / "validation", num_files=1, seed=1)
+    return {
+        "task": "text-classification",
+        "model": str(encoder_directory),
+        "data": {"train": str(tmp_path / "train"), "validation": str(tmp_path / "validation")},
+        "output": str(tmp_path / "bundle"),
+        "training": {"method": "linear_head"},
+        "compute": {"device": "cpu", "precision": "fp32"},
+    }
+
+
+@pytest.mark.parametrize(("pooling", "num_layers"), [("mean", 3), ("cls", 2)])
+def test_the_bundle_is_an_ordinary_classifier(raw: dict[str, Any], pooling: str, num_layers: int) -> None:
+    spec = FinetuneSpec.model_validate({**raw, "pooling": pooling})
+    run = prepare_training(spec, "spec.yaml")
+    (info,) = train_alone(run, num_threads=1).values()
+    assert info.metrics["accuracy"] >= 0.5, "a random encoder; by chance it is a third"
+    bundle = fetch_bundle(spec.output, Storage())
+    network = AutoModelForSequenceClassification.from_pretrained(bundle.path).eval()
+    assert network.config.num_hidden_layers == num_layers
+    tokenizer = AutoTokenizer.from_pretrained(bundle.path)
+    rows = make_rows(20, 1_000)
+    with torch.no_grad():
+        logits = [network(**tokenizer(text, return_tensors="pt")).logits[0] for text in rows["text"].to_pylist()]
+    labels = [LABELS[int(row.argmax())] for row in logits]
+    accuracy = np.mean([label == truth for label, truth in zip(labels, rows["label"].to_pylist(), strict=True)])
+    assert accuracy == pytest.approx(info.metrics["accuracy"])
+
+
+def test_the_encoder_stays_as_it_is(raw: dict[str, Any]) -> None:
+    spec = FinetuneSpec.model_validate(raw)
+    train_alone(prepare_training(spec, "spec.yaml"), num_threads=1)
+    before = AutoModelForSequenceClassification.from_pretrained(raw["model"]).base_model.state_dict()
+    after = AutoModelForSequenceClassification.from_pretrained(spec.output).base_model.state_dict()
+    kept = [name for name in before if not name.startswith("pooler.")]
+    assert all(torch.equal(before[name], after[name]) for name in kept)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"task": "multi-label"}, r"training\.method: linear_head, for multi-label; expected one task with one label"),
+        ({"pooling": "max"}, r"pooling: holds 'max'; expected mean or cls"),
+    ],
+)
+def test_what_a_linear_head_cannot_be_is_said(raw: dict[str, Any], changes: dict[str, Any], message: str) -> None:
+    spec = FinetuneSpec.model_validate({**raw, **changes})
+    with pytest.raises(SpecError, match=message):
+        check_linear_head(spec, raw["model"], {"": TASKS[spec.task or ""]}, "spec.yaml")
+
+
+def test_another_family_is_refused(raw: dict[str, Any], tmp_path: Path) -> None:
+    from pipeline.finetune.linear_head import check_linear_head
+
+    DistilBertConfig().save_pretrained(tmp_path / "other")
+    spec = FinetuneSpec.model_validate(raw)
+    with pytest.raises(SpecError, match="model: is of family distilbert; expected for linear_head one of: bert"):
+        check_linear_head(spec, str(tmp_path / "other"), {"": TASKS["text-classification"]}, "spec.yaml")
+
+
+def test_settings_of_steps_have_no_place(raw: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="epochs has no meaning with method: linear_head"):
+        FinetuneSpec.model_validate({**raw, "training": {"method": "linear_head", "epochs": 3}})
+    assert find_last_linear(make_network()).out_features == 3
