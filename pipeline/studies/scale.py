@@ -127,7 +127,7 @@ def measure_alone(cases: Iterable[ScaleCase]) -> Iterable[ScaleFigures]:
 
 def measure_case(case: ScaleCase) -> ScaleFigures:
     """Plan a case as a first and as a second night would; memory means something in a fresh process only."""
-    storage, before_mb = MadeUpStorage(num_files=case.num_files), _peak_mb()
+    storage, before_mb = MadeUpStorage(num_files=case.num_files), peak_mb()
     files, list_s = _timed(lambda: list_corpus([_ROOT], storage))
     cache = LayoutCache(join_uri(_TABLE, "layouts"), Columns(("text",), ("id",)), storage)
     _, remember_s = _timed(lambda: cache.save(FileFooter(case.layout_of(file), _SCHEMA) for file in files))
@@ -138,8 +138,8 @@ def measure_case(case: ScaleCase) -> ScaleFigures:
     ledger = Ledger(_TABLE, "2026-11-23", "0" * 64, storage)
     records, records_s = _timed(lambda: ledger.read(shard.name for shard in shards))
     _, subtract_s = _timed(lambda: _subtract(shards, records))
-    peak_mb = _peak_mb() - before_mb
-    return ScaleFigures(case, len(shards), list_s, remember_s, recall_s, cut_s, records_s, subtract_s, peak_mb)
+    grown_mb = peak_mb() - before_mb
+    return ScaleFigures(case, len(shards), list_s, remember_s, recall_s, cut_s, records_s, subtract_s, grown_mb)
 
 
 def usual_cases(num_files: int) -> list[ScaleCase]:
@@ -181,7 +181,7 @@ def _timed(call: Callable[[], ResultT]) -> tuple[ResultT, float]:
     return result, time.process_time() - started_s
 
 
-def _peak_mb() -> float:
+def peak_mb() -> float:
     """Peak resident memory of this process; unlike getrusage's, not its parent's before `exec`."""
     lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 1024
