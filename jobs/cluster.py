@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
+from jobs.metrics import exported_progress
 from jobs.quiet import muted_stderr, own_sigterm
 from pipeline.config import ComputeConfig, PoolOptions
 from pipeline.errors import ComputeError
@@ -63,7 +64,9 @@ def _open_session(compute: ComputeConfig, address: str | None) -> Iterator[PoolO
         total = ray.cluster_resources()
         local = address is None
         cpus = (os.cpu_count() or 1) if local else int(total.get("CPU", 1))
-        yield choose_pool(compute, Resources(cpus, int(total.get("GPU", 0)), local, not local and _can_grow_gpus()))
+        pool = choose_pool(compute, Resources(cpus, int(total.get("GPU", 0)), local, not local and _can_grow_gpus()))
+        with contextlib.nullcontext() if local else exported_progress():
+            yield pool
     finally:
         ray.shutdown()
 

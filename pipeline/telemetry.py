@@ -4,12 +4,29 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bar
 
 PLAIN_INTERVAL_S = 5.0
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a piece of work is, for who wants numbers and not lines; `figures` are totals so far, by name."""
+
+    title: str
+    unit: str
+    done: int
+    total: int
+    figures: Mapping[str, float]
+
+
+watchers: list[Callable[[Progress], None]] = []
+"""Called with every news of any ProgressDisplay of this process."""
 
 
 @dataclass
@@ -47,10 +64,10 @@ class ProgressDisplay:
         self._done = 0
         self._started_s = time.monotonic()
         self._last_line_s = self._started_s
-        self._bar: Progress | None = None
+        self._bar: Bar | None = None
         self._bar_task: TaskID | None = None
         if sys.stderr.isatty():
-            self._bar = Progress(
+            self._bar = Bar(
                 TextColumn("{task.description}"),
                 BarColumn(),
                 TextColumn("{task.completed:,.0f}/{task.total:,.0f} " + unit + " {task.fields[note]}"),
@@ -68,10 +85,12 @@ class ProgressDisplay:
         if self._bar is not None:
             self._bar.stop()
 
-    def update(self, done: int, note: str = "") -> None:
-        """Say how many units are done in all, with a short note (rates, loss, ...)."""
+    def update(self, done: int, note: str = "", **figures: float) -> None:
+        """Say how many units are done in all, with a short note (rates, loss, ...) and figures for watchers."""
         is_news = done != self._done
         self._done = done
+        for watch in watchers:
+            watch(Progress(self._title, self._unit, done, self._total, figures))
         if self._bar is not None and self._bar_task is not None:
             self._bar.update(self._bar_task, completed=done, note=note)
             return

@@ -32,7 +32,8 @@ def score_pending(run: PreparedRun, pool: PoolOptions, run_id: str) -> list[Done
                 meter.num_rows += record.num_rows
                 meter.num_tokens += record.num_tokens
                 num_bad += record.num_quarantined_rows
-            display.update(meter.num_rows, f"{len(records)} shards, {meter.rates()}, {num_bad} quarantined")
+            note = f"{len(records)} shards, {meter.rates()}, {num_bad} quarantined"
+            display.update(meter.num_rows, note, tokens=meter.num_tokens, quarantined_rows=num_bad)
     return records
 
 

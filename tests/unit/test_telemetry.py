@@ -56,3 +56,15 @@ def test_a_meter_gives_rates_since_its_start(clock: list[float]) -> None:
 
 def test_a_meter_that_has_just_begun_does_not_divide_by_zero(clock: list[float]) -> None:
     assert Meter().rates() == "0 rows/s, 0 tokens/s"
+
+
+def test_watchers_get_every_piece_of_news_as_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[telemetry.Progress] = []
+    monkeypatch.setattr(telemetry, "watchers", [seen.append])
+    with telemetry.ProgressDisplay("scoring", 100, "rows") as display:
+        display.update(30, "1 shards", tokens=700)
+        display.update(60)
+    assert seen == [
+        telemetry.Progress("scoring", "rows", 30, 100, {"tokens": 700}),
+        telemetry.Progress("scoring", "rows", 60, 100, {}),
+    ]
