@@ -208,8 +208,8 @@ def _features(context: StepContext, head: TrainingHead, rank: int) -> tuple[Labe
     place = network if last is network.classifier else network.classifier
     name = "classifier" if place is network else "out_proj"
     setattr(place, name, torch.nn.Identity())
-    with EncoderModel([joined.head(head.name)], context.runtime, context.padding) as model:
-        found = model.run(_take(rows, own))[0]
+    model = EncoderModel([joined.head(head.name)], context.runtime, context.padding)
+    found = model.run(_take(rows, own))[0]
     setattr(place, name, last)
     device = context.runtime.device
     features_NH = torch.zeros(len(rows), found.logits.shape[1], device=device)
