@@ -26,6 +26,8 @@ def print_run(report: RunReport) -> None:
         print(
             f"  {report.num_corpus_files - report.num_files:,} files of the corpus stand in earlier nights, unchanged"
         )
+    if report.num_reused_rows_this_run:
+        print(f"  {report.num_reused_rows_this_run:,} rows copied from equal texts, not computed")
     if report.quarantine_reasons:
         print("  quarantined: " + ", ".join(f"{why}: {count:,}" for why, count in report.quarantine_reasons.items()))
     print(f"  {report.elapsed_s:.1f} s from command to commit: {rows_per_s:,.0f} rows/s, {tokens_per_s:,.0f} tokens/s")

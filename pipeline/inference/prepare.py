@@ -16,13 +16,15 @@ from pipeline.encoder.bundle import BundleInfo, read_bundle_info
 from pipeline.errors import Checks, CorpusError, Problem, SpecError
 from pipeline.inference.coverage import NOTHING, Coverage, CoverageStore
 from pipeline.inference.plan import ScorePlan, fingerprint_run, plan_scoring
-from pipeline.inference.predictor import TextSource
+from pipeline.inference.predictor import ModelSource, TextSource
+from pipeline.inference.reuse import ReuseSource
 from pipeline.inference.spec import ScoreSpec
 from pipeline.inference.standing import shown_files, standing_files
-from pipeline.inference.worker import InputSource, joined_versions
+from pipeline.inference.worker import InputSource, ScoreJob, joined_versions
 from pipeline.output.compacted import stand_in
 from pipeline.output.ledger import Ledger
 from pipeline.output.table import check_table_target, live_files, open_table, read_notes
+from pipeline.output.texts import TextStore
 from pipeline.schema import BundleFields, scored_schema, written_name
 from pipeline.storage import Storage
 from pipeline.tasks import check_inputs, find_task
@@ -139,6 +141,16 @@ def prepare_run(spec: ScoreSpec, run_date: str, rescore: bool = False) -> Prepar
         ledger,
         plan,
     )
+
+
+def make_job(run: PreparedRun, num_threads: int, run_id: str) -> ScoreJob:
+    """What the workers of a run are told; a night that is scored again copies no result."""
+    ledger, reuse = run.ledger, None
+    if run.spec.reuse == "text-hash":
+        texts = TextStore(ledger.table_uri, ledger.fingerprint, ledger.storage)
+        reuse = ReuseSource(texts, () if run.rescores or ledger.is_rescored() else texts.newest_files())
+    model = ModelSource(run.spec.bundle, run.source.texts, run.spec.compute, num_threads, ledger.storage)
+    return ScoreJob(model, run.source, ledger, run.table_schema, run_id, reuse)
 
 
 def _kept_columns(footers: Sequence[FileFooter], spec: ScoreSpec) -> pa.Schema:

@@ -49,7 +49,9 @@ class RunReport:
     num_truncated_rows: int
     num_tokens: int
     num_padded_tokens: int
+    num_reused_rows: int
     num_rows_this_run: int
+    num_reused_rows_this_run: int
     num_tokens_this_run: int
     elapsed_s: float
     published: bool
@@ -201,7 +203,9 @@ def _report(
         num_truncated_rows=sum(record.num_truncated_rows for record in everything),
         num_tokens=sum(record.num_tokens for record in everything),
         num_padded_tokens=sum(record.num_padded_tokens for record in everything),
+        num_reused_rows=sum(record.num_reused_rows for record in everything),
         num_rows_this_run=sum(record.num_rows for record in new.values()),
+        num_reused_rows_this_run=sum(record.num_reused_rows for record in new.values()),
         num_tokens_this_run=sum(record.num_tokens for record in new.values()),
         elapsed_s=round(elapsed_s, 2),
         published=published.changed,

@@ -6,9 +6,7 @@ import uuid
 
 from pipeline.config import PoolOptions
 from pipeline.corpus.stream import stream_shards
-from pipeline.inference.predictor import ModelSource
-from pipeline.inference.prepare import PreparedRun
-from pipeline.inference.worker import ScoreJob
+from pipeline.inference.prepare import PreparedRun, make_job
 from pipeline.output.ledger import DoneRecord, records_from
 from pipeline.telemetry import Meter, ProgressDisplay
 
@@ -19,9 +17,7 @@ def score_pending(run: PreparedRun, pool: PoolOptions, run_id: str) -> list[Done
         run.ledger.begin_rescoring()
     run.ledger.drop(run.plan.stale)
     run.cache.save(run.footers)
-    threads = max(1, int(pool.cpus_per_worker))
-    model = ModelSource(run.spec.bundle, run.source.texts, run.spec.compute, threads, run.ledger.storage)
-    job = ScoreJob(model, run.source, run.ledger, run.table_schema, run_id)
+    job = make_job(run, max(1, int(pool.cpus_per_worker)), run_id)
     records: list[DoneRecord] = []
     num_bad = 0
     meter = Meter()

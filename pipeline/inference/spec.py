@@ -70,6 +70,9 @@ class ScoreSpec(SpecModel):
     bundle: Bundles = Field(description="bundle written by `bertmill finetune`; or several, `name: URI`")
     corpus: CorpusConfig
     output: OutputConfig
+    reuse: Literal["none", "text-hash"] = Field(
+        "none", description="text-hash: rows whose texts were scored before, by the same model, get the stored result"
+    )
     compute: ComputeConfig = ComputeConfig()
     storage: StorageConfig = StorageConfig()
 

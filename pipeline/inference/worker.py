@@ -16,13 +16,16 @@ from pipeline.corpus.shards import Shard
 from pipeline.encoder.bundle import BundleInfo
 from pipeline.encoder.model import ModelOutputs
 from pipeline.inference.predictor import Member, ModelSource, Prediction, Predictor, TextSource, load_predictor
+from pipeline.inference.reuse import Answers, ResultReuse, ReuseSource, hash_texts
 from pipeline.output.ledger import DoneRecord, Ledger
+from pipeline.output.texts import HashArray
 from pipeline.output.writer import write_parquet
 from pipeline.schema import (
     EMBEDDING_TYPE,
     QUARANTINE,
     QUARANTINE_SCHEMA,
     RUN_DATE,
+    RUN_ID_FIELD,
     SOURCE_FILE,
     SOURCE_FOOTER,
     SOURCE_ROW,
@@ -52,6 +55,7 @@ class ScoreJob:
     ledger: Ledger
     table_schema: pa.Schema
     run_id: str
+    reuse: ReuseSource | None = None
 
     def build(self) -> ShardScorer:
         """Load the model in the worker's own process."""
@@ -64,6 +68,9 @@ class ShardScorer:
     def __init__(self, job: ScoreJob, predictor: Predictor) -> None:
         self._job = job
         self._predictor = predictor
+        kept = {SOURCE_FILE, SOURCE_ROW, RUN_ID_FIELD.name, *job.source.options.kept_schema.names}
+        self._answer_schema = pa.schema([field for field in file_schema(job.table_schema) if field.name not in kept])
+        self._reuse = ResultReuse(job.reuse, self._answer_schema) if job.reuse is not None else None
         self._version = joined_versions({name: member.info for name, member in predictor.members.items()})
 
     def process(self, shard: Shard) -> pa.Table:
@@ -75,9 +82,14 @@ class ShardScorer:
         started_s = time.monotonic()
         job = self._job
         rows = read_shard(shard, job.source.columns, job.source.options, job.model.storage)
-        scored, bad, accounts = self._score(rows)
+        good = rows.filter(pc.is_null(rows[REASON]))
+        hashes = hash_texts(good, job.source.texts) if self._reuse is not None else None
+        answers = self._answer(good, hashes)
+        scored, bad = self._split(rows, good, answers)
         attempt = f"{shard.name}-{uuid.uuid4().hex[:8]}.parquet"
         path, size_bytes = self._write(scored, job.ledger.table_uri, attempt, shard)
+        if self._reuse is not None and hashes is not None and path is not None:
+            self._reuse.texts.write(path, hashes[answers.finite])
         bad_path, bad_bytes = self._write(bad, join_uri(job.ledger.table_uri, QUARANTINE), attempt, shard)
         record = DoneRecord(
             shard=shard.name,
@@ -87,43 +99,61 @@ class ShardScorer:
             quarantine_path=bad_path,
             quarantine_size_bytes=bad_bytes,
             num_quarantined_rows=bad.num_rows,
-            num_tokens=accounts.num_tokens,
-            num_padded_tokens=accounts.num_padded_tokens,
-            num_truncated_rows=accounts.num_truncated_rows,
+            num_tokens=answers.num_tokens,
+            num_padded_tokens=answers.num_padded_tokens,
+            num_truncated_rows=self._count_truncated(answers),
             run_id=job.run_id,
             elapsed_s=round(time.monotonic() - started_s, 3),
             reasons={str(item["values"]): int(item["counts"]) for item in bad["reason"].value_counts().to_pylist()},
+            num_reused_rows=answers.num_reused_rows,
         )
         standing = job.ledger.claim(record)
         if standing != record:
             self._discard(record)
         return standing.to_table()
 
-    def _score(self, rows: pa.Table) -> tuple[pa.Table, pa.Table, _Accounts]:
-        """Split rows into scored and quarantined; every row goes to exactly one of the two."""
-        usable = pc.is_null(rows[REASON])
-        good = rows.filter(usable)
-        source = self._job.source
-        predictions = self._predictor.predict(good, source.texts)
-        finite = pa.array(np.logical_and.reduce([item.outputs.finite for item in predictions.values()]))
-        failed = good.filter(pc.invert(finite))
-        reasons = pa.repeat(pa.scalar(NON_FINITE), failed.num_rows)
-        bad = pa.concat_tables(
-            [
-                self._quarantined(rows.filter(pc.invert(usable)), rows[REASON].filter(pc.invert(usable))),
-                self._quarantined(failed, reasons),
-            ]
-        )
-        return self._assemble(good, predictions).filter(finite), bad, _count(predictions)
+    def _answer(self, good: pa.Table, hashes: HashArray | None) -> Answers:
+        """What the bundles say about usable rows; of texts that were scored before, what they said then."""
+        if self._reuse is None or hashes is None:
+            return self._compute(good)
+        return self._reuse.answer(hashes, lambda numbers: self._compute(good.take(pa.array(numbers))))
 
-    def _assemble(self, good: pa.Table, predictions: Mapping[str, Prediction]) -> pa.Table:
-        schema = file_schema(self._job.table_schema)
-        arrays = {field.name: good[field.name] for field in schema if field.name in good.column_names}
+    def _compute(self, good: pa.Table) -> Answers:
+        predictions = self._predictor.predict(good, self._job.source.texts)
+        arrays = {}
         for name, prediction in predictions.items():
             columns = _bundle_columns(self._predictor.members[name], prediction)
             arrays.update({prefixed(name, column): values for column, values in columns.items()})
+        once = {id(item.examples): item for item in predictions.values()}.values()  # tokens count once a tokenisation
+        return Answers(
+            pa.table([arrays[field.name] for field in self._answer_schema], schema=self._answer_schema),
+            np.logical_and.reduce([item.outputs.finite for item in predictions.values()]),
+            sum(int(item.examples.tokens.lengths.sum()) for item in once),
+            sum(item.outputs.num_padded_tokens for item in once),
+        )
+
+    def _split(self, rows: pa.Table, good: pa.Table, answers: Answers) -> tuple[pa.Table, pa.Table]:
+        """Scored and quarantined rows; every row goes to exactly one of the two."""
+        finite = pa.array(answers.finite)
+        failed = good.filter(pc.invert(finite))
+        unusable = rows.filter(pc.is_valid(rows[REASON]))
+        reasons = pa.repeat(pa.scalar(NON_FINITE), failed.num_rows)
+        bad = pa.concat_tables(
+            [self._quarantined(unusable, unusable[REASON]), self._quarantined(failed, reasons)],
+        )
+        return self._assemble(good, answers).filter(finite), bad
+
+    def _assemble(self, good: pa.Table, answers: Answers) -> pa.Table:
+        schema = file_schema(self._job.table_schema)
+        arrays = {field.name: good[field.name] for field in schema if field.name in good.column_names}
+        arrays.update({name: answers.columns[name] for name in self._answer_schema.names})
         arrays["run_id"] = pa.repeat(pa.scalar(self._job.run_id), good.num_rows)
         return pa.table([arrays[field.name] for field in schema], schema=schema)
+
+    def _count_truncated(self, answers: Answers) -> int:
+        """A row is truncated if any bundle truncated it."""
+        columns = (answers.columns[prefixed(name, "truncated")] for name in self._predictor.members)
+        return int(np.logical_or.reduce([column.to_numpy() for column in columns]).sum())
 
     def _quarantined(self, rows: pa.Table, reasons: pa.Array | pa.ChunkedArray) -> pa.Table:
         version = pa.repeat(pa.scalar(self._version), rows.num_rows)
@@ -151,15 +181,10 @@ class ShardScorer:
         root, storage = self._job.ledger.table_uri, self._job.model.storage
         if record.path is not None:
             storage.delete(join_uri(root, record.path))
+            if self._reuse is not None:
+                self._reuse.texts.delete(record.path)
         if record.quarantine_path is not None:
             storage.delete(join_uri(root, QUARANTINE, record.quarantine_path))
-
-
-@dataclass(frozen=True)
-class _Accounts:
-    num_tokens: int
-    num_padded_tokens: int
-    num_truncated_rows: int
 
 
 def _source_footer(shard: Shard) -> dict[str, str]:
@@ -185,17 +210,6 @@ def _bundle_columns(member: Member, prediction: Prediction) -> dict[str, pa.Arra
         "num_windows": pa.array(tokens.row_windows, pa.int32()),
         "model_version": pa.repeat(pa.scalar(member.info.model_version), tokens.num_rows),
     }
-
-
-def _count(predictions: Mapping[str, Prediction]) -> _Accounts:
-    """Tokens once for each tokenisation; a row is truncated if any bundle truncated it."""
-    once = {id(item.examples): item for item in predictions.values()}.values()
-    truncated = np.logical_or.reduce([item.examples.tokens.truncated for item in once])
-    return _Accounts(
-        sum(int(item.examples.tokens.lengths.sum()) for item in once),
-        sum(item.outputs.num_padded_tokens for item in once),
-        int(truncated.sum()),
-    )
 
 
 def _embedding_array(outputs: ModelOutputs) -> pa.Array:

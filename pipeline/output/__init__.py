@@ -10,6 +10,7 @@ Under a table's URI:
     _bertmill/ledger/...                       one done-record per shard
     _bertmill/compacted/...                    which of the ledger's files a compacted one stands for
     _bertmill/forgotten/...                    files whose done-records a vacuum has dropped, until they go
+    _bertmill/texts/...                        hashes of the texts that scored files are of, where results are reused
     _bertmill/layouts/...                      footers already read, so that finished files are not opened again
     _manifests/run_date=2026-11-23/RUN.json    what each publishing run did
 """

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from deltalake import DeltaTable
@@ -27,6 +28,7 @@ from pipeline.errors import AccountingError, CommitConflictError, TransientStora
 from pipeline.output.compacted import CompactedFile, note_uri, read_compacted, write_compacted
 from pipeline.output.log import COMPACTION, require_night, require_table
 from pipeline.output.table import DataFile, Night, commit_actions, live_files
+from pipeline.output.texts import HashedFile, TextStore
 from pipeline.output.writer import write_row_groups
 from pipeline.schema import RUN_DATE, SOURCE_FOOTER
 from pipeline.storage import Storage, classify_error, map_threads, retrying
@@ -36,6 +38,7 @@ _NUM_ATTEMPTS = 3
 _THREADS = 16
 _FOOTER_PREFIX = b"bertmill."
 _RUN_ID = b"bertmill.run_id"
+_FINGERPRINT = b"bertmill.fingerprint"
 
 
 @dataclass(frozen=True)
@@ -52,10 +55,11 @@ class Compaction:
 
 @dataclass(frozen=True)
 class _Merged:
-    """A new file, and the live files whose rows it holds."""
+    """A new file, the live files whose rows it holds, and their fingerprint."""
 
     file: DataFile
     replaced: tuple[DataFile, ...]
+    fingerprint: str
 
 
 def compact_night(uri: str, run_date: str, target_bytes: int, storage: Storage) -> Compaction:
@@ -116,6 +120,7 @@ def _merge_all(uri: str, run_date: str, groups: Sequence[Sequence[DataFile]], st
     try:
         for group in groups:
             merged.append(_merge(uri, run_date, group, storage))
+            _join_texts(uri, merged[-1], storage)
             write_compacted(uri, run_date, _note_on(merged[-1], notes), storage)
     except AccountingError:
         _discard(uri, run_date, merged, storage)
@@ -127,6 +132,7 @@ def _discard(uri: str, run_date: str, merged: Sequence[_Merged], storage: Storag
     """Only for files that no commit can name any more; what is left behind otherwise, `vacuum` finds."""
     for item in merged:
         storage.delete(note_uri(uri, run_date, item.file.path))
+        TextStore(uri, item.fingerprint, storage).delete(item.file.path)
         storage.delete(join_uri(uri, item.file.path))
 
 
@@ -153,7 +159,17 @@ def _merge(uri: str, run_date: str, group: Sequence[DataFile], storage: Storage)
             f"night {run_date} of {uri}: {written.num_rows} rows read where the log says {num_rows}; nothing changed",
             "`bertmill table verify` says which file is wrong; score the night again to replace it",
         )
-    return _Merged(DataFile(path, written.size_bytes, num_rows), tuple(group))
+    fingerprint = (footers[0].metadata or {}).get(_FINGERPRINT, b"").decode()
+    return _Merged(DataFile(path, written.size_bytes, num_rows), tuple(group), fingerprint)
+
+
+def _join_texts(uri: str, merged: _Merged, storage: Storage) -> None:
+    """Where the hashes of all parts' texts are known, those of the new file: its rows are theirs, in order."""
+    texts = TextStore(uri, merged.fingerprint, storage)
+    found = [texts.read(HashedFile(file.path, file.num_rows)) for file in merged.replaced]
+    known = [hashes for hashes in found if hashes is not None]
+    if len(known) == len(found):
+        texts.write(merged.file.path, np.concatenate(known))
 
 
 def _joined_footer(footers: Sequence[pa.Schema]) -> dict[bytes, bytes]:

@@ -26,8 +26,9 @@ SNAPSHOT = "snapshot"
 class DoneRecord:
     """What became of one shard.
 
-    Paths are relative to the table (or its quarantine table); None where there were no such rows. `reasons` counts
-    the quarantined rows by what is wrong with them.
+    Paths are relative to the table (or its quarantine table); None where there were no such rows. `num_tokens` counts
+    what was computed: not the `num_reused_rows`, whose results were copied. `reasons` counts the quarantined rows by
+    what is wrong with them.
     """
 
     shard: str
@@ -43,6 +44,7 @@ class DoneRecord:
     run_id: str
     elapsed_s: float
     reasons: Mapping[str, int] = field(default_factory=dict)
+    num_reused_rows: int = 0
 
     @property
     def num_rows(self) -> int:

@@ -20,6 +20,7 @@ from pipeline.output.compacted import CompactedFile, note_uri, read_compacted, w
 from pipeline.output.ledger import SNAPSHOT, Ledger
 from pipeline.output.log import read_commits, require_table
 from pipeline.output.table import live_files, open_table
+from pipeline.output.texts import described_path
 from pipeline.output.vacuum_plan import (
     ForgottenFolder,
     LedgerFolder,
@@ -93,12 +94,12 @@ def read_state(uri: str, storage: Storage, cutoff_s: float) -> TableState:
 
 
 def _list_files(uri: str, storage: Storage) -> dict[str, StoredObject]:
-    """Parquet files in folders of nights, and temporary files that a killed writer left anywhere but in the log."""
+    """Parquet files in folders of nights, their texts' hashes, and what a killed writer left but for the log's."""
     files = {}
     for item in storage.list_objects(uri):
         path = item.uri.removeprefix(uri).strip("/")
         is_data = path.endswith(".parquet") and night_of_file(path)
-        if is_data or (_LEFT_BY_A_WRITER.fullmatch(path) and "_delta_log/" not in path):
+        if is_data or described_path(path) or (_LEFT_BY_A_WRITER.fullmatch(path) and "_delta_log/" not in path):
             files[path] = item
     return files
 

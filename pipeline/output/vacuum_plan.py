@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from pipeline.output.compacted import CompactedFile
 from pipeline.output.ledger import SNAPSHOT, DoneRecord
 from pipeline.output.table import night_of
+from pipeline.output.texts import described_path
 from pipeline.schema import QUARANTINE
 from pipeline.storage import StoredObject
 
@@ -32,6 +33,8 @@ RETIRED_NOW = "parts of a compacted file: retired now, they go after the safety 
 RETIRED_LATELY = "parts of a compacted file: retired less than the safety age ago"
 UNNAMED = "no version within the retention and no done-record names it"
 SUPERSEDED = "of a fingerprint the night no longer shows"
+DESCRIBING = "texts of a file that stays"
+DESCRIBED_NONE = "texts of a file that is gone"
 COMPACTED = "its rows stand in a compacted file"
 
 
@@ -127,7 +130,12 @@ def night_of_file(path: str) -> str:
 def plan_vacuum(state: TableState, options: VacuumOptions, now_s: float) -> VacuumPlan:
     """Decide for every file."""
     judge = _Judge(state, options, now_s)
-    verdicts = {path: judge.verdict(path, item) for path, item in state.files.items()}
+    verdicts = {path: judge.verdict(path, item) for path, item in state.files.items() if not described_path(path)}
+    verdicts |= {
+        path: judge.verdict_on_texts(item, verdicts.get(described))
+        for path, item in state.files.items()
+        if (described := described_path(path)) is not None
+    }
     remove = {path: reason for path, (goes, reason) in verdicts.items() if goes}
     keep = {path: reason for path, (goes, reason) in verdicts.items() if not goes}
     forgetting = {(folder.run_date, folder.fingerprint) for folder in judge.stale}
@@ -163,6 +171,12 @@ class _Judge:
         if not _is_before(item.modified_s, self._safe_s):
             return False, YOUNG
         return self._reasons.get(path, (True, UNNAMED))
+
+    def verdict_on_texts(self, item: StoredObject, described: tuple[bool, str] | None) -> tuple[bool, str]:
+        """(goes, why) for the hashes of a scored file's texts, by the verdict on that file; None if it is gone."""
+        if described is not None and not described[0]:
+            return False, DESCRIBING
+        return (True, DESCRIBED_NONE) if _is_before(item.modified_s, self._safe_s) else (False, YOUNG)
 
     def is_over(self, note: CompactedFile, keep: Collection[str]) -> bool:
         """Whether a note says nothing any more: its file is gone, and so are the parts it keeps plans away from."""

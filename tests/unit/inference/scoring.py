@@ -5,10 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from pipeline.inference.predictor import ModelSource
-from pipeline.inference.prepare import PreparedRun, prepare_run
+from pipeline.inference.prepare import PreparedRun, make_job, prepare_run
 from pipeline.inference.spec import ScoreSpec
-from pipeline.inference.worker import ScoreJob, ShardScorer
+from pipeline.inference.worker import ShardScorer
 from pipeline.output.ledger import DoneRecord, records_from
 from pipeline.storage import Storage
 
@@ -29,8 +28,7 @@ def score_spec(bundle: Path, corpus: Path, output: Path, /, **changes: Any) -> S
 
 def scorer_for(run: PreparedRun, run_id: str = "run-1") -> ShardScorer:
     """What a worker of this run builds."""
-    model = ModelSource(run.spec.bundle, run.source.texts, run.spec.compute, 1, STORAGE)
-    return ScoreJob(model, run.source, run.ledger, run.table_schema, run_id).build()
+    return make_job(run, 1, run_id).build()
 
 
 def score_all(run: PreparedRun, run_id: str = "run-1") -> list[DoneRecord]:
