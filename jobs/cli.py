@@ -9,6 +9,7 @@ from jobs.demo.job import demo
 from jobs.evaluate import evaluate
 from jobs.finetune import finetune
 from jobs.learning_curve import learning_curve
+from jobs.models.app import app as models_app
 from jobs.nightly import nightly
 from jobs.plan import plan
 from jobs.remote.look import list_jobs, logs, stop
@@ -28,6 +29,7 @@ for _job in (finetune, bundle, evaluate, score, nightly, plan, learning_curve, s
     app.command()(_job)
 app.command("jobs")(list_jobs)
 app.add_typer(table_app, name="table")
+app.add_typer(models_app, name="models")
 
 
 def main() -> None:

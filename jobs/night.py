@@ -25,6 +25,7 @@ def run_night(run: PreparedRun, address: str | None, started_s: float) -> None:
     session = ray_session(run.spec.compute, address) if run.plan.pending else None
     run_id, fresh = run_id_for(run.ledger.run_date), []
     with NightLock(run.ledger.table_uri, run.ledger.scope, run_id, run.ledger.storage):
+        run.keep_models()
         if session is not None:
             with session as pool:
                 fresh = score_pending(run, pool, run_id)

@@ -24,6 +24,7 @@ process boundaries by pickle unchanged, and carries the exit status a job ends w
     ├── CommitConflictError        another publisher committed first; the table is re-read
     ├── TooManyBadRowsError        quarantine above `max_bad_fraction`; nothing was published; exit 3
     ├── FilesSkippedError          the work is done, but corrupt files were left out as the spec allows; exit 6
+    ├── GateError                  a model did not pass the checks of a promotion; exit 7
     ├── AccountingError            rows_in != scored + quarantined; nothing was published; exit 4
     └── TrainingError              training stopped on its own numbers or lost its workers; exit 5
 """
@@ -225,6 +226,12 @@ class FilesSkippedError(BertmillError):
     """Everything else was done, but corrupt files were left out because the spec says so."""
 
     exit_code = 6
+
+
+class GateError(BertmillError):
+    """A model did not pass what a promotion asked of it; nothing was promoted."""
+
+    exit_code = 7
 
 
 class AccountingError(BertmillError):

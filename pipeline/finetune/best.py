@@ -10,9 +10,8 @@ import torch
 from pipeline.errors import Problem, SpecError
 from pipeline.finetune.checkpoint import Standing, Weights, copy_weights
 from pipeline.finetune.spec import TrainingConfig
-from pipeline.tasks.base import Task
+from pipeline.tasks.base import LOWER_IS_BETTER, Task
 
-LOWER_IS_BETTER = frozenset({"loss", "ece"})
 _OF_A_SEARCH = "ndcg@10"  # what embeddings without scores are compared by
 Figures = Mapping[str, Mapping[str, float]]
 """Head -> metric -> value."""

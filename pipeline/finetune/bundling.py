@@ -15,6 +15,7 @@ from pipeline.encoder.bundle import (
 from pipeline.encoder.model import check_family, load_network, load_tokenizer
 from pipeline.errors import Checks
 from pipeline.finetune.spec import BundleSpec
+from pipeline.registry.resolve import resolve_model
 from pipeline.storage import Storage
 from pipeline.tasks.embedding import Embedding
 
@@ -27,7 +28,7 @@ def bundle_encoder(spec: BundleSpec) -> BundleInfo:
         OutputTakenError: the output holds something else.
     """
     storage, checks, task = Storage(spec.storage), Checks(), Embedding()
-    encoder = checks.run(lambda: resolve_encoder(spec.model, storage))
+    encoder = checks.run(lambda: resolve_encoder(resolve_model(spec.model, None, storage), storage))
     checks.run(lambda: check_bundle_target(spec.output, storage))
     checks.raise_failures()
     assert encoder is not None

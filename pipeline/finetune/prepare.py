@@ -26,6 +26,7 @@ from pipeline.finetune.layers import check_layers
 from pipeline.finetune.linear_head import check_linear_head
 from pipeline.finetune.spec import FinetuneSpec, HeadSpec
 from pipeline.finetune.token_cache import CACHE_FORMAT
+from pipeline.registry.resolve import resolve_model
 from pipeline.storage import Storage
 from pipeline.tasks import check_inputs, find_task
 from pipeline.tasks.base import Task
@@ -121,7 +122,7 @@ def prepare_training(spec: FinetuneSpec, source: str) -> PreparedTraining:
         InputError: whatever the user has to mend.
     """
     storage, checks = Storage(spec.storage), Checks()
-    encoder = checks.run(lambda: resolve_encoder(spec.model, storage))
+    encoder = checks.run(lambda: resolve_encoder(resolve_model(spec.model, spec.registry, storage), storage))
     splits = {}
     for name, head in spec.all_heads.items():
         if checks.run(lambda name=name: _check_head(spec, name, source)) is None:  # type: ignore[misc]

@@ -53,8 +53,8 @@ def explain_plan(run: PreparedRun) -> list[str]:
         f"night {night} of {run.ledger.table_uri}",
         f"corpus: {len(run.footers):,} files, {plan.num_rows:,} rows, {len(plan.shards):,} shards",
         *(
-            f"model: {f'{name}: ' if name else ''}{uri} (model_version {run.bundles[name].model_version})"
-            for name, uri in run.spec.bundle.items()
+            f"model: {f'{name}: ' if name else ''}{_called(run, name)} (model_version {info.model_version})"
+            for name, info in run.bundles.items()
         ),
     ]
     num_covered = len(run.files) - len(run.footers)
@@ -94,6 +94,12 @@ def estimate_work(run: PreparedRun) -> Estimate:
     total = num_tokens / max(num_sampled, 1) * run.plan.num_pending_rows
     rate = _latest_tokens_per_s(run)
     return Estimate(run.plan.num_pending_rows, total, num_sampled, total / rate if rate else None)
+
+
+def _called(run: PreparedRun, name: str) -> str:
+    """A bundle as the spec calls it, and what that was resolved to."""
+    model = run.models.get(name)
+    return f"{model.asked}, which is {model.version} for this night" if model else run.spec.bundle[name]
 
 
 def _open_tokenizer(run: PreparedRun, name: str) -> TextTokenizer:

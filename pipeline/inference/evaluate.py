@@ -29,6 +29,7 @@ from pipeline.errors import CorpusError
 from pipeline.inference.predictor import ModelSource, Predictor, TextSource, load_predictor
 from pipeline.inference.prepare import open_inputs
 from pipeline.inference.spec import EvaluateSpec
+from pipeline.registry.resolve import resolve_model
 from pipeline.storage import Storage
 from pipeline.tasks import check_inputs, find_task
 from pipeline.tasks.base import Evaluation, Learned, targets_of
@@ -115,6 +116,7 @@ def prepare_evaluation(spec: EvaluateSpec) -> PreparedEvaluation:
     """
     storage, corpus = Storage(spec.storage), spec.corpus
     assert corpus is not None
+    spec = spec.model_copy(update={"bundle": resolve_model(spec.bundle, spec.registry, storage)})
     bundles, files = open_inputs({_ONLY: spec.bundle}, corpus.uri, storage)
     bundle = bundles[_ONLY]
     task = find_task(bundle.task, spec.bundle)

@@ -15,6 +15,7 @@ from pipeline.corpus.shards import ShardSize, cut_shards
 from pipeline.encoder.bundle import BundleInfo, read_bundle_info
 from pipeline.errors import Checks, CorpusError, Problem, SpecError
 from pipeline.inference.coverage import NOTHING, Coverage, CoverageStore
+from pipeline.inference.models import NightModels, UsedModel, resolve_bundles
 from pipeline.inference.plan import ScorePlan, fingerprint_run, plan_scoring
 from pipeline.inference.predictor import ModelSource, TextSource
 from pipeline.inference.reuse import ReuseSource
@@ -42,6 +43,7 @@ class PreparedRun:
         skipped: Corrupt files that the spec allows to leave out.
         coverage: What earlier nights hold; nothing unless only new files are selected.
         rescores: Everything is scored again, whatever the ledger says.
+        models: What bundles that a registry names were resolved to, by name.
     """
 
     spec: ScoreSpec
@@ -56,11 +58,21 @@ class PreparedRun:
     table_schema: pa.Schema
     ledger: Ledger
     plan: ScorePlan
+    models: Mapping[str, UsedModel]
 
     @property
     def model_version(self) -> str:
         """The bundle's version, or those of several by name."""
         return joined_versions(self.bundles)
+
+    def keep_models(self) -> None:
+        """Write down which registered models the night is scored with, so that it stays with them.
+
+        Raises:
+            CommitConflictError: another run has begun the night with other versions meanwhile.
+        """
+        night = NightModels(self.ledger.table_uri, self.ledger.run_date, self.ledger.storage)
+        night.keep(self.models, self.rescores)
 
     @property
     def covered(self) -> CoverageStore | None:
@@ -99,6 +111,7 @@ def prepare_run(spec: ScoreSpec, run_date: str, rescore: bool = False) -> Prepar
     Raises:
         InputError: whatever the user has to mend, before anything is started.
     """
+    spec, models = resolve_bundles(spec, run_date, rescore)
     storage, output = Storage(spec.storage), spec.output
     bundles, files = open_inputs(spec.bundle, spec.corpus.uri, storage)
     tasks = {name: find_task(info.task, spec.bundle[name]) for name, info in bundles.items()}
@@ -140,6 +153,7 @@ def prepare_run(spec: ScoreSpec, run_date: str, rescore: bool = False) -> Prepar
         schema,
         ledger,
         plan,
+        models,
     )
 
 

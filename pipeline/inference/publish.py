@@ -117,7 +117,8 @@ def complete_manifest(run: PreparedRun, run_id: str, started_s: float) -> None:
 def _write_manifest(run: PreparedRun, report: RunReport) -> None:
     """What the run was asked, what it did, and beside it which version of which file it read."""
     spec = run.spec.model_dump(mode="json")  # names of variables, never secrets
-    manifest = {**asdict(report), "bertmill_version": version("bertmill"), "spec": spec}
+    models = {name: asdict(model) for name, model in run.models.items()}
+    manifest = {**asdict(report), "bertmill_version": version("bertmill"), "spec": spec, "models": models}
     storage, folder = run.ledger.storage, join_uri(run.ledger.table_uri, "_manifests", f"{RUN_DATE}={report.run_date}")
     files = [footer.layout.file for footer in run.footers]
     columns = {

@@ -23,6 +23,7 @@ from pipeline.encoder.bundle import read_bundle_info
 from pipeline.errors import Checks, CorpusError, ModelError
 from pipeline.inference.predictor import ModelSource, Predictor, TextSource, load_predictor
 from pipeline.inference.spec import EvaluateSpec, RetrievalConfig
+from pipeline.registry.resolve import resolve_model
 from pipeline.storage import Storage
 from pipeline.tasks import find_task
 from pipeline.tasks.base import Evaluation
@@ -110,6 +111,7 @@ def prepare_retrieval(spec: EvaluateSpec) -> PreparedRetrieval:
     """
     storage, checks, config = Storage(spec.storage), Checks(), spec.retrieval
     assert config is not None
+    spec = spec.model_copy(update={"bundle": resolve_model(spec.bundle, spec.registry, storage)})
     checks.run(lambda: _check_bundle(spec, storage))
     queries = checks.run(lambda: _open_texts(config.queries, config, storage))
     documents = checks.run(lambda: _open_texts(config.documents, config, storage))

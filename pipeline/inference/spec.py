@@ -67,7 +67,8 @@ class OutputConfig(SpecModel):
 class ScoreSpec(SpecModel):
     """Score a corpus with one bundle, or with several at once, and publish one night of a table."""
 
-    bundle: Bundles = Field(description="bundle written by `bertmill finetune`; or several, `name: URI`")
+    bundle: Bundles = Field(description="bundle written by `bertmill finetune`, or models://...; several: `name: URI`")
+    registry: Uri | None = Field(None, description="where models:// is looked up; default: $BERTMILL_REGISTRY")
     corpus: CorpusConfig
     output: OutputConfig
     reuse: Literal["none", "text-hash"] = Field(
@@ -122,7 +123,8 @@ class RetrievalConfig(SpecModel):
 class EvaluateSpec(SpecModel):
     """Measure a bundle on labelled Parquet, or its embeddings on a search."""
 
-    bundle: Uri = Field(description="bundle written by `bertmill finetune`")
+    bundle: Uri = Field(description="bundle written by `bertmill finetune`, or models://NAME@ALIAS")
+    registry: Uri | None = Field(None, description="where models:// is looked up; default: $BERTMILL_REGISTRY")
     corpus: CorpusConfig | None = Field(None, description="labelled rows")
     retrieval: RetrievalConfig | None = Field(None, description="a search, instead of labelled rows")
     label: str | None = Field(

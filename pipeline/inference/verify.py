@@ -23,6 +23,7 @@ from pipeline.inference.reference import PlainModel
 from pipeline.output.keys import RowGroupPlace, read_row_group
 from pipeline.output.log import require_night, require_table
 from pipeline.output.table import DataFile
+from pipeline.registry.resolve import resolve_model
 from pipeline.schema import MODEL_VERSION_FIELD, SOURCE_FILE, SOURCE_ROW, prefixed
 from pipeline.storage import Storage
 from pipeline.tasks import check_inputs, find_task
@@ -57,7 +58,7 @@ def rescore_sample(uri: str, run_date: str, check: SampleCheck, storage: Storage
     uri = canonical_uri(uri)
     table = require_table(uri, storage)
     files = require_night(table, uri, run_date)
-    bundle = fetch_bundle(canonical_uri(check.bundle_uri), storage)
+    bundle = fetch_bundle(canonical_uri(resolve_model(check.bundle_uri, None, storage)), storage)
     task = find_task(bundle.info.task, check.bundle_uri)
     check_inputs(check.inputs, task.inputs, "command line")
     if task.windows_always:

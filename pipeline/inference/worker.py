@@ -122,7 +122,7 @@ class ShardScorer:
         predictions = self._predictor.predict(good, self._job.source.texts)
         arrays = {}
         for name, prediction in predictions.items():
-            columns = _bundle_columns(self._predictor.members[name], prediction)
+            columns = bundle_columns(self._predictor.members[name], prediction)
             arrays.update({prefixed(name, column): values for column, values in columns.items()})
         once = {id(item.examples): item for item in predictions.values()}.values()  # tokens count once a tokenisation
         return Answers(
@@ -198,7 +198,7 @@ def joined_versions(bundles: Mapping[str, BundleInfo]) -> str:
     return ", ".join(f"{name}={info.model_version}" if name else info.model_version for name, info in bundles.items())
 
 
-def _bundle_columns(member: Member, prediction: Prediction) -> dict[str, pa.Array]:
+def bundle_columns(member: Member, prediction: Prediction) -> dict[str, pa.Array]:
     """Everything one bundle adds to its rows, unprefixed."""
     outputs, tokens = prediction.outputs, prediction.examples.tokens
     decoded = member.task.decode(outputs, prediction.examples, member.learned)

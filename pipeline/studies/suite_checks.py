@@ -14,6 +14,7 @@ from pipeline.finetune.labelled import check_usable, open_split, read_usable
 from pipeline.finetune.prepare import PreparedTraining, prepare_training
 from pipeline.finetune.spec import BundleSpec, FinetuneSpec
 from pipeline.inference.spec import EvaluateSpec
+from pipeline.registry.resolve import resolve_model
 from pipeline.storage import Storage
 from pipeline.studies.blocks import BlockPlace, merged, read_block
 from pipeline.studies.records import RecordStore, fingerprint_of
@@ -130,7 +131,7 @@ def _bundled(run: SuiteRun, suite: SuiteSpec, named: str) -> _Work:
     spec = read_block(run.bundle or {}, additions, BundleSpec, BlockPlace(named, BUNDLE_FILLED))
     storage = Storage(suite.storage)
     check_bundle_target(spec.output, storage)
-    encoder = resolve_encoder(spec.model, storage)
+    encoder = resolve_encoder(resolve_model(spec.model, None, storage), storage)
     check_family(encoder, Embedding.head_class, spec.max_length)
     recipe = spec.model_dump(exclude={"model", "output", "storage"})
     return _Work(None, spec, fingerprint_of([recipe, fingerprint_model(encoder)]))

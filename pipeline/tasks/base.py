@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from pipeline.encoder.model import ModelOutputs
 
 FloatArray = npt.NDArray[np.float32]
+LOWER_IS_BETTER = frozenset({"loss", "ece"})
+"""Metrics of which less is better; of all others more is."""
 IGNORED = -100.0
 """The target of a token or row that has none; it adds nothing to the loss."""
 

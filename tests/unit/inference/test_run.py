@@ -58,7 +58,8 @@ def test_the_manifest_is_the_report(bundle_directory: Path, corpus: Path) -> Non
     report = finish(open_run(bundle_directory, corpus), "run-9")
     manifest = corpus.parent / "table" / "_manifests" / f"run_date={NIGHT}" / "run-9.json"
     content = json.loads(manifest.read_text())
-    others = {name: content.pop(name) for name in ("spec", "bertmill_version")}
+    others = {name: content.pop(name) for name in ("spec", "bertmill_version", "models")}
+    assert others["models"] == {}
     assert RunReport(**content) == report
     assert others["spec"]["bundle"] == {"": str(bundle_directory)}
     files = pq.read_table(manifest.with_name("run-9.files.parquet"), partitioning=None)

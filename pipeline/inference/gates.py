@@ -1,0 +1,137 @@
+"""What a model has to show before an alias names it: no worse figures than the present one's, and fp32's results."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipeline.config import ComputeConfig, CorpusConfig, StorageConfig
+from pipeline.corpus.reader import REASON, input_column, read_shard
+from pipeline.encoder.bundle import fetch_bundle
+from pipeline.errors import GateError, ModelError
+from pipeline.inference.closeness import Comparison, OwnColumns, Tolerance
+from pipeline.inference.evaluate import PreparedEvaluation, evaluate_alone, prepare_evaluation
+from pipeline.inference.predictor import ModelSource, load_predictor
+from pipeline.inference.reference import PlainModel
+from pipeline.inference.spec import EvaluateSpec
+from pipeline.inference.worker import bundle_columns
+from pipeline.schema import SOURCE_FILE, SOURCE_ROW
+from pipeline.storage import Storage
+from pipeline.tasks import find_task
+from pipeline.tasks.base import LOWER_IS_BETTER
+
+_ONLY = ""
+
+
+@dataclass(frozen=True)
+class LabelledRows:
+    """The rows that gates measure on; the same for every model that is compared.
+
+    Attributes:
+        uri: Labelled Parquet.
+        label: Its target column; default: the task's.
+        inputs: Task input -> column, where the bundle names another.
+        num_threads: Threads of this process.
+    """
+
+    uri: str
+    storage: StorageConfig
+    label: str | None = None
+    inputs: Mapping[str, str] = field(default_factory=dict)
+    num_threads: int = 1
+
+    def prepare(self, bundle_uri: str) -> PreparedEvaluation:
+        """Check a bundle against these rows.
+
+        Raises:
+            InputError: they do not fit each other.
+        """
+        corpus = CorpusConfig(uri=(self.uri,), inputs=dict(self.inputs))
+        compute = ComputeConfig(workers=1)
+        return prepare_evaluation(
+            EvaluateSpec(bundle=bundle_uri, corpus=corpus, label=self.label, compute=compute, storage=self.storage)
+        )
+
+
+@dataclass(frozen=True)
+class MetricGate:
+    """A figure that may not be worse than the present model's by more than an allowance."""
+
+    metric: str
+    allowance: float = 0.0
+
+    def check(self, candidate: str, present: str | None, rows: LabelledRows) -> str:
+        """Measure both on the same rows.
+
+        Args:
+            candidate: URI of the bundle that is to be named.
+            present: URI of the one that is named now, if any.
+            rows: What both are measured on.
+
+        Returns:
+            What was found, as one line.
+
+        Raises:
+            GateError: the candidate is worse.
+            ModelError: the task has no such metric.
+        """
+        found = self._measure(candidate, rows)
+        if present is None:
+            return f"{self.metric} {found:.4f} on {rows.uri}; no present model to compare with"
+        standing = self._measure(present, rows)
+        line = f"{self.metric} {found:.4f}, present model {standing:.4f}, on {rows.uri}"
+        loss = found - standing if self.metric in LOWER_IS_BETTER else standing - found
+        if not loss <= self.allowance:  # NaN does not pass
+            raise GateError(f"{line}: worse by {loss:.4f}; allowed is {self.allowance}", "nothing was promoted")
+        return line
+
+    def _measure(self, bundle_uri: str, rows: LabelledRows) -> float:
+        run = rows.prepare(bundle_uri)
+        metrics = evaluate_alone(run, rows.num_threads).metrics
+        if self.metric not in metrics:
+            raise ModelError(f"{bundle_uri}: has no metric {self.metric!r}", f"it has: {', '.join(metrics)}")
+        return metrics[self.metric]
+
+
+@dataclass(frozen=True)
+class ParityGate:
+    """Results, batched and in this machine's precision, that are those of plain transformers in fp32."""
+
+    num_rows: int = 64
+    tolerance: Tolerance = field(default_factory=Tolerance)
+
+    def check(self, candidate: str, rows: LabelledRows) -> str:
+        """Score the first rows both ways.
+
+        Returns:
+            What was found, as one line.
+
+        Raises:
+            GateError: a result is further off than the tolerance.
+            ModelError: the task cannot be scored one text at a time.
+        """
+        run = rows.prepare(candidate)
+        texts, storage, group = run.source.groups[0], Storage(rows.storage), run.source.groups[0].columns
+        task = find_task(run.bundle.task, candidate)
+        if task.windows_always or texts.are_words:
+            raise ModelError(f"{candidate}: task {task.name} is not scored one text at a time here", "leave parity out")
+        read = read_shard(run.shards[0], run.source.columns, run.source.options, storage)
+        usable = read.filter(pc.is_null(read[REASON])).slice(0, self.num_rows)
+        predictor = load_predictor(
+            ModelSource({_ONLY: candidate}, {_ONLY: texts}, run.spec.compute, rows.num_threads, storage)
+        )
+        columns = bundle_columns(predictor.members[_ONLY], predictor.predict(usable, {_ONLY: texts})[_ONLY])
+        scored = pa.table({SOURCE_FILE: usable[SOURCE_FILE], SOURCE_ROW: usable[SOURCE_ROW], **columns})
+        comparison = Comparison(run.bundle, task, OwnColumns(frozenset(columns)), self.tolerance)
+        plain = PlainModel(fetch_bundle(candidate, storage), task)
+        inputs = zip(*(usable[input_column(name)].to_pylist() for name in group), strict=True)
+        for row, own in zip(scored.to_pylist(), inputs, strict=True):
+            comparison.add(row, plain.run(own))
+        found = comparison.result(usable.num_rows)
+        if found.problems or not found.num_rows:
+            first = found.problems[0] if found.problems else "no usable row"
+            raise GateError(f"parity with fp32: {len(found.problems)} problems; first: {first}", "nothing was promoted")
+        return f"parity with fp32 on {found.num_rows} rows of {rows.uri}: least cosine {found.min_cosine or 1:.6f}"

@@ -1,0 +1,87 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from pipeline.config import StorageConfig
+from pipeline.errors import GateError, ModelError
+from pipeline.inference import gates
+from pipeline.inference.closeness import Tolerance
+from pipeline.inference.gates import LabelledRows, MetricGate, ParityGate
+from pipeline.inference.reference import PlainModel
+from tests.tiny import make_bundle, make_network, make_rows
+
+
+@pytest.fixture
+def rows(tmp_path: Path) -> LabelledRows:
+    pq.write_table(make_rows(30), tmp_path / "labelled.parquet")
+    return LabelledRows(str(tmp_path / "labelled.parquet"), StorageConfig())
+
+
+@pytest.fixture
+def always(tmp_path: Path) -> list[str]:
+    """Bundles that call every text negative, neutral: a third of the rows is so; and one that knows less."""
+    found = []
+    for index in (0, 1):
+        network = make_network()
+        with torch.no_grad():
+            network.classifier.weight.zero_()
+            network.classifier.bias.copy_(torch.nn.functional.one_hot(torch.tensor(index), 3).float() * 5)
+        make_bundle(tmp_path / f"always-{index}", network=network)
+        found.append(str(tmp_path / f"always-{index}"))
+    return found
+
+
+def skewed(rows: LabelledRows, label: str, count: int) -> LabelledRows:
+    """The rows without all but so many of one label."""
+    table = pq.read_table(rows.uri)
+    own = [index for index, value in enumerate(table["label"].to_pylist()) if value == label][count:]
+    pq.write_table(table.take([index for index in range(table.num_rows) if index not in own]), rows.uri)
+    return rows
+
+
+def test_a_better_model_passes_and_a_worse_one_does_not(rows: LabelledRows, always: list[str]) -> None:
+    rows = skewed(rows, "neutral", 5)  # 10 negative, 5 neutral, 10 positive
+    negative, neutral = always
+    assert MetricGate("accuracy").check(negative, neutral, rows).startswith("accuracy 0.4000, present model 0.2000")
+    with pytest.raises(GateError, match=r"accuracy 0\.2000, present model 0\.4000, .*: worse by 0\.2000"):
+        MetricGate("accuracy").check(neutral, negative, rows)
+    MetricGate("accuracy", allowance=0.21).check(neutral, negative, rows)
+    MetricGate("accuracy").check(negative, negative, rows)
+
+
+def test_of_a_loss_less_is_better(rows: LabelledRows, always: list[str]) -> None:
+    rows = skewed(rows, "neutral", 5)
+    negative, neutral = always
+    MetricGate("loss").check(negative, neutral, rows)
+    with pytest.raises(GateError, match=r"loss .*: worse by"):
+        MetricGate("loss").check(neutral, negative, rows)
+
+
+def test_the_first_model_is_measured_alone(rows: LabelledRows, always: list[str]) -> None:
+    assert "no present model" in MetricGate("accuracy").check(always[0], None, rows)
+
+
+def test_an_unknown_figure_is_named(rows: LabelledRows, always: list[str]) -> None:
+    with pytest.raises(ModelError, match=r"has no metric 'f2'\n.*it has: accuracy"):
+        MetricGate("f2").check(always[0], None, rows)
+
+
+def test_parity_passes_for_a_sound_bundle(rows: LabelledRows, bundle_directory: Path) -> None:
+    found = ParityGate(num_rows=12).check(str(bundle_directory), rows)
+    assert found.startswith("parity with fp32 on 12 rows of")
+
+
+def test_parity_sees_results_that_are_off(
+    rows: LabelledRows, bundle_directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Off(PlainModel):
+        def run(self, texts):  # type: ignore[no-untyped-def]
+            return super().run([texts[0][::-1]])
+
+    monkeypatch.setattr(gates, "PlainModel", Off)
+    with pytest.raises(GateError, match=r"parity with fp32: \d+ problems; first: .*labelled\.parquet row 0"):
+        ParityGate(12, Tolerance()).check(str(bundle_directory), rows)
