@@ -8,7 +8,7 @@ import typer
 
 from jobs.cluster import ray_session
 from jobs.running import running
-from jobs.session import Address, Debug, Overrides, SpecPath, preparing
+from jobs.session import Address, Debug, Overrides, SpecPath, preparing, stopping_on_sigterm
 from pipeline.config import load_spec
 from pipeline.finetune.spec import FinetuneSpec
 
@@ -19,7 +19,7 @@ def finetune(
     spec: SpecPath, set_: Overrides = None, address: Address = None, fresh: Fresh = False, debug: Debug = False
 ) -> None:
     """Fine-tune an encoder on labelled Parquet and write a bundle."""
-    with running("finetune", spec, debug):
+    with running("finetune", spec, debug), stopping_on_sigterm():
         from pipeline.finetune.prepare import prepare_training
         from pipeline.finetune.run import run_training
         from pipeline.finetune.unfinished import check_unfinished, give_up_unfinished, note_finished, note_started

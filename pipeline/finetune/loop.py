@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
+from enum import IntEnum
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ import torch.distributed as dist
 
 from pipeline.encoder.model import EncoderModel
 from pipeline.encoder.tokenize import TokenRows
-from pipeline.errors import TrainingError
+from pipeline.errors import InterruptedRunError, TrainingError
 from pipeline.finetune.best import BestKeeper
 from pipeline.finetune.checkpoint import Progress, Weights, load_best, load_checkpoint, save_checkpoint
 from pipeline.finetune.optimizer import make_optimizer, set_learning_rate
@@ -29,6 +30,7 @@ from pipeline.tasks.base import Evaluation, Examples, Learned, Task
 
 _SYNC_EVERY_STEPS = 10
 _MAX_NAMED = 256
+_ASK_EVERY_S = 2.0
 IntArray = npt.NDArray[np.int64]
 
 
@@ -51,6 +53,14 @@ class TrainingStatus:
     remarks: tuple[str, ...] | None = None
 
 
+class Wish(IntEnum):
+    """What those outside want of a run: nothing, a checkpoint now, or a checkpoint and the end."""
+
+    GO_ON = 0
+    SAVE = 1
+    STOP = 2
+
+
 @dataclass(frozen=True)
 class LoopHooks:
     """What the loop asks of whoever runs it.
@@ -60,11 +70,13 @@ class LoopHooks:
         save: Called on every rank when state is to be kept; gets a function that writes a checkpoint into a
             directory, to be called on rank 0.
         report: Called on rank 0 with the status, every few steps.
+        wish: Called on every rank the same number of times, every few seconds: what those outside want by now.
     """
 
     restore: Path | None
     save: Callable[[Callable[[Path], None]], None]
     report: Callable[[TrainingStatus], None]
+    wish: Callable[[], Wish] = lambda: Wish.GO_ON
 
 
 @dataclass(frozen=True)
@@ -114,6 +126,7 @@ def train(job: LoopJob, hooks: LoopHooks) -> Judgements:
 
     Raises:
         TrainingError: the loss is not finite; on every rank at the same step.
+        InterruptedRunError: it was wished; on every rank at the same step, after a checkpoint.
     """
     context, plan = job.context, job.plan
     network, recipe = context.joined, context.config
@@ -138,9 +151,15 @@ def train(job: LoopJob, hooks: LoopHooks) -> Judgements:
             if judgements:
                 keeper.note(step + 1, {head: found.evaluation.metrics for head, found in judgements.items()})
             window.close(step, factor, judgements or {}, _remarks(keeper))
-            if window.wants_checkpoint(at_epoch_end or keeper.is_over):
+            wish = window.ask_wish()
+            if window.wants_checkpoint(at_epoch_end or keeper.is_over or wish is not Wish.GO_ON):
                 progress = Progress(step + 1, job.fingerprint, keeper.standing)
                 hooks.save(_writer(network, optimizer, progress, keeper.weights))
+            if wish is Wish.STOP and step + 1 < plan.num_steps:
+                raise InterruptedRunError(
+                    f"stopped after step {step + 1} of {plan.num_steps}; a checkpoint was saved",
+                    "run the same command again: it goes on with the next step",
+                )
     if keeper.put_back() or judgements is None:
         judgements = evaluate(job)
     return judgements
@@ -196,7 +215,7 @@ class _Window:
         self._job, self._hooks = job, hooks
         self._results: list[StepResult] = []
         self._norms = NormWatch()
-        self._started_s = self._saved_s = time.monotonic()
+        self._started_s = self._saved_s = self._asked_s = time.monotonic()
 
     def add(self, result: StepResult) -> None:
         self._results.append(result)
@@ -236,14 +255,25 @@ class _Window:
 
     def wants_checkpoint(self, at_epoch_end: bool) -> bool:
         """Rank 0's clock decides for all; the answer is the same on every rank."""
-        due = at_epoch_end or time.monotonic() - self._saved_s >= self._job.checkpoint.every_s
-        if self._job.context.world_size > 1:
-            flag = torch.tensor([float(due)], dtype=torch.float64)
-            flag = flag if self._job.rank == 0 else torch.zeros_like(flag)
-            due = bool(_all_reduce(flag, self._job.context.runtime.device).item())
+        due = at_epoch_end or self._is_rank_0s(time.monotonic() - self._saved_s >= self._job.checkpoint.every_s)
         if due:
             self._saved_s = time.monotonic()
         return due
+
+    def ask_wish(self) -> Wish:
+        """Ask those outside, every few seconds by rank 0's clock; the same on every rank."""
+        if not self._is_rank_0s(time.monotonic() - self._asked_s >= _ASK_EVERY_S):
+            return Wish.GO_ON
+        wish = self._hooks.wish()
+        self._asked_s = time.monotonic()
+        return wish
+
+    def _is_rank_0s(self, answer: bool) -> bool:
+        """Rank 0's answer, on every rank."""
+        if self._job.context.world_size == 1:
+            return answer
+        flag = torch.tensor([float(answer and self._job.rank == 0)], dtype=torch.float64)
+        return bool(_all_reduce(flag, self._job.context.runtime.device).item())
 
 
 def _planned_step(job: LoopJob, optimizer: torch.optim.Optimizer, step: int) -> StepResult:

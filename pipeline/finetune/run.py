@@ -5,16 +5,19 @@ The only file that imports ray.train.
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import signal
 import tempfile
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import ray
 import ray.train
+import ray.train.collective
 import ray.train.torch
 from ray.train import Checkpoint, CheckpointUploadMode, FailureConfig, RunConfig, ScalingConfig
 from ray.train import CheckpointConfig as RayCheckpointConfig
@@ -23,8 +26,8 @@ from pipeline.config import PoolOptions
 from pipeline.corpus.stream import stream_shards
 from pipeline.encoder.attention import set_threads
 from pipeline.encoder.bundle import BundleInfo, read_bundle_info
-from pipeline.errors import BertmillError, CorpusError, ModelError, TrainingError
-from pipeline.finetune.loop import LoopHooks, TrainingStatus
+from pipeline.errors import BertmillError, CorpusError, InterruptedRunError, ModelError, TrainingError
+from pipeline.finetune.loop import LoopHooks, TrainingStatus, Wish
 from pipeline.finetune.prepare import PreparedHead, PreparedTraining
 from pipeline.finetune.token_cache import check_cached, missing_shards
 from pipeline.finetune.worker import MetricsLog, build_job, learn, token_cache_job, write_result
@@ -62,12 +65,31 @@ def run_training(run: PreparedTraining, pool: PoolOptions) -> dict[str, BundleIn
             checkpoint_config=RayCheckpointConfig(num_to_keep=config.keep),
         ),
     )
-    with _Watch(board):
+    with _Watch(board) as watch, _stopping_on_sigterm(watch):
         _fit(trainer)
     failure = ray.get(board.failure.remote())
     if failure is not None:
         raise failure
     return {head.name: read_bundle_info(run.spec.output_of(head.name), run.storage) for head in run.heads}
+
+
+@contextlib.contextmanager
+def _stopping_on_sigterm(watch: _Watch) -> Iterator[None]:
+    """Let SIGTERM ask the workers for a checkpoint and the end, and wait for both; a second one ends at once."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.getsignal(signal.SIGTERM)
+
+    def ask(_signal: int, _frame: object) -> None:
+        watch.ask_to_stop()
+        signal.signal(signal.SIGTERM, before)
+
+    signal.signal(signal.SIGTERM, ask)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def tokenize_training(run: PreparedTraining, head: PreparedHead, pool: PoolOptions) -> None:
@@ -94,6 +116,13 @@ class _Board:
     def __init__(self) -> None:
         self._status: TrainingStatus | None = None
         self._failure: BertmillError | None = None
+        self._is_to_stop = False
+
+    def stop(self) -> None:
+        self._is_to_stop = True
+
+    def is_to_stop(self) -> bool:
+        return self._is_to_stop
 
     def post(self, status: TrainingStatus) -> None:
         self._status = status
@@ -114,10 +143,16 @@ class _Watch:
     def __init__(self, board: Any) -> None:
         self._board = board
         self._stop = threading.Event()
+        self._wants_end = threading.Event()
         self._thread = threading.Thread(target=self._show, daemon=True)
 
-    def __enter__(self) -> None:
+    def __enter__(self) -> _Watch:
         self._thread.start()
+        return self
+
+    def ask_to_stop(self) -> None:
+        """Pass on that the workers are to save and end; safe within a signal handler."""
+        self._wants_end.set()
 
     def __exit__(self, *exception: object) -> None:
         self._stop.set()
@@ -136,6 +171,8 @@ class _Watch:
 
     def _read(self) -> TrainingStatus | None:
         try:
+            if self._wants_end.is_set():
+                ray.get(self._board.stop.remote(), timeout=10)
             status: TrainingStatus | None = ray.get(self._board.status.remote(), timeout=10)
         except ray.exceptions.RayError:
             return None
@@ -187,7 +224,7 @@ def _train_on_worker(config: dict[str, Any]) -> None:
     """What each Ray Train worker runs. Errors that another attempt cannot mend end it instead of a retry."""
     try:
         _train_rank(config["run"], config["board"], config["threads"])
-    except (TrainingError, CorpusError, ModelError) as failure:
+    except (TrainingError, CorpusError, ModelError, InterruptedRunError) as failure:
         ray.get(config["board"].fail.remote(failure))
 
 
@@ -201,16 +238,39 @@ def _train_rank(run: PreparedTraining, board: Any, threads: int) -> None:
         log.add(status)
         board.post.remote(status)
 
+    save_state = _saver(job.rank)
+
+    def save(write: Callable[[Path], None]) -> None:
+        save_state(write)
+        if job.rank == 0:
+            log.flush()  # what was logged before a checkpoint is not logged again
+
+    hooks = LoopHooks(None, save, report, _wisher(board))
     checkpoint = ray.train.get_checkpoint()
     if checkpoint is None:
-        judgements = learn(job, LoopHooks(None, _saver(job.rank), report))
+        judgements = learn(job, hooks)
     else:
         log.resume()
         with checkpoint.as_directory() as directory:
-            judgements = learn(job, LoopHooks(Path(directory), _saver(job.rank), report))
+            judgements = learn(job, replace(hooks, restore=Path(directory)))
     if job.rank == 0:
         log.flush()
         write_result(run, job.context.joined, tokenizer, judgements)
+
+
+def _wisher(board: Any) -> Callable[[], Wish]:
+    """Asks the driver, and Ray for nodes that are about to be taken away; saves once for each such notice."""
+    known: set[str] = set()
+
+    def wish() -> Wish:
+        is_rank_0 = ray.train.get_context().get_world_rank() == 0
+        is_to_stop = ray.train.collective.broadcast_from_rank_zero(is_rank_0 and ray.get(board.is_to_stop.remote()))
+        notice = ray.train.get_preemption_info()  # every rank gets the same
+        is_news = notice is not None and str(notice) not in known
+        known.add(str(notice))
+        return Wish.STOP if is_to_stop else Wish.SAVE if is_news else Wish.GO_ON
+
+    return wish
 
 
 def _saver(rank: int) -> Callable[[Callable[[Path], None]], None]:

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.errors import TrainingError
-from pipeline.finetune.loop import TrainingStatus, ValidationRows, evaluate, status_record, train
+from pipeline.errors import InterruptedRunError, TrainingError
+from pipeline.finetune import loop
+from pipeline.finetune.loop import TrainingStatus, ValidationRows, Wish, evaluate, status_record, train
 from pipeline.finetune.token_cache import TokenData
 from pipeline.tasks.losses import Emphasis
 from tests.tiny import LABELS, make_network
@@ -187,3 +188,45 @@ def test_a_gradient_far_above_the_usual_is_remarked(data: TokenData, tmp_path: P
     train(job, replace(notes.hooks(), report=report))
     assert notes.statuses[0].remarks is None
     assert any("gradient norm" in remark for remark in notes.statuses[1].remarks or ())
+
+
+def test_a_run_that_is_asked_to_stop_saves_first_and_goes_on_later(
+    data: TokenData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop, "_ASK_EVERY_S", 0.0)
+    undisturbed, network = with_dropout(), with_dropout()
+    train(job_for(context_for(data, undisturbed, **RECIPE), epochs=2), Notes(tmp_path / "u").hooks())
+    notes, wishes = Notes(tmp_path), [Wish.GO_ON, Wish.STOP]
+    hooks = replace(notes.hooks(), wish=lambda: wishes.pop(0))
+    with pytest.raises(InterruptedRunError, match=r"stopped after step 15 of 30; a checkpoint was saved") as caught:
+        train(job_for(context_for(data, network, **RECIPE), epochs=2), hooks)
+    assert caught.value.exit_code == 75
+    resumed = with_dropout(seed=9)
+    train(
+        job_for(context_for(data, resumed, **RECIPE), epochs=2),
+        Notes(tmp_path / "again").hooks(restore=notes.checkpoints[-1]),
+    )
+    assert same_weights(weights_of(resumed), weights_of(undisturbed))
+
+
+def test_a_checkpoint_is_saved_when_it_is_wished(
+    data: TokenData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop, "_ASK_EVERY_S", 0.0)
+    notes, wishes = Notes(tmp_path), [Wish.SAVE, Wish.GO_ON, Wish.STOP]
+    train(job_for(context_for(data, min_steps=16, **RECIPE)), replace(notes.hooks(), wish=lambda: wishes.pop(0)))
+    assert len(notes.checkpoints) == 3, "as wished after step 10, after the epoch, and at the end: nothing to stop"
+
+
+def test_those_outside_are_asked_every_few_seconds_only(
+    data: TokenData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[float] = []
+
+    def wish() -> Wish:
+        asked.append(1)
+        return Wish.GO_ON
+
+    monkeypatch.setattr(loop, "_ASK_EVERY_S", 1e9)
+    train(job_for(context_for(data, **RECIPE)), replace(Notes(tmp_path).hooks(), wish=wish))
+    assert asked == []
