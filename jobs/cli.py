@@ -12,6 +12,7 @@ from jobs.learning_curve import learning_curve
 from jobs.models.app import app as models_app
 from jobs.nightly import nightly
 from jobs.plan import plan
+from jobs.pretrain import pretrain
 from jobs.remote.look import list_jobs, logs, stop
 from jobs.remote.submit import submit
 from jobs.schema import schema
@@ -25,7 +26,22 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Fine-tune BERT-family encoders and score whole Parquet corpora, every row exactly once.",
 )
-for _job in (finetune, bundle, evaluate, score, nightly, plan, learning_curve, suite, schema, submit, logs, stop, demo):
+for _job in (
+    finetune,
+    pretrain,
+    bundle,
+    evaluate,
+    score,
+    nightly,
+    plan,
+    learning_curve,
+    suite,
+    schema,
+    submit,
+    logs,
+    stop,
+    demo,
+):
     app.command()(_job)
 app.command("jobs")(list_jobs)
 app.add_typer(table_app, name="table")

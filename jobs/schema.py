@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from pipeline.config import SpecModel
+from pipeline.finetune.pretrain_spec import PretrainSpec
 from pipeline.finetune.spec import BundleSpec, FinetuneSpec
 from pipeline.inference.spec import EvaluateSpec, ScoreSpec
 from pipeline.studies.spec import CurveSpec, SuiteSpec
@@ -18,6 +19,7 @@ class SpecName(StrEnum):
     """Jobs that take a spec."""
 
     finetune = "finetune"
+    pretrain = "pretrain"
     bundle = "bundle"
     evaluate = "evaluate"
     score = "score"
@@ -27,6 +29,7 @@ class SpecName(StrEnum):
 
 SPECS: dict[SpecName, type[SpecModel]] = {
     SpecName.finetune: FinetuneSpec,
+    SpecName.pretrain: PretrainSpec,
     SpecName.bundle: BundleSpec,
     SpecName.evaluate: EvaluateSpec,
     SpecName.score: ScoreSpec,

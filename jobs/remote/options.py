@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from pipeline.config import SpecModel
+from pipeline.finetune.pretrain_spec import PretrainSpec
 from pipeline.finetune.spec import BundleSpec, FinetuneSpec
 from pipeline.inference.spec import EvaluateSpec, ScoreSpec
 from pipeline.studies.spec import CurveSpec, SuiteSpec
@@ -24,6 +25,7 @@ class RemoteJobName(StrEnum):
     """Jobs that can be submitted."""
 
     finetune = "finetune"
+    pretrain = "pretrain"
     bundle = "bundle"
     evaluate = "evaluate"
     score = "score"
@@ -34,6 +36,7 @@ class RemoteJobName(StrEnum):
 
 JOB_SPECS: dict[RemoteJobName, type[SpecModel]] = {
     RemoteJobName.finetune: FinetuneSpec,
+    RemoteJobName.pretrain: PretrainSpec,
     RemoteJobName.bundle: BundleSpec,
     RemoteJobName.evaluate: EvaluateSpec,
     RemoteJobName.score: ScoreSpec,

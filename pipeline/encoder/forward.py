@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from transformers.modeling_outputs import BaseModelOutputWithPooling
+from transformers.modeling_outputs import BaseModelOutput, BaseModelOutputWithPooling
 
 from pipeline.encoder.packing import PACKED, Pack
 from pipeline.encoder.pooling import pool_tokens
@@ -120,6 +120,17 @@ class Encoded:
     def pool(self, pooling: str) -> torch.Tensor:
         """Pooled token states [B, H], float32."""
         return pool_tokens(self._states_BSH(), self.batch.mask_BS, pooling)
+
+    def token_logits(self, network: Any, places_M: torch.Tensor) -> torch.Tensor:
+        """What a head over tokens makes of some of the batch's T tokens: [M, C].
+
+        A head over a whole vocabulary is several times the encoder's work, and its logits do not fit into memory.
+        """
+        states_TH = self.output[0].flatten(0, 1)
+        places_M = places_M if self.batch.pack is not None else self.batch.cells[places_M]
+        logits_1MC = _run_head(network, BaseModelOutput(last_hidden_state=states_TH[places_M].unsqueeze(0)), {})
+        assert logits_1MC is not None
+        return logits_1MC[0]
 
     def logits(self, network: Any) -> torch.Tensor | None:
         """What a network's head makes of the states: [B, C] over rows, [B, S, C] over tokens; None without a head."""

@@ -21,10 +21,12 @@ class HeadCall:
     Attributes:
         batch: The windows.
         seed: Of the dropout, so that a second pass over the batch repeats the first.
+        places: int64 [M]; the only tokens, of the batch's T, whose logits are wanted. None: all there are.
     """
 
     batch: ModelBatch
     seed: int
+    places: torch.Tensor | None = None
 
 
 class JoinedHeads(torch.nn.Module):
@@ -68,12 +70,14 @@ class JoinedHeads(torch.nn.Module):
         return Head(self.network(name), self._embedding)
 
     def forward(self, calls: Mapping[str, HeadCall]) -> dict[str, torch.Tensor]:
-        """Logits of each head called, as `head_logits` has them, or pooled embeddings [B, H]."""
+        """Logits of each head called, as `head_logits` has them, or [M, C] of `places`, or pooled embeddings [B, H]."""
         return {name: self._call(self.network(name), call) for name, call in calls.items()}
 
     def _call(self, network: Any, call: HeadCall) -> torch.Tensor:
         torch.manual_seed(call.seed)
         encoded = encode(self.encoder, call.batch)
+        if call.places is not None:
+            return encoded.token_logits(network, call.places)
         logits = encoded.logits(network)
         return encoded.pool(self._embedding.pooling) if logits is None else logits
 

@@ -179,8 +179,9 @@ def share_encoder(networks: Sequence[Any]) -> Any:
     bases = [network.base_model for network in networks]
     encoder = next((base for base in bases if getattr(base, "pooler", None) is not None), bases[0])
     for network in networks:
-        if network.base_model is not network:
+        if network.base_model is not encoder and network.base_model is not network:
             setattr(network, network.base_model_prefix, encoder)
+            network.tie_weights()  # a masked-language model's output is its input embedding
     return encoder
 
 

@@ -16,17 +16,20 @@ import pyarrow as pa
 import torch
 import torch.distributed as dist
 
+from pipeline.encoder.masking import HidingRules
 from pipeline.encoder.model import EncoderModel
 from pipeline.encoder.tokenize import TokenRows
 from pipeline.errors import InterruptedRunError, TrainingError
 from pipeline.finetune.best import BestKeeper
 from pipeline.finetune.checkpoint import Progress, Weights, load_best, load_checkpoint, save_checkpoint
+from pipeline.finetune.hidden import Guesser, HiddenRows, validation_keys
 from pipeline.finetune.optimizer import make_optimizer, set_learning_rate
 from pipeline.finetune.plan import TrainingPlan, learning_rate_factor, share_batch
 from pipeline.finetune.spec import CheckpointConfig
-from pipeline.finetune.step import StepContext, StepResult, run_step
+from pipeline.finetune.step import StepContext, StepResult, TrainingHead, run_step
+from pipeline.finetune.token_cache import TokenData
 from pipeline.finetune.watch import NormWatch
-from pipeline.tasks.base import Evaluation, Examples, Learned, Task
+from pipeline.tasks.base import Evaluation, Examples, Learned
 
 _SYNC_EVERY_STEPS = 10
 _MAX_NAMED = 256
@@ -191,21 +194,37 @@ def evaluate(job: LoopJob) -> Judgements:
 
     Thresholds are tuned on these very rows.
     """
-    tasks = {head.name: head.task for head in job.context.heads}
-    return {name: _judge(job, name, tasks[name], rows) for name, rows in job.validation.items()}
+    return {
+        head.name: _judge(job, head, job.validation[head.name])
+        for head in job.context.heads
+        if head.name in job.validation
+    }
 
 
-def _judge(job: LoopJob, name: str, task: Task, rows: ValidationRows) -> Judgement:
-    context = job.context
-    model = EncoderModel([context.joined.head(name)], context.runtime, context.padding)
-    outputs = [model.run(tokens)[0] for tokens in rows.inputs]
-    mine = task.judge(outputs, rows.examples, rows.targets, job.learned[name])
+def _judge(job: LoopJob, head: TrainingHead, rows: ValidationRows) -> Judgement:
+    context, task, learned = job.context, head.task, job.learned[head.name]
+    if head.hiding is not None:
+        mine = _judge_hidden(job, head, rows, head.hiding)
+    else:
+        model = EncoderModel([context.joined.head(head.name)], context.runtime, context.padding)
+        outputs = [model.run(tokens)[0] for tokens in rows.inputs]
+        mine = task.judge(outputs, rows.examples, rows.targets, learned)
     gathered: list[Any] = [mine] * context.world_size
     if context.world_size > 1:
         dist.all_gather_object(gathered, mine)
     judged = pa.concat_tables(gathered)
-    learned = task.tune(judged, job.learned[name])
-    return Judgement(task.evaluate(judged, learned), learned)
+    tuned = task.tune(judged, learned)
+    return Judgement(task.evaluate(judged, tuned), tuned)
+
+
+def _judge_hidden(job: LoopJob, head: TrainingHead, rows: ValidationRows, rules: HidingRules) -> pa.Table:
+    """This rank's rows, with the same tokens hidden in every evaluation."""
+    context, learned, (tokens,) = job.context, job.learned[head.name], rows.inputs
+    data = TokenData(tokens, head.task.window_targets(rows.targets, rows.examples, learned))
+    keys = validation_keys(tokens, job.rank, context.world_size)
+    hidden = HiddenRows.of(data, np.arange(len(tokens)), keys, rules)
+    guesser = Guesser(head.task, context.joined, head.name, context.runtime, context.padding)
+    return guesser.judge(hidden, rows.examples, learned)
 
 
 class _Window:
@@ -280,7 +299,7 @@ def _planned_step(job: LoopJob, optimizer: torch.optim.Optimizer, step: int) -> 
     batch = job.plan.batch(step)
     shares = share_batch(batch, job.context.row_lengths[batch], job.context.world_size)
     seed = hash((job.context.config.seed, step, job.rank)) & 0x7FFF_FFFF
-    return run_step(job.context, optimizer, batch, shares[job.rank], seed)
+    return run_step(job.context.in_epoch(job.plan.epoch_of(step)), optimizer, batch, shares[job.rank], seed)
 
 
 def _check_finite(job: LoopJob, step: int, loss: float, grad_norm: float) -> None:

@@ -16,7 +16,8 @@ from pipeline.encoder.bundle import (
     read_bundle_info,
     resolve_encoder,
 )
-from pipeline.encoder.model import check_family
+from pipeline.encoder.masking import find_mask
+from pipeline.encoder.model import check_family, load_tokenizer
 from pipeline.encoder.tokenize import TokenOptions
 from pipeline.errors import Checks, ModelError, Problem, SpecError
 from pipeline.finetune.best import check_best
@@ -137,6 +138,8 @@ def prepare_training(spec: FinetuneSpec, source: str) -> PreparedTraining:
         assert split is not None
         task = find_task(spec.all_heads[name].task, source)
         check_family(encoder, task.head_class, spec.max_length)
+        if task.hides_tokens:
+            find_mask(load_tokenizer(encoder))
         options = _token_options(spec, task)
         heads.append(
             PreparedHead(name, spec.all_heads[name], *split, options, _cache_uri(spec, task, split[0], encoder))

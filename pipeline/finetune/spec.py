@@ -30,6 +30,13 @@ ClassShares = Literal["balanced"] | dict[str, Annotated[float, Field(gt=0)]]
 _OF_A_LINEAR_HEAD = {"method", "label_smoothing", "class_weights", "seed"}
 
 
+class MaskingConfig(SpecModel):
+    """Which tokens a masked language model has to guess."""
+
+    share: float = Field(0.15, gt=0, le=0.5, description="of the tokens of each window")
+    whole_words: bool = Field(False, description="all tokens of a word, or none")
+
+
 class TrainingConfig(SpecModel):
     """The recipe."""
 
@@ -72,6 +79,7 @@ class TrainingConfig(SpecModel):
     micro_batch_tokens: PositiveInt | Literal["auto"] = Field(
         "auto", description="padded tokens of one forward and backward pass; auto: 1,024 on CPU, 16,384 on a GPU"
     )
+    masking: MaskingConfig = MaskingConfig()
     seed: int = 17
 
     @model_validator(mode="after")

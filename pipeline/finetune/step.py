@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import chain, pairwise
 from typing import Any
@@ -18,7 +18,9 @@ from pipeline.encoder.attention import Runtime
 from pipeline.encoder.batching import BatchBudget, plan_batches
 from pipeline.encoder.forward import ModelBatch, lay_out, takes_packs
 from pipeline.encoder.heads import HeadCall, JoinedHeads
-from pipeline.encoder.tokenize import Padding, flat_positions
+from pipeline.encoder.masking import HidingRules
+from pipeline.encoder.tokenize import Padding, TokenRows, flat_positions
+from pipeline.finetune.hidden import HiddenRows
 from pipeline.finetune.spec import TrainingConfig
 from pipeline.finetune.token_cache import TokenData
 from pipeline.tasks.base import IGNORED, Task
@@ -32,13 +34,14 @@ FloatArray = npt.NDArray[np.float32]
 
 @dataclass(frozen=True)
 class TrainingHead:
-    """One task of a run: its rows, and how much one of them counts beside another task's."""
+    """One task of a run: its rows, how much one of them counts beside another task's, and what it hides of them."""
 
     name: str
     task: Task
     data: TokenData
     weight: float = 1.0
     emphasis: Emphasis | None = None
+    hiding: HidingRules | None = None
 
     def loss_sum(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """The task's loss, with this run's emphasis where it has any."""
@@ -52,7 +55,7 @@ class StepContext:
     """What every step of a run shares.
 
     Rows are numbered through all heads, the first head's first. `network` is a JoinedHeads, which may be wrapped in
-    DistributedDataParallel: that averages gradients over `world_size` ranks.
+    DistributedDataParallel: that averages gradients over `world_size` ranks. `epoch` decides which tokens are hidden.
     """
 
     network: Any
@@ -61,6 +64,11 @@ class StepContext:
     config: TrainingConfig
     padding: Padding
     world_size: int = 1
+    epoch: int = 0
+
+    def in_epoch(self, epoch: int) -> StepContext:
+        """The context of an epoch's steps."""
+        return replace(self, epoch=epoch) if any(head.hiding for head in self.heads) else self
 
     @property
     def joined(self) -> JoinedHeads:
@@ -73,9 +81,9 @@ class StepContext:
         """Tokens of every row."""
         return np.concatenate([head.data.row_lengths for head in self.heads])
 
-    def lay_out(self, head: TrainingHead, windows: IntArray) -> ModelBatch:
-        """Windows of a head's rows as one batch."""
-        return lay_out(head.data.rows, windows, self.joined.encoder, self.padding, self.runtime.device)
+    def lay_out(self, rows: TokenRows, windows: IntArray) -> ModelBatch:
+        """Some windows as one batch."""
+        return lay_out(rows, windows, self.joined.encoder, self.padding, self.runtime.device)
 
     def split(self, rows: IntArray) -> list[IntArray]:
         """Row numbers -> each head's own, counted from 0."""
@@ -125,8 +133,7 @@ def run_step(
     parts = zip(context.heads, context.split(batch), context.split(share), strict=True)
     for number, (head, in_batch, own) in enumerate(parts):
         scale = head.weight * len(in_batch) / len(batch)
-        plan = _plan_comparison if head.task.compares_rows else _plan_rows
-        queue, loss = plan(context, head, _Share(in_batch, own, scale, seed + 1_000_003 * number))
+        queue, loss = _planner(head)(context, head, _Share(in_batch, own, scale, seed + 1_000_003 * number))
         queues.append(queue)
         losses.append(loss)
     # Every head takes part in the last pass, the one that exchanges gradients: DDP waits for all weights there.
@@ -139,6 +146,12 @@ def run_step(
     num_padded = sum(micro.num_padded_tokens for micro in chain.from_iterable(queues))
     num_tokens = int(context.row_lengths[share].sum())
     return StepResult(sum(losses), num_tokens, num_padded, float(grad_norm))
+
+
+def _planner(head: TrainingHead) -> Callable[..., tuple[list[_MicroBatch], float]]:
+    if head.hiding is not None:
+        return _plan_hidden
+    return _plan_comparison if head.task.compares_rows else _plan_rows
 
 
 @dataclass(frozen=True)
@@ -157,7 +170,7 @@ def _plan_rows(context: StepContext, head: TrainingHead, share: _Share) -> tuple
     scale = share.scale / max(terms, 1)
 
     def micro_batch(windows: IntArray, number: int) -> _MicroBatch:
-        batch = context.lay_out(head, windows)
+        batch = context.lay_out(head.data.rows, windows)
 
         def objective(logits: torch.Tensor) -> torch.Tensor:
             targets = torch.from_numpy(_batch_targets(head.data, windows, batch, logits.ndim == 3))
@@ -165,7 +178,31 @@ def _plan_rows(context: StepContext, head: TrainingHead, share: _Share) -> tuple
 
         return _call_head(head, batch, share.seed + number, objective)
 
-    queue = [micro_batch(windows, number) for number, windows in enumerate(_micro_batches(context, head, share.own))]
+    batches = _micro_batches(context, head.data.rows, head.data.windows_of(share.own))
+    queue = [micro_batch(windows, number) for number, windows in enumerate(batches)]
+    return queue or [_idle(context, head, share.seed)], 0.0
+
+
+def _plan_hidden(context: StepContext, head: TrainingHead, share: _Share) -> tuple[list[_MicroBatch], float]:
+    """Micro-batches of a head that guesses tokens hidden in this epoch."""
+    assert head.hiding is not None
+    keys = [(context.epoch, row) for row in share.in_batch.tolist()]
+    hidden = HiddenRows.of(head.data, share.in_batch, keys, head.hiding)
+    scale = share.scale / max(hidden.num_hidden, 1)
+    own = np.flatnonzero(np.isin(share.in_batch, share.own))
+
+    def micro_batch(chosen: IntArray, number: int) -> _MicroBatch:
+        batch = context.lay_out(hidden.rows, chosen)
+        places = hidden.places(chosen).to(context.runtime.device)
+        truth = torch.from_numpy(hidden.truth(chosen)).unsqueeze(1)
+
+        def objective(logits: torch.Tensor) -> torch.Tensor:
+            return scale * head.loss_sum(logits, truth.to(logits.device))
+
+        call = HeadCall(batch, share.seed + number, places)
+        return _MicroBatch(head.name, call, objective, batch.num_computed_tokens)
+
+    queue = [micro_batch(chosen, number) for number, chosen in enumerate(_micro_batches(context, hidden.rows, own))]
     return queue or [_idle(context, head, share.seed)], 0.0
 
 
@@ -179,7 +216,7 @@ def _plan_comparison(context: StepContext, head: TrainingHead, share: _Share) ->
     if not len(share.in_batch):
         return [_idle(context, head, share.seed)], 0.0
     windows = data.windows_of(share.own)
-    batches = _micro_batches(context, head, share.own)
+    batches = _micro_batches(context, data.rows, windows)
     # Where each of this rank's windows stands among all windows of the global batch.
     order = np.argsort(share.in_batch)
     rows = order[np.searchsorted(share.in_batch, share.own, sorter=order)]
@@ -195,7 +232,7 @@ def _plan_comparison(context: StepContext, head: TrainingHead, share: _Share) ->
 
     def micro_batch(chosen: IntArray, number: int) -> _MicroBatch:
         own = pulls[[places[window] for window in chosen.tolist()]]
-        batch = context.lay_out(head, chosen)
+        batch = context.lay_out(head.data.rows, chosen)
         return _call_head(head, batch, share.seed + number, lambda pooled: (pooled * own).sum())
 
     queue = [micro_batch(chosen, number) for number, chosen in enumerate(batches)]
@@ -210,7 +247,7 @@ def _gather_vectors(
     num_windows = len(share.in_batch) * head.data.texts_per_row
     vectors = torch.zeros(num_windows, joined.encoder.config.hidden_size, device=device)
     for number, chosen in enumerate(batches):
-        call = HeadCall(context.lay_out(head, chosen), share.seed + number)
+        call = HeadCall(context.lay_out(head.data.rows, chosen), share.seed + number)
         with torch.no_grad(), context.runtime.autocast():
             pooled = joined({head.name: call})[head.name]
         vectors[[places[window] for window in chosen.tolist()]] = pooled.float()
@@ -230,12 +267,11 @@ def _backward(context: StepContext, micros: list[_MicroBatch]) -> float:
     return sum(float(objective.detach()) for objective, micro in own if micro.head not in compares)
 
 
-def _micro_batches(context: StepContext, head: TrainingHead, own: IntArray) -> list[IntArray]:
-    """A rank's windows in groups of similar length."""
-    windows = head.data.windows_of(own)
+def _micro_batches(context: StepContext, rows: TokenRows, windows: IntArray) -> list[IntArray]:
+    """Windows in groups of similar length."""
     budget = BatchBudget(_micro_batch_tokens(context), max(len(windows), 1))
     is_padded = not takes_packs(context.joined.encoder)
-    return [windows[indices] for indices in plan_batches(head.data.rows.lengths[windows], budget, is_padded)]
+    return [windows[indices] for indices in plan_batches(rows.lengths[windows], budget, is_padded)]
 
 
 def _micro_batch_tokens(context: StepContext) -> int:
@@ -253,7 +289,7 @@ def _call_head(
 
 def _idle(context: StepContext, head: TrainingHead, seed: int) -> _MicroBatch:
     """Any window, weighted 0: every rank and head takes part in the exchange of gradients."""
-    call = HeadCall(context.lay_out(head, np.zeros(1, np.int64)), seed)
+    call = HeadCall(context.lay_out(head.data.rows, np.zeros(1, np.int64)), seed)
     return _MicroBatch(head.name, call, lambda output: 0.0 * output.float().sum(), 0)
 
 

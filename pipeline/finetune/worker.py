@@ -15,6 +15,7 @@ import torch
 from pipeline.encoder.attention import choose_runtime
 from pipeline.encoder.bundle import BundleInfo, write_bundle
 from pipeline.encoder.heads import JoinedHeads
+from pipeline.encoder.masking import HidingRules
 from pipeline.encoder.model import EmbeddingOptions, load_network, load_tokenizer
 from pipeline.encoder.tokenize import Padding, TextTokenizer
 from pipeline.finetune.classes import make_emphasis, weigh_rows
@@ -67,7 +68,7 @@ def build_job(run: PreparedTraining, rank: int, world_size: int) -> tuple[LoopJo
         network = torch.nn.parallel.DistributedDataParallel(network, device_ids=devices)
     tokenizer = load_tokenizer(run.encoder)
     padding = Padding.of(tokenizer)
-    heads = tuple(_training_head(run, head) for head in run.heads)
+    heads = tuple(_training_head(run, head, tokenizer) for head in run.heads)
     context = StepContext(network, heads, runtime, recipe, padding, world_size)
     labels = {head.name: head.train.learned.labels for head in run.heads}
     plan = plan_run(context, labels)
@@ -115,11 +116,15 @@ def plan_run(context: StepContext, labels: Mapping[str, Sequence[str]]) -> Train
     )
 
 
-def _training_head(run: PreparedTraining, head: PreparedHead) -> TrainingHead:
+def _training_head(run: PreparedTraining, head: PreparedHead, tokenizer: Any) -> TrainingHead:
     files = [cache_file(head.cache_uri, shard) for shard in head.train.shards]
     data = load_tokens(files, len(head.train.texts), run.storage)
     emphasis = make_emphasis(data, head.task, head.train.learned.labels, run.spec.training)
-    return TrainingHead(head.name, head.task, data, head.spec.weight, emphasis)
+    hiding = None
+    if head.task.hides_tokens:
+        masking = run.spec.training.masking
+        hiding = HidingRules.of(tokenizer, masking.share, masking.whole_words, run.spec.training.seed)
+    return TrainingHead(head.name, head.task, data, head.spec.weight, emphasis, hiding)
 
 
 def _validation_rows(run: PreparedTraining, head: PreparedHead, split: LabelledSet, mine: slice) -> ValidationRows:
@@ -154,7 +159,7 @@ def write_result(
         judgement = judgements.get(head.name)
         learned = judgement.learned if judgement else head.train.learned
         info = BundleInfo(
-            task=head.task.name,
+            task=head.task.bundled_as,
             inputs=head.inputs,
             labels=learned.labels,
             options=dict(learned.options),

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from pipeline.errors import Problem, SpecError
 from pipeline.tasks.base import Task
 from pipeline.tasks.embedding import Embedding
+from pipeline.tasks.masked_lm import MaskedLanguageModel
 from pipeline.tasks.multi_label import MultiLabel
 from pipeline.tasks.question_answering import QuestionAnswering
 from pipeline.tasks.similarity import Similarity
@@ -23,6 +24,7 @@ _ALL: tuple[Task, ...] = (
     TokenClassification(),
     QuestionAnswering(),
     Embedding(),
+    MaskedLanguageModel(),
 )
 TASKS: dict[str, Task] = {task.name: task for task in _ALL}
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from pipeline.encoder.model import ModelOutputs
 
 FloatArray = npt.NDArray[np.float32]
-LOWER_IS_BETTER = frozenset({"loss", "ece"})
+LOWER_IS_BETTER = frozenset({"loss", "ece", "perplexity"})
 """Metrics of which less is better; of all others more is."""
 IGNORED = -100.0
 """The target of a token or row that has none; it adds nothing to the loss."""
@@ -101,6 +101,7 @@ class Task(Protocol):
     """What differs between tasks. Stateless: everything learned comes from the bundle.
 
     Attributes:
+        bundled_as: The task of the bundle that training writes; another one where only an encoder is trained.
         inputs: Names of the texts one scored row has; several make one model input, a pair.
         labelled_inputs: The model inputs of one labelled row, each one or two texts; the same one as in scoring but
             for tasks that learn from texts side by side.
@@ -108,6 +109,7 @@ class Task(Protocol):
         target: Default name of the target column.
         needs_target: Labelled rows are of no use without a target.
         compares_rows: The loss compares rows of the global batch with each other: it gets embeddings, not logits.
+        hides_tokens: It learns to guess tokens that are hidden when a batch is made; its logits are of those alone.
         head_class: Name of the transformers Auto class that has the head.
         needs_spans: Decoding needs each token's character range.
         windows_always: Long text is windowed even where the bundle says truncate (question answering).
@@ -117,12 +119,14 @@ class Task(Protocol):
     """
 
     name: str
+    bundled_as: str
     inputs: tuple[str, ...]
     labelled_inputs: tuple[tuple[str, ...], ...]
     optional_inputs: tuple[str, ...]
     target: str
     needs_target: bool
     compares_rows: bool
+    hides_tokens: bool
     head_class: str
     needs_spans: bool
     windows_always: bool

@@ -34,12 +34,14 @@ class Embedding:
     """
 
     name = "embedding"
+    bundled_as = "embedding"
     inputs: tuple[str, ...] = ("text",)
     labelled_inputs: tuple[tuple[str, ...], ...] = (("text_a",), ("text_b",))
     optional_inputs: tuple[str, ...] = ("negative",)
     target = "score"
     needs_target = False
     compares_rows = True
+    hides_tokens = False
     head_class = "AutoModel"
     needs_spans = False
     windows_always = False

@@ -27,12 +27,14 @@ class MultiLabel:
     """A linear layer with one sigmoid per label; binary cross-entropy; thresholds tuned on validation."""
 
     name = "multi-label"
+    bundled_as = "multi-label"
     inputs: tuple[str, ...] = ("text",)
     labelled_inputs: tuple[tuple[str, ...], ...] = (("text",),)
     optional_inputs: tuple[str, ...] = ()
     target = "labels"
     needs_target = True
     compares_rows = False
+    hides_tokens = False
     head_class = "AutoModelForSequenceClassification"
     needs_spans = False
     windows_always = False

@@ -38,12 +38,14 @@ class QuestionAnswering:
     """Two outputs per token, start and end of the answer; both at the first token where there is none."""
 
     name = "question-answering"
+    bundled_as = "question-answering"
     inputs: tuple[str, ...] = ("question", "context")
     labelled_inputs: tuple[tuple[str, ...], ...] = (("question", "context"),)
     optional_inputs: tuple[str, ...] = ()
     target = "answers"
     needs_target = True
     compares_rows = False
+    hides_tokens = False
     head_class = "AutoModelForQuestionAnswering"
     needs_spans = True
     windows_always = True

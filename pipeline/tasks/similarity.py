@@ -23,12 +23,14 @@ class Similarity:
     """One output through a sigmoid, stretched over the label's range; binary cross-entropy on the scaled label."""
 
     name = "similarity"
+    bundled_as = "similarity"
     inputs: tuple[str, ...] = ("text_a", "text_b")
     labelled_inputs: tuple[tuple[str, ...], ...] = (("text_a", "text_b"),)
     optional_inputs: tuple[str, ...] = ()
     target = "score"
     needs_target = True
     compares_rows = False
+    hides_tokens = False
     head_class = "AutoModelForSequenceClassification"
     needs_spans = False
     windows_always = False

@@ -28,12 +28,14 @@ class TextClassification:
     """
 
     name = "text-classification"
+    bundled_as = "text-classification"
     inputs: tuple[str, ...] = ("text",)
     labelled_inputs: tuple[tuple[str, ...], ...] = (("text",),)
     optional_inputs: tuple[str, ...] = ()
     target = "label"
     needs_target = True
     compares_rows = False
+    hides_tokens = False
     head_class = "AutoModelForSequenceClassification"
     needs_spans = False
     windows_always = False
@@ -134,6 +136,7 @@ class PairClassification(TextClassification):
     """Language inference, paraphrase: both texts in one input, a separator between them."""
 
     name = "pair-classification"
+    bundled_as = "pair-classification"
     inputs: tuple[str, ...] = ("text_a", "text_b")
     labelled_inputs: tuple[tuple[str, ...], ...] = (("text_a", "text_b"),)
     main_metric = "accuracy"

@@ -55,12 +55,14 @@ class TokenClassification:
     """A linear layer over tokens; cross-entropy on the first token of each word."""
 
     name = "token-classification"
+    bundled_as = "token-classification"
     inputs: tuple[str, ...] = ("text",)
     labelled_inputs: tuple[tuple[str, ...], ...] = (("text",),)
     optional_inputs: tuple[str, ...] = ()
     target = "tags"
     needs_target = True
     compares_rows = False
+    hides_tokens = False
     head_class = "AutoModelForTokenClassification"
     needs_spans = True
     windows_always = False

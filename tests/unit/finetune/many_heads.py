@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import torch
-from transformers import BertForSequenceClassification, BertForTokenClassification, BertModel
+from transformers import BertForMaskedLM, BertForSequenceClassification, BertForTokenClassification, BertModel
 
 from pipeline.encoder.heads import JoinedHeads
 from pipeline.encoder.model import EmbeddingOptions
@@ -26,6 +26,7 @@ HEAD_CLASSES = {
     "text-classification": BertForSequenceClassification,
     "token-classification": BertForTokenClassification,
     "embedding": BertModel,
+    "masked-lm": BertForMaskedLM,
 }
 KINDS = ("pairs", "triplets", "scored")
 

@@ -16,6 +16,7 @@ import torch.distributed as dist
 from pipeline.finetune.plan import share_batch
 from pipeline.finetune.step import TrainingHead, run_step
 from tests.tiny import make_tokenizer
+from tests.unit.finetune import hidden_tokens
 from tests.unit.finetune.many_heads import context_of, head_of, heads_of, join, pair_data
 
 Result = dict[str, np.ndarray]
@@ -33,6 +34,8 @@ def cases(tokenizer: Any) -> dict[str, tuple[tuple[TrainingHead, ...], np.ndarra
         "one pair": ((head_of("embedding", pair_data(tokenizer, 18, "scored")),), np.array([4])),
         "labels and tags": (every[:2], np.array([3, 25, 0, 42, 20, 21, 7, 19, 33])),
         "labels for one rank": (every[:2], np.array([25, 3])),
+        "hidden tokens": ((hidden_tokens.head_of(tokenizer),), np.array([7, 2, 11, 3, 16, 0, 9])),
+        "hidden tokens for one rank": ((hidden_tokens.head_of(tokenizer),), np.array([4])),
         "all three": (every, np.array([50, 3, 25, 58, 0, 42, 43, 44, 7])),
     }
 

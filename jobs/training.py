@@ -1,0 +1,44 @@
+"""What `finetune` and `pretrain` share: a checked training, run to its bundles."""
+
+from __future__ import annotations
+
+from jobs.cluster import ray_session
+from jobs.session import preparing
+from pipeline.finetune.spec import FinetuneSpec
+
+
+def train_bundles(parsed: FinetuneSpec, source: str, address: str | None, fresh: bool) -> None:
+    """Train what is not trained yet, and print what came of it.
+
+    Args:
+        parsed: What is to be trained.
+        source: The spec's name, for errors.
+        address: Of a Ray cluster, if not a local one.
+        fresh: Give up what an unfinished run left.
+    """
+    from pipeline.finetune.prepare import prepare_training
+    from pipeline.finetune.run import run_training
+    from pipeline.finetune.unfinished import check_unfinished, give_up_unfinished, note_finished, note_started
+
+    with preparing():
+        run = prepare_training(parsed, source)
+        if fresh and (given_up := give_up_unfinished(run)):
+            print(f"gave up {given_up}: its checkpoints are deleted")
+        finished = run.finished_bundles()
+        if finished is None:
+            check_unfinished(run)
+    if finished is None:
+        for remark in run.remarks:
+            print(f"note: {remark}")
+        note_started(run)
+        for head in run.heads:
+            print(f"training {head.name or head.task.name} on {head.train.num_rows:,} rows ({run.run_name})")
+        with ray_session(parsed.compute, address) as pool:
+            finished = run_training(run, pool)
+        note_finished(run)
+    else:
+        print(f"already trained: {parsed.output} comes from this very recipe, data and encoder ({run.run_name})")
+    for name, info in finished.items():
+        figures = ", ".join(f"{metric} {value:.4f}" for metric, value in info.metrics.items())
+        print(f"bundle {parsed.output_of(name)}  model_version {info.model_version}")
+        print(f"validation: {figures or 'none given'}")

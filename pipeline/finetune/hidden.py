@@ -1,0 +1,112 @@
+"""Heads that guess hidden tokens: what is hidden in a step, and how validation rows are judged.
+
+Hidden tokens are a pure function of (seed, epoch, row), and of (seed, row, window) in validation; so they do not
+depend on batches, on the number of workers, or on where a run was resumed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import torch
+
+from pipeline.encoder.attention import Runtime
+from pipeline.encoder.batching import BatchBudget, plan_batches
+from pipeline.encoder.forward import encode, lay_out, takes_packs
+from pipeline.encoder.heads import JoinedHeads
+from pipeline.encoder.masking import HiddenWindow, HidingRules, hide_tokens
+from pipeline.encoder.model import ModelOutputs
+from pipeline.encoder.tokenize import Padding, TokenRows, concat_lengths
+from pipeline.finetune.token_cache import TokenData
+from pipeline.tasks.base import Examples, Learned, Task
+
+_JUDGED_TOKENS = 4_096  # of one forward pass: logits over a vocabulary of 250k are half a GiB
+IntArray = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class HiddenRows:
+    """Some windows with tokens hidden, numbered from 0.
+
+    Attributes:
+        rows: What the encoder sees.
+        windows: The same, one by one, and what is hidden in each.
+    """
+
+    rows: TokenRows
+    windows: tuple[HiddenWindow, ...]
+
+    @classmethod
+    def of(cls, data: TokenData, windows: IntArray, keys: Sequence[Sequence[int]], rules: HidingRules) -> HiddenRows:
+        """Hide tokens in some windows, each with its own key."""
+        offsets, types = data.rows.offsets, data.rows.type_ids
+        spans = [slice(int(offsets[window]), int(offsets[window + 1])) for window in windows]
+        hidden = tuple(
+            hide_tokens(data.rows.ids[span], data.targets.values[span].astype(np.int64), rules, key)
+            for span, key in zip(spans, keys, strict=True)
+        )
+        rows = TokenRows(
+            np.concatenate([np.zeros(0, np.int32), *(window.ids for window in hidden)]),
+            concat_lengths([data.rows.lengths[windows]]),
+            np.zeros(len(windows), np.bool_),
+            type_ids=None if types is None else np.concatenate([types[span] for span in spans]),
+        )
+        return cls(rows, hidden)
+
+    @property
+    def num_hidden(self) -> int:
+        """Hidden tokens of all windows."""
+        return sum(len(window.places) for window in self.windows)
+
+    def places(self, chosen: IntArray) -> torch.Tensor:
+        """Where among the tokens of some windows, one after the other, the hidden ones stand: int64 [M]."""
+        starts = concat_lengths([self.rows.lengths[chosen]])
+        parts = [self.windows[window].places + start for window, start in zip(chosen, starts, strict=False)]
+        return torch.from_numpy(np.concatenate([np.zeros(0, np.int64), *parts]))
+
+    def truth(self, chosen: IntArray) -> IntArray:
+        """The tokens that stood there: int64 [M]."""
+        return np.concatenate([np.zeros(0, np.int64), *(self.windows[window].truth for window in chosen)])
+
+
+@dataclass(frozen=True)
+class Guesser:
+    """A head that guesses hidden tokens, and what runs it."""
+
+    task: Task
+    joined: JoinedHeads
+    name: str
+    runtime: Runtime
+    padding: Padding
+
+    def judge(self, hidden: HiddenRows, examples: Examples, learned: Learned) -> pa.Table:
+        """Judge every hidden token of some windows."""
+        network, device = self.joined.network(self.name).eval(), self.runtime.device
+        encoder = self.joined.encoder.eval()
+        parts = []
+        for indices in self._batches(hidden.rows):
+            batch = lay_out(hidden.rows, indices, encoder, self.padding, device)
+            with torch.inference_mode(), self.runtime.autocast():
+                logits = encode(encoder, batch).token_logits(network, hidden.places(indices).to(device))
+            count = len(logits)
+            outputs = ModelOutputs(
+                logits.float().cpu().numpy(), np.zeros((count, 0), np.float32), np.ones(count, bool), 0
+            )
+            truth = pa.chunked_array([pa.array(hidden.truth(indices))])
+            parts.append(self.task.judge([outputs], examples, truth, learned))
+        return pa.concat_tables(parts)
+
+    def _batches(self, rows: TokenRows) -> Iterator[IntArray]:
+        budget = BatchBudget(min(self.runtime.budget.tokens, _JUDGED_TOKENS), self.runtime.budget.rows)
+        return plan_batches(rows.lengths, budget, not takes_packs(self.joined.encoder))
+
+
+def validation_keys(rows: TokenRows, rank: int, world_size: int) -> list[tuple[int, int]]:
+    """A key for each window of a rank's share of the validation rows: (row of all, window of the row)."""
+    firsts = np.searchsorted(rows.window_rows, rows.window_rows)
+    within = np.arange(len(rows)) - firsts
+    return list(zip((rows.window_rows * world_size + rank).tolist(), within.tolist(), strict=True))
