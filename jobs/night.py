@@ -23,13 +23,13 @@ def run_night(run: PreparedRun, address: str | None, started_s: float) -> None:
     from pipeline.output.lock import NightLock
 
     session = ray_session(run.spec.compute, address) if run.plan.pending else None
-    run_id, fresh = run_id_for(run.ledger.run_date), []
+    run_id, fresh, num_workers = run_id_for(run.ledger.run_date), [], 1
     with NightLock(run.ledger.table_uri, run.ledger.scope, run_id, run.ledger.storage):
         run.keep_models()
         if session is not None:
             with session as pool:
-                fresh = score_pending(run, pool, run_id)
-        print_run(publish_run(run, fresh, run_id, started_s))
+                fresh, num_workers = score_pending(run, pool, run_id), pool.num_workers
+        print_run(publish_run(run, fresh, run_id, started_s, num_workers))
     check_complete(run)
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from pipeline.inference.publish import RunReport
+    from pipeline.output.usage import RunUsage
 
 
 def print_run(report: RunReport) -> None:
@@ -31,3 +33,14 @@ def print_run(report: RunReport) -> None:
     if report.quarantine_reasons:
         print("  quarantined: " + ", ".join(f"{why}: {count:,}" for why, count in report.quarantine_reasons.items()))
     print(f"  {report.elapsed_s:.1f} s from command to commit: {rows_per_s:,.0f} rows/s, {tokens_per_s:,.0f} tokens/s")
+    if report.usage.busy_s:
+        print(f"  {_where_time_went(report.usage)}")
+
+
+def _where_time_went(usage: RunUsage) -> str:
+    """Shares of the workers' time, and the price of it."""
+    paid_s = usage.busy_s + usage.idle_s
+    parts = {name.removesuffix("_s"): seconds for name, seconds in asdict(usage.stages).items()}
+    shares = ", ".join(f"{name} {seconds / paid_s:.0%}" for name, seconds in {**parts, "idle": usage.idle_s}.items())
+    cost = "" if usage.cost is None else f"; cost {usage.cost:,.4g}, {usage.cost_per_million_rows:,.4g} a million rows"
+    return f"time of {usage.num_workers} workers: {shares}{cost}"

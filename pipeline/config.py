@@ -112,6 +112,9 @@ class ComputeConfig(SpecModel):
         le=7 * 86_400,
         description="seconds after which a worker at work on one shard is ended and the shard tried again, three times",
     )
+    price_per_hour: float | None = Field(
+        None, ge=0, description="what one worker costs an hour, in any currency: reports then say what a night cost"
+    )
 
 
 class EncoderUse(SpecModel):

@@ -20,6 +20,7 @@ from transformers.utils import logging as transformers_logging
 
 from pipeline.encoder.attention import Runtime, attention_kernel
 from pipeline.encoder.batching import plan_batches
+from pipeline.encoder.flops import forward_flops
 from pipeline.encoder.forward import ModelBatch, encode, lay_out, positions_before_first, takes_packs
 from pipeline.encoder.pooling import merge_windows
 from pipeline.encoder.tokenize import Padding, TokenRows, flat_positions
@@ -210,6 +211,10 @@ class EncoderModel:
         self._is_padded = not takes_packs(self._encoder)
         for network in (self._encoder, *(head.network for head in heads)):
             network.to(runtime.device).eval()
+
+    def flops(self, rows: TokenRows) -> float:
+        """FLOP of one pass over these rows, estimated."""
+        return forward_flops(self._encoder, rows.lengths)
 
     def run(self, rows: TokenRows) -> tuple[ModelOutputs, ...]:
         """Run every window once, in batches of similar length; what is not finite runs again in fp32.

@@ -116,6 +116,7 @@ class TextTokenizer:
                 f"windows of {options.max_length} tokens that share {options.stride} cannot move on",
                 f"use a stride below {room}, or a greater max_length",
             )
+        self._unknown_id = tokenizer.unk_token_id
         self._backend = backend
         self._options = options
         self._stride = options.stride if windowed else 0
@@ -123,6 +124,10 @@ class TextTokenizer:
         self._precutter = Precutter(backend, options.max_length)
         self._uses_types = "token_type_ids" in tokenizer.model_input_names
         self._types_vary = any(backend.encode("").type_ids)  # XLNet: even a single text's last token has its own
+
+    def count_unknown(self, rows: TokenRows) -> int:
+        """Tokens that stand for what the vocabulary does not have."""
+        return 0 if self._unknown_id is None else int(np.count_nonzero(rows.ids == self._unknown_id))
 
     def encode(self, *texts: pa.Array | pa.ChunkedArray) -> TokenRows:
         """Tokenise one text per row, or a pair of them.

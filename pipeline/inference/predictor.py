@@ -21,6 +21,7 @@ from pipeline.encoder.model import (
     shares_encoder,
 )
 from pipeline.encoder.tokenize import Padding, TextTokenizer, TokenOptions
+from pipeline.inference.stages import StageClock
 from pipeline.storage import Storage
 from pipeline.tasks import find_task
 from pipeline.tasks.base import Examples, Learned, Task
@@ -76,20 +77,28 @@ class Predictor:
         self.members = members
         self._passes = passes
 
-    def predict(self, rows: pa.Table, texts: Mapping[str, TextSource]) -> dict[str, Prediction]:
+    def predict(
+        self, rows: pa.Table, texts: Mapping[str, TextSource], clock: StageClock | None = None
+    ) -> dict[str, Prediction]:
         """Tokenise and run one model input per row and bundle.
 
         Args:
             rows: Rows as `read_shard` returns them, without unusable texts [R].
             texts: What each bundle reads of them.
+            clock: Told what this takes.
         """
-        predictions = {}
+        predictions, clock = {}, clock or StageClock()
         for one_pass in self._passes:
             source = texts[one_pass.models[0][0][0]]
             arrays = tuple(rows[input_column(name)] for name in source.columns)
-            examples = Examples(arrays, one_pass.tokenizer.encode(*arrays), source.are_words)
+            with clock.timing("tokenize"):
+                examples = Examples(arrays, one_pass.tokenizer.encode(*arrays), source.are_words)
+            clock.num_unknown_tokens += one_pass.tokenizer.count_unknown(examples.tokens)
             for names, model in one_pass.models:
-                for name, outputs in zip(names, model.run(examples.tokens), strict=True):
+                with clock.timing("model"):
+                    found = model.run(examples.tokens)
+                clock.flops += model.flops(examples.tokens)
+                for name, outputs in zip(names, found, strict=True):
                     predictions[name] = Prediction(examples, outputs)
         return predictions
 

@@ -20,6 +20,7 @@ from pipeline.output.ledger import DoneRecord
 from pipeline.output.log import last_publication, require_table
 from pipeline.output.manifests import read_manifests
 from pipeline.output.table import Night, Published, open_table, publish_night
+from pipeline.output.usage import PoolUse, RunUsage, shard_table, sum_usage
 from pipeline.output.writer import write_parquet
 from pipeline.schema import QUARANTINE, QUARANTINE_SCHEMA, RUN_DATE
 from pipeline.uris import join_uri
@@ -60,10 +61,20 @@ class RunReport:
     num_changed_files_in_table: int
     quarantine_reasons: dict[str, int]
     skipped_files: list[SkippedFile]
+    usage: RunUsage
 
 
-def publish_run(run: PreparedRun, fresh: Iterable[DoneRecord], run_id: str, started_s: float) -> RunReport:
+def publish_run(
+    run: PreparedRun, fresh: Iterable[DoneRecord], run_id: str, started_s: float, num_workers: int = 1
+) -> RunReport:
     """Check the accounts, commit the night, and write the manifest beside it.
+
+    Args:
+        run: The night.
+        fresh: The records of the shards that were pending.
+        run_id: The run's name.
+        started_s: When the command began, by the monotonic clock.
+        num_workers: How many scored; 1 where none was needed, for the driver itself.
 
     Raises:
         AccountingError: rows do not add up, or a file is missing; nothing is published.
@@ -91,8 +102,9 @@ def publish_run(run: PreparedRun, fresh: Iterable[DoneRecord], run_id: str, star
     published = publish_night(ledger.table_uri, night, storage)
     if ledger.is_snapshot:
         ledger.drop(ledger.names() - records.keys())  # what the corpus no longer has would otherwise be kept for ever
-    report = _report(run, records, new, published, run_id, time.monotonic() - started_s)
-    _write_manifest(run, report)
+    work = _Work(run_id, new, num_workers, time.monotonic() - started_s)
+    report = _report(run, records, work, published)
+    _write_manifest(run, report, work)
     return report
 
 
@@ -111,11 +123,27 @@ def complete_manifest(run: PreparedRun, run_id: str, started_s: float) -> None:
         table = require_table(run.ledger.table_uri, run.ledger.storage)
         unchanged = Published(table.version(), 0, 0)
         records = dict(run.plan.done)
-        _write_manifest(run, _report(run, records, {}, unchanged, run_id, time.monotonic() - started_s))
+        work = _Work(run_id, {}, 1, time.monotonic() - started_s)
+        _write_manifest(run, _report(run, records, work, unchanged), work)
 
 
-def _write_manifest(run: PreparedRun, report: RunReport) -> None:
-    """What the run was asked, what it did, and beside it which version of which file it read."""
+@dataclass(frozen=True)
+class _Work:
+    """What one run added to a night."""
+
+    run_id: str
+    records: dict[str, DoneRecord]
+    num_workers: int
+    elapsed_s: float
+
+    @property
+    def own_records(self) -> list[DoneRecord]:
+        """Without shards that another run finished in the meantime."""
+        return [record for record in self.records.values() if record.run_id == self.run_id]
+
+
+def _write_manifest(run: PreparedRun, report: RunReport, work: _Work) -> None:
+    """What the run was asked, what it did, and beside it which files it read, in which version, and its shards."""
     spec = run.spec.model_dump(mode="json")  # names of variables, never secrets
     models = {name: asdict(model) for name, model in run.models.items()}
     manifest = {**asdict(report), "bertmill_version": version("bertmill"), "spec": spec, "models": models}
@@ -127,6 +155,7 @@ def _write_manifest(run: PreparedRun, report: RunReport) -> None:
         "size_bytes": [file.size_bytes for file in files],
     }
     write_parquet(pa.table(columns), join_uri(folder, f"{report.run_id}.files.parquet"), {}, storage)
+    write_parquet(shard_table(work.own_records), join_uri(folder, f"{report.run_id}.shards.parquet"), {}, storage)
     storage.write_bytes(join_uri(folder, f"{report.run_id}.json"), json.dumps(manifest, indent=2).encode())
 
 
@@ -182,14 +211,13 @@ def count_reasons(records: Iterable[DoneRecord]) -> Counter[str]:
 def _report(
     run: PreparedRun,
     records: dict[str, DoneRecord],
-    new: dict[str, DoneRecord],
+    work: _Work,
     published: Published,
-    run_id: str,
-    elapsed_s: float,
 ) -> RunReport:
-    everything = records.values()
+    everything, new = records.values(), work.records.values()
+    pool = PoolUse(work.num_workers, run.spec.compute.price_per_hour)
     return RunReport(
-        run_id=run_id,
+        run_id=work.run_id,
         run_date=run.ledger.run_date,
         table_uri=run.ledger.table_uri,
         table_version=published.version,
@@ -205,14 +233,15 @@ def _report(
         num_tokens=sum(record.num_tokens for record in everything),
         num_padded_tokens=sum(record.num_padded_tokens for record in everything),
         num_reused_rows=sum(record.num_reused_rows for record in everything),
-        num_rows_this_run=sum(record.num_rows for record in new.values()),
-        num_reused_rows_this_run=sum(record.num_reused_rows for record in new.values()),
-        num_tokens_this_run=sum(record.num_tokens for record in new.values()),
-        elapsed_s=round(elapsed_s, 2),
+        num_rows_this_run=sum(record.num_rows for record in new),
+        num_reused_rows_this_run=sum(record.num_reused_rows for record in new),
+        num_tokens_this_run=sum(record.num_tokens for record in new),
+        elapsed_s=round(work.elapsed_s, 2),
         published=published.changed,
         mode=run.spec.output.mode,
         num_corpus_files=len(run.files),
         num_changed_files_in_table=published.num_added_files + published.num_removed_files,
         quarantine_reasons=dict(count_reasons(everything).most_common()),
         skipped_files=list(run.skipped),
+        usage=sum_usage(work.own_records, pool, work.elapsed_s),
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from pipeline.encoder.bundle import BundleInfo
 from pipeline.encoder.model import ModelOutputs
 from pipeline.inference.predictor import Member, ModelSource, Prediction, Predictor, TextSource, load_predictor
 from pipeline.inference.reuse import Answers, ResultReuse, ReuseSource, hash_texts
+from pipeline.inference.stages import StageClock
 from pipeline.output.ledger import DoneRecord, Ledger
 from pipeline.output.texts import HashArray
 from pipeline.output.writer import write_parquet
@@ -79,18 +79,20 @@ class ShardScorer:
         Returns:
             The record that stands, as one row of text: a receipt under 1 KB.
         """
-        started_s = time.monotonic()
-        job = self._job
-        rows = read_shard(shard, job.source.columns, job.source.options, job.model.storage)
+        clock, job = StageClock(), self._job
+        with clock.timing("read"):
+            rows = read_shard(shard, job.source.columns, job.source.options, job.model.storage)
+        clock.read_bytes = rows.nbytes
         good = rows.filter(pc.is_null(rows[REASON]))
         hashes = hash_texts(good, job.source.texts) if self._reuse is not None else None
-        answers = self._answer(good, hashes)
+        answers = self._answer(good, hashes, clock)
         scored, bad = self._split(rows, good, answers)
         attempt = f"{shard.name}-{uuid.uuid4().hex[:8]}.parquet"
-        path, size_bytes = self._write(scored, job.ledger.table_uri, attempt, shard)
-        if self._reuse is not None and hashes is not None and path is not None:
-            self._reuse.texts.write(path, hashes[answers.finite])
-        bad_path, bad_bytes = self._write(bad, join_uri(job.ledger.table_uri, QUARANTINE), attempt, shard)
+        with clock.timing("write"):
+            path, size_bytes = self._write(scored, job.ledger.table_uri, attempt, shard)
+            if self._reuse is not None and hashes is not None and path is not None:
+                self._reuse.texts.write(path, hashes[answers.finite])
+            bad_path, bad_bytes = self._write(bad, join_uri(job.ledger.table_uri, QUARANTINE), attempt, shard)
         record = DoneRecord(
             shard=shard.name,
             path=path,
@@ -103,23 +105,24 @@ class ShardScorer:
             num_padded_tokens=answers.num_padded_tokens,
             num_truncated_rows=self._count_truncated(answers),
             run_id=job.run_id,
-            elapsed_s=round(time.monotonic() - started_s, 3),
+            elapsed_s=round(clock.elapsed_s, 3),
             reasons={str(item["values"]): int(item["counts"]) for item in bad["reason"].value_counts().to_pylist()},
             num_reused_rows=answers.num_reused_rows,
+            usage=clock.usage(),
         )
         standing = job.ledger.claim(record)
         if standing != record:
             self._discard(record)
         return standing.to_table()
 
-    def _answer(self, good: pa.Table, hashes: HashArray | None) -> Answers:
+    def _answer(self, good: pa.Table, hashes: HashArray | None, clock: StageClock) -> Answers:
         """What the bundles say about usable rows; of texts that were scored before, what they said then."""
         if self._reuse is None or hashes is None:
-            return self._compute(good)
-        return self._reuse.answer(hashes, lambda numbers: self._compute(good.take(pa.array(numbers))))
+            return self._compute(good, clock)
+        return self._reuse.answer(hashes, lambda numbers: self._compute(good.take(pa.array(numbers)), clock))
 
-    def _compute(self, good: pa.Table) -> Answers:
-        predictions = self._predictor.predict(good, self._job.source.texts)
+    def _compute(self, good: pa.Table, clock: StageClock) -> Answers:
+        predictions = self._predictor.predict(good, self._job.source.texts, clock)
         arrays = {}
         for name, prediction in predictions.items():
             columns = bundle_columns(self._predictor.members[name], prediction)

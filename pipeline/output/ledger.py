@@ -14,6 +14,7 @@ from json import dumps, loads
 import pyarrow as pa
 
 from pipeline.errors import AccountingError
+from pipeline.output.usage import ShardUsage, parse_usage
 from pipeline.schema import RUN_DATE
 from pipeline.storage import Storage, map_threads
 from pipeline.uris import join_uri
@@ -45,6 +46,7 @@ class DoneRecord:
     elapsed_s: float
     reasons: Mapping[str, int] = field(default_factory=dict)
     num_reused_rows: int = 0
+    usage: ShardUsage = field(default_factory=ShardUsage)
 
     @property
     def num_rows(self) -> int:
@@ -69,7 +71,8 @@ def parse_record(text: str | bytes, source: str) -> DoneRecord:
     """
     try:
         values = loads(text)
-        return DoneRecord(**{known.name: values[known.name] for known in fields(DoneRecord)})
+        known = {item.name: values[item.name] for item in fields(DoneRecord)}
+        return DoneRecord(**known | {"usage": parse_usage(values["usage"])})
     except (ValueError, KeyError, TypeError) as error:
         raise AccountingError(
             f"{source}: not a done-record: {error}", "remove it; the shard is then scored again"
