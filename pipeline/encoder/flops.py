@@ -24,4 +24,4 @@ def forward_flops(encoder: Any, lengths: npt.NDArray[np.int64]) -> float:
     repeats = config.num_hidden_layers / getattr(config, "num_hidden_groups", config.num_hidden_layers)
     squares = float(np.square(lengths.astype(np.float64)).sum())
     attention = 4.0 * config.num_hidden_layers * config.hidden_size * squares
-    return 2.0 * sum(matrices) * repeats * float(lengths.sum()) + attention
+    return float(2.0 * sum(matrices) * repeats * lengths.sum() + attention)

@@ -54,7 +54,7 @@ class StageClock:
             flops=self.flops,
             num_unknown_tokens=self.num_unknown_tokens,
             peak_bytes=_peak_bytes(),
-            peak_gpu_bytes=torch.cuda.max_memory_allocated() if torch.cuda.is_initialized() else 0,
+            peak_gpu_bytes=torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0,
         )
 
 

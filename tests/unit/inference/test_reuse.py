@@ -46,9 +46,9 @@ def computed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     found: list[int] = []
     predict: Callable[..., Any] = Predictor.predict
 
-    def count(self: Predictor, rows: pa.Table, texts: Any) -> Any:
+    def count(self: Predictor, rows: pa.Table, *others: Any) -> Any:
         found.append(rows.num_rows)
-        return predict(self, rows, texts)
+        return predict(self, rows, *others)
 
     monkeypatch.setattr(Predictor, "predict", count)
     return found

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pyarrow as pa
@@ -40,9 +41,9 @@ def test_what_no_stage_took_is_other(monkeypatch: pytest.MonkeyPatch) -> None:
     for _ in range(2):
         with clock.timing("model"):
             hands.now_s += 3
-    with pytest.raises(ValueError, match="full"), clock.timing("write"):
+    with suppress(ValueError), clock.timing("write"):
         hands.now_s += 5
-        raise ValueError("full")
+        raise ValueError("the disk is full")
     found = clock.usage()
     assert (found.stages.model_s, found.stages.write_s, found.stages.other_s) == (6, 5, 1)
     assert found.stages.busy_s == clock.elapsed_s == 12
