@@ -45,11 +45,11 @@ class StageClock:
     def usage(self) -> ShardUsage:
         """What was counted; `other_s` is the time in no stage."""
         other_s = max(self.elapsed_s - sum(self._seconds.values()), 0.0)
-        seconds = {f"{stage}_s": round(value, 3) for stage, value in self._seconds.items()}
+        seconds = {f"{stage}_s": round(value, 5) for stage, value in self._seconds.items()}
         return ShardUsage(
             worker=f"{socket.gethostname()}:{os.getpid()}",
             ended_s=round(time.time(), 3),
-            stages=StageTimes(**seconds, other_s=round(other_s, 3)),
+            stages=StageTimes(**seconds, other_s=round(other_s, 5)),
             read_bytes=self.read_bytes,
             flops=self.flops,
             num_unknown_tokens=self.num_unknown_tokens,
