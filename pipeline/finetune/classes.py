@@ -21,12 +21,13 @@ _MAX_NAMED = 10
 
 def make_emphasis(data: TokenData, task: Task, labels: Sequence[str], recipe: TrainingConfig) -> Emphasis | None:
     """How a head's loss departs from plain cross-entropy; None where it does not."""
-    if task.classes_of is None or (not recipe.label_smoothing and recipe.class_weights is None):
+    is_plain = not recipe.label_smoothing and recipe.class_weights is None and recipe.temperature == 1
+    if task.classes_of is None or is_plain:
         return None
     weights = None
     if recipe.class_weights is not None:
         weights = torch.from_numpy(_weigh(_count_classes(data, task, labels), labels, recipe.class_weights)).float()
-    return Emphasis(recipe.label_smoothing, weights)
+    return Emphasis(recipe.label_smoothing, weights, recipe.temperature)
 
 
 def weigh_rows(data: TokenData, labels: Sequence[str], shares: ClassShares) -> FloatArray:

@@ -25,6 +25,7 @@ from pipeline.corpus.reader import (
 from pipeline.corpus.rows import open_rows
 from pipeline.corpus.shards import Shard
 from pipeline.errors import CorpusError, Problem, SpecError
+from pipeline.output.rows import expand_tables
 from pipeline.schema import SOURCE_FILE, SOURCE_ROW
 from pipeline.storage import Storage
 from pipeline.tasks.base import Learned, Task, targets_of
@@ -53,8 +54,8 @@ class LabelledSet:
 
     @property
     def fingerprint(self) -> str:
-        """Hash of the shards' names and the columns read."""
-        parts = [sorted(shard.name for shard in self.shards), self.texts, self.columns.kept]
+        """Hash of the shards' names, the columns read and the labels."""
+        parts = [sorted(shard.name for shard in self.shards), self.texts, self.columns.kept, self.learned.labels]
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
@@ -87,8 +88,25 @@ def _located(rows: pa.Table, reasons: pa.Array | pa.ChunkedArray) -> list[str]:
     return [f"{file} row {row}: {reason}" for file, row, reason in places]
 
 
+@dataclass(frozen=True)
+class LabelTarget:
+    """What a split is learned from.
+
+    Attributes:
+        column: The target column; None for a task that goes without.
+        learned: What is known of it beforehand, from a teacher; None: it is learned from the column.
+    """
+
+    column: str | None
+    learned: Learned | None = None
+
+
 def open_split(
-    uris: Uris, task: Task, texts: tuple[tuple[str, ...], ...], target: str | None, storage: Storage
+    uris: Uris,
+    task: Task,
+    texts: tuple[tuple[str, ...], ...],
+    target: LabelTarget,
+    storage: Storage,
 ) -> LabelledSet:
     """List a split, check its files and columns, and read its targets (not its text).
 
@@ -96,22 +114,23 @@ def open_split(
         uris: The split's files.
         task: What learns from it.
         texts: The columns of each model input.
-        target: The target column; None for a task that goes without.
+        target: The target column.
         storage: The stores.
 
     Raises:
         CorpusError: a path, file or column is not there, or there are no rows.
     """
-    columns = Columns(tuple(chain.from_iterable(texts)), (target,) if target else ())
-    opened = open_rows(list_corpus(uris, storage), columns, storage)
+    column = target.column
+    columns = Columns(tuple(chain.from_iterable(texts)), (column,) if column else ())
+    opened = open_rows(list_corpus(expand_tables(uris, storage), storage), columns, storage)
     targets = pa.chunked_array([pa.nulls(0)])
-    if target:
+    if column and target.learned is None:
         targets = _read_targets([footer.layout.file for footer in opened.footers], opened.options.kept_schema, storage)
     try:
-        learned = task.learn(targets)
+        learned = task.learn(targets) if target.learned is None else target.learned
     except (pa.ArrowException, TypeError, KeyError) as error:
         raise CorpusError(
-            f"{', '.join(uris)}: column {target!r} is {targets.type}; task {task.name} cannot learn from it: "
+            f"{', '.join(uris)}: column {column!r} is {targets.type}; task {task.name} cannot learn from it: "
             f"{str(error).splitlines()[0]}",
             "name the target column with data.label, or choose the task that fits it",
         ) from None

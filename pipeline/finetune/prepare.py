@@ -22,10 +22,11 @@ from pipeline.encoder.tokenize import TokenOptions
 from pipeline.errors import Checks, ModelError, Problem, SpecError
 from pipeline.finetune.best import check_best
 from pipeline.finetune.classes import check_classes
-from pipeline.finetune.labelled import LabelledSet, LabelPlaces, check_labels, open_split
+from pipeline.finetune.labelled import LabelledSet, LabelPlaces, LabelTarget, check_labels, open_split
 from pipeline.finetune.layers import check_layers
 from pipeline.finetune.linear_head import check_linear_head
 from pipeline.finetune.spec import FinetuneSpec, HeadSpec
+from pipeline.finetune.teacher import find_target, read_teacher
 from pipeline.finetune.token_cache import CACHE_FORMAT
 from pipeline.registry.resolve import resolve_model
 from pipeline.storage import Storage
@@ -191,7 +192,7 @@ def _open_splits(spec: FinetuneSpec, name: str, head: HeadSpec, source: str) -> 
     storage, task, data = Storage(spec.storage), find_task(head.task, source), head.data
     needed = tuple(tuple(data.inputs.get(name, name) for name in group) for group in task.labelled_inputs)
     extra = tuple((data.inputs[name],) for name in task.optional_inputs if name in data.inputs)
-    target = data.label or (task.target if task.needs_target else None)
+    target = LabelTarget(find_target(task, data), read_teacher(task, data, spec.registry, storage, source))
     checks = Checks()
     train = checks.run(lambda: open_split(data.train, task, (*needed, *extra), target, storage))
     held_out = data.validation

@@ -16,7 +16,7 @@ from transformers import AutoConfig, AutoModelForMaskedLM
 
 from pipeline.encoder.new_tokenizer import Vocabulary, train_tokenizer
 from pipeline.errors import Problem, SpecError
-from pipeline.finetune.labelled import LabelledSet, open_split, read_usable
+from pipeline.finetune.labelled import LabelledSet, LabelTarget, open_split, read_usable
 from pipeline.finetune.pretrain_spec import PretrainSpec, ScratchConfig
 from pipeline.storage import Storage
 from pipeline.tasks import TASKS
@@ -45,7 +45,7 @@ def start_from_scratch(spec: PretrainSpec, scratch: ScratchConfig, source: str) 
     """
     _check_config(scratch, source)
     storage = Storage(spec.storage)
-    split = open_split(spec.data.train, _TASK, ((spec.data.text,),), None, storage)
+    split = open_split(spec.data.train, _TASK, ((spec.data.text,),), LabelTarget(None), storage)
     seed = spec.training.seed
     key = json.dumps([scratch.model_dump(), split.fingerprint, seed, spec.max_length], sort_keys=True)
     work = spec.as_training("", source).work_uri

@@ -20,6 +20,9 @@ class DataConfig(SpecModel):
     validation: Uris | None = Field(None, description="rows that are judged while training, and not learned from")
     inputs: dict[str, str] = Field(default_factory=dict, description="task input -> column, where names differ")
     label: str | None = Field(None, description="target column; default: the task's target name, if it needs one")
+    teacher: str | None = Field(
+        None, description="bundle that scored these rows: its class_scores are the target, in the order of its labels"
+    )
     max_bad_fraction: float = Field(0.01, ge=0, le=1, description="share of rows without usable text or label")
 
 
@@ -59,6 +62,9 @@ class TrainingConfig(SpecModel):
     weight_decay: float = Field(0.01, ge=0)
     max_grad_norm: float = Field(1.0, gt=0)
     label_smoothing: float = Field(0.0, ge=0, lt=1, description="share of a label that is spread over all classes")
+    temperature: float = Field(
+        1.0, gt=0, description="above 1 a teacher's lesser scores count more (Hinton et al. 2015)"
+    )
     class_weights: ClassShares | None = Field(
         None, description="how much a row's (a token's) loss counts by its label; scaled to 1 on average"
     )
@@ -141,6 +147,12 @@ class FinetuneSpec(EncoderUse):
         held_out = [head for head in self.all_heads.values() if head.data.validation is not None]
         if self.training.keep_best is not None and not held_out:
             raise ValueError("training.keep_best compares figures on validation rows: give data.validation")
+        return self
+
+    @model_validator(mode="after")
+    def _temperature_has_a_teacher(self) -> FinetuneSpec:
+        if self.training.temperature != 1 and any(head.data.teacher is None for head in self.all_heads.values()):
+            raise ValueError("training.temperature softens a teacher's scores: give data.teacher")
         return self
 
     @model_validator(mode="after")

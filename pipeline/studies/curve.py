@@ -11,7 +11,7 @@ import pyarrow as pa
 from pipeline.encoder.attention import set_threads
 from pipeline.encoder.bundle import fingerprint_model
 from pipeline.errors import Checks, CorpusError, Problem, SpecError
-from pipeline.finetune.labelled import LabelledSet, open_split
+from pipeline.finetune.labelled import LabelledSet, LabelTarget, open_split
 from pipeline.finetune.prepare import PreparedTraining, prepare_training
 from pipeline.finetune.spec import FinetuneSpec
 from pipeline.storage import Storage
@@ -145,7 +145,7 @@ def prepare_curve(spec: CurveSpec, source: str) -> PreparedCurve:
     storage, checks = Storage(spec.storage), Checks()
     training = checks.run(lambda: _prepare_training(spec, source))
     texts, label = ((spec.data.inputs.get("text", "text"),),), spec.data.label or "label"
-    test = checks.run(lambda: open_split(spec.data.test, find_task(TASK, source), texts, label, storage))
+    test = checks.run(lambda: open_split(spec.data.test, find_task(TASK, source), texts, LabelTarget(label), storage))
     checks.raise_failures()
     assert training is not None
     assert test is not None

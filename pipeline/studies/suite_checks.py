@@ -10,7 +10,7 @@ import pyarrow as pa
 from pipeline.encoder.bundle import check_bundle_target, fingerprint_model, resolve_encoder
 from pipeline.encoder.model import check_family
 from pipeline.errors import Checks, InputError, Problem, SpecError
-from pipeline.finetune.labelled import check_usable, open_split, read_usable
+from pipeline.finetune.labelled import LabelTarget, check_usable, open_split, read_usable
 from pipeline.finetune.prepare import PreparedTraining, prepare_training
 from pipeline.finetune.spec import BundleSpec, FinetuneSpec
 from pipeline.inference.spec import EvaluateSpec
@@ -157,7 +157,7 @@ def _read_test(work: _Work, evaluation: EvaluateSpec, named: str) -> _TestRows:
     inputs = {**work.inputs, **corpus.inputs}
     texts = tuple(tuple(inputs.get(name, name) for name in group) for group in task.labelled_inputs)
     label = evaluation.label or (task.target if task.needs_target else None)
-    split = open_split(corpus.uri, task, texts, label, storage)
+    split = open_split(corpus.uri, task, texts, LabelTarget(label), storage)
     parts = [read_usable(shard, split, task, work.learned, storage) for shard in split.shards]
     reasons = [reason for part in parts for reason in part.reasons]
     check_usable(split.num_rows, len(reasons), reasons, corpus.max_bad_fraction)

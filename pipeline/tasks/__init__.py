@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 
 from pipeline.errors import Problem, SpecError
 from pipeline.tasks.base import Task
+from pipeline.tasks.distil_embedding import DistilEmbedding
 from pipeline.tasks.embedding import Embedding
 from pipeline.tasks.masked_lm import MaskedLanguageModel
 from pipeline.tasks.multi_label import MultiLabel
@@ -25,6 +26,7 @@ _ALL: tuple[Task, ...] = (
     QuestionAnswering(),
     Embedding(),
     MaskedLanguageModel(),
+    DistilEmbedding(),
 )
 TASKS: dict[str, Task] = {task.name: task for task in _ALL}
 

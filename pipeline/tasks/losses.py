@@ -18,10 +18,14 @@ class Emphasis:
     Attributes:
         label_smoothing: Share of each label that is spread evenly over all classes.
         class_weights: float32 [C], what a target of each class counts; None: all the same.
+        temperature: Soft targets, and what is compared with them, are those of logits divided by this; the loss is
+            times its square, so that the learning rate keeps its meaning (Hinton et al. 2015,
+            https://arxiv.org/abs/1503.02531, section 2).
     """
 
     label_smoothing: float = 0.0
     class_weights: torch.Tensor | None = None
+    temperature: float = 1.0
 
 
 def class_loss_sum(logits: torch.Tensor, targets: torch.Tensor, emphasis: Emphasis = Emphasis()) -> torch.Tensor:
@@ -38,6 +42,10 @@ def class_loss_sum(logits: torch.Tensor, targets: torch.Tensor, emphasis: Emphas
     smoothing = emphasis.label_smoothing
     flat = logits.float().reshape(-1, logits.shape[-1])
     if logits.ndim == 2 and targets.shape[1] > 1:
-        return cross_entropy(flat, targets.float(), weights, label_smoothing=smoothing, reduction="sum")
+        heat = emphasis.temperature
+        soft = targets.float() ** (1 / heat)
+        soft = soft / soft.sum(dim=-1, keepdim=True)
+        loss = cross_entropy(flat / heat, soft, weights, label_smoothing=smoothing, reduction="sum")
+        return heat**2 * loss
     classes = targets.reshape(-1).long()
     return cross_entropy(flat, classes, weights, ignore_index=int(IGNORED), label_smoothing=smoothing, reduction="sum")

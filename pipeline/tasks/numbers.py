@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from pipeline.schema import SCORES_TYPE
 from pipeline.tasks.base import WindowTargets
@@ -35,6 +36,27 @@ def matrix(column: pa.ChunkedArray) -> FloatArray:
     flat = column.combine_chunks()
     values = np.concatenate([chunk.flatten().to_numpy() for chunk in _chunks(flat)])
     return np.asarray(values.reshape(len(column), -1) if len(column) else np.zeros((0, 0)), np.float32)
+
+
+def holds_vectors(kind: pa.DataType) -> bool:
+    """Whether a column of this type holds lists of floating-point numbers."""
+    is_list = pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
+    return bool(is_list and pa.types.is_floating(kind.value_type))
+
+
+def vectors_of(column: pa.ChunkedArray, width: int = 0) -> FloatArray:
+    """[R, width] from lists of numbers; NaN where a list is null, holds a null, or is of another length.
+
+    Raises:
+        TypeError: the column holds something else.
+    """
+    if not holds_vectors(column.type):
+        raise TypeError("lists of numbers are expected")
+    vectors = np.full((len(column), width), np.nan, np.float32)
+    fits = np.asarray(pc.fill_null(pc.equal(pc.list_value_length(column), width), False).to_numpy(), np.bool_)
+    kept = pc.list_flatten(column.filter(pa.array(fits))).cast(pa.float32())
+    vectors[fits] = np.asarray(pc.fill_null(kept, float("nan")).to_numpy()).reshape(int(fits.sum()), width)
+    return vectors
 
 
 def fixed_targets(values: npt.NDArray[np.float32]) -> WindowTargets:

@@ -13,7 +13,17 @@ import pyarrow.compute as pc
 from pipeline.schema import SCORES_TYPE
 from pipeline.tasks.base import IGNORED, Confusion, Evaluation, Examples, FloatArray, Learned, WindowTargets
 from pipeline.tasks.losses import class_loss_sum
-from pipeline.tasks.numbers import calibration_error, f1_scores, fixed_targets, matrix, matthews, score_lists, softmax
+from pipeline.tasks.numbers import (
+    calibration_error,
+    f1_scores,
+    fixed_targets,
+    holds_vectors,
+    matrix,
+    matthews,
+    score_lists,
+    softmax,
+    vectors_of,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -24,7 +34,8 @@ if TYPE_CHECKING:
 class TextClassification:
     """A linear layer on the pooled encoder; cross-entropy; the label is the arg max of the softmax.
 
-    The target is a label (string or integer), or soft: a struct with one probability per label.
+    The target is a label (string or integer), or soft: a struct with one probability per label, or a teacher's
+    `class_scores`, a list of them.
     """
 
     name = "text-classification"
@@ -47,6 +58,8 @@ class TextClassification:
         """Distinct labels: numbers in numeric order, everything else in string order; a struct's own order."""
         if pa.types.is_struct(targets.type):
             return Learned(tuple(field.name for field in targets.type))
+        if holds_vectors(targets.type):
+            raise TypeError("a list of scores does not say which labels they are of: name the bundle as data.teacher")
         return Learned(distinct_labels(targets))
 
     def head_config(self, learned: Learned) -> dict[str, object]:
@@ -55,8 +68,8 @@ class TextClassification:
 
     def check(self, targets: pa.ChunkedArray, texts: Sequence[pa.ChunkedArray], learned: Learned) -> pa.Array:
         """A label is there and known; soft labels are finite, not negative, and not all zero."""
-        if pa.types.is_struct(targets.type):
-            soft = _soft_targets(targets)
+        if _is_soft(targets):
+            soft = _soft_targets(targets, learned)
             usable = np.isfinite(soft).all(axis=1) & (soft >= 0).all(axis=1) & (soft.sum(axis=1) > 0)
             return pc.if_else(pa.array(usable), pa.scalar(None, pa.string()), "soft label is not a distribution")
         known = encode_labels(targets, learned.labels) >= 0
@@ -66,8 +79,8 @@ class TextClassification:
     def window_targets(self, targets: pa.ChunkedArray, examples: Examples, learned: Learned) -> WindowTargets:
         """[W, 1] class numbers, or [W, C] probabilities."""
         windows = examples.tokens.window_rows
-        if pa.types.is_struct(targets.type):
-            soft = _soft_targets(targets)
+        if _is_soft(targets):
+            soft = _soft_targets(targets, learned)
             return fixed_targets((soft / soft.sum(axis=1, keepdims=True))[windows])
         return fixed_targets(encode_labels(targets, learned.labels)[windows][:, None].astype(np.float32))
 
@@ -97,8 +110,8 @@ class TextClassification:
         self, outputs: Sequence[ModelOutputs], examples: Examples, targets: pa.ChunkedArray, learned: Learned
     ) -> pa.Table:
         """True class number and logits."""
-        if pa.types.is_struct(targets.type):
-            truth = _soft_targets(targets).argmax(axis=1)
+        if _is_soft(targets):
+            truth = _soft_targets(targets, learned).argmax(axis=1)
         else:
             truth = encode_labels(targets, learned.labels)
         return pa.table({"truth": pa.array(truth), "logits": score_lists(outputs[0].logits)})
@@ -175,8 +188,14 @@ def combined(values: pa.Array | pa.ChunkedArray) -> pa.Array:
     return values
 
 
-def _soft_targets(targets: pa.ChunkedArray) -> FloatArray:
-    """[R, C] from a struct of probabilities; NaN where one is null."""
+def _is_soft(targets: pa.ChunkedArray) -> bool:
+    return bool(pa.types.is_struct(targets.type)) or holds_vectors(targets.type)
+
+
+def _soft_targets(targets: pa.ChunkedArray, learned: Learned) -> FloatArray:
+    """[R, C] from structs or lists of probabilities; NaN where one is null, and where a list has another length."""
+    if holds_vectors(targets.type):
+        return vectors_of(targets, len(learned.labels))
     columns = [pc.struct_field(targets, [index]).cast(pa.float64()) for index in range(targets.type.num_fields)]
     stacked = np.stack([pc.fill_null(column, float("nan")).to_numpy() for column in columns], axis=1)
     return np.asarray(stacked, np.float32)

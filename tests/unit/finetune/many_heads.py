@@ -27,6 +27,7 @@ HEAD_CLASSES = {
     "token-classification": BertForTokenClassification,
     "embedding": BertModel,
     "masked-lm": BertForMaskedLM,
+    "distil-embedding": BertModel,
 }
 KINDS = ("pairs", "triplets", "scored")
 

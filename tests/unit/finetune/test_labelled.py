@@ -14,7 +14,7 @@ from pipeline.corpus.rows import open_rows
 from pipeline.corpus.shards import ShardSize
 from pipeline.encoder.tokenize import TextTokenizer, TokenOptions
 from pipeline.errors import CorpusError, SpecError
-from pipeline.finetune.labelled import LabelledSet, LabelPlaces, check_labels, open_split
+from pipeline.finetune.labelled import LabelledSet, LabelPlaces, LabelTarget, check_labels, open_split
 from pipeline.finetune.token_cache import (
     TokenCacheJob,
     TokenCacheWriter,
@@ -40,7 +40,7 @@ def write(directory: Path, name: str = "a", **columns: Any) -> Path:
 
 
 def open_directory(directory: Path) -> LabelledSet:
-    return open_split((str(directory),), TASK, TEXT, "label", STORAGE)
+    return open_split((str(directory),), TASK, TEXT, LabelTarget("label"), STORAGE)
 
 
 def writer_for(split: LabelledSet, cache: Path, tokenizer_directory: Path) -> TokenCacheWriter:
@@ -62,7 +62,7 @@ def test_a_split_knows_its_rows_labels_and_identity(tmp_path: Path) -> None:
 def test_a_split_read_through_other_columns_is_another_one(tmp_path: Path) -> None:
     write(tmp_path, text=["x", "y"], title=["x", "y"], label=["a", "b"])
     prints = {
-        open_split((str(tmp_path),), TASK, texts, target, STORAGE).fingerprint
+        open_split((str(tmp_path),), TASK, texts, LabelTarget(target), STORAGE).fingerprint
         for texts, target in (
             (TEXT, "label"),
             ((("title",),), "label"),
@@ -187,7 +187,7 @@ def test_a_shard_without_usable_rows_takes_no_segments_from_the_others(
     for name, labels in (("a", ["x", "y"]), ("b", [None, None])):
         pair_labels = pa.array(labels, pa.string())
         write(tmp_path / "train", name, text_a=["good film", "it"], text_b=["bad", "was"], label=pair_labels)
-    split = open_split((str(tmp_path / "train"),), pair, (("text_a", "text_b"),), "label", STORAGE)
+    split = open_split((str(tmp_path / "train"),), pair, (("text_a", "text_b"),), LabelTarget("label"), STORAGE)
     assert len(split.shards) == 4
     make_tokenizer(tmp_path / "tokenizer")
     job = TokenCacheJob(

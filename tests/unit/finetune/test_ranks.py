@@ -14,7 +14,7 @@ from tests.unit.finetune.many_heads import assert_near
 from tests.unit.finetune.two_ranks import Result, run_cases
 
 CASES = ["pairs", "triplets", "scored", "one pair", "labels and tags", "labels for one rank", "hidden tokens"]
-CASES += ["hidden tokens for one rank", "all three"]
+CASES += ["a teacher's embeddings", "hidden tokens for one rank", "all three"]
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,7 @@ from pipeline.corpus.rows import open_rows
 from pipeline.corpus.shards import ShardSize
 from pipeline.encoder.tokenize import TextTokenizer, TokenOptions, interleave_rows
 from pipeline.errors import CorpusError
-from pipeline.finetune.labelled import open_split
+from pipeline.finetune.labelled import LabelTarget, open_split
 from pipeline.finetune.token_cache import (
     TokenCacheJob,
     TokenCacheWriter,
@@ -46,7 +46,7 @@ class Cached:
         (root / "train").mkdir(parents=True)
         pq.write_table(pa.table({**TEXTS, **columns}), root / "train" / "a.parquet")
         target = next(iter(columns), None)
-        self.split = open_split((str(root / "train"),), TASK, groups, target, STORAGE)
+        self.split = open_split((str(root / "train"),), TASK, groups, LabelTarget(target), STORAGE)
         self.uri = str(root / "cache")
         job = TokenCacheJob("given", OPTIONS, TASK.name, self.split.learned, self.split, self.uri, 1, STORAGE)
         writer = TokenCacheWriter(job, TextTokenizer(tokenizer, OPTIONS))

@@ -6,6 +6,7 @@ python -m tests.unit.finetune.two_ranks DIRECTORY RANK WORLD_SIZE
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,11 @@ import torch.distributed as dist
 
 from pipeline.finetune.plan import share_batch
 from pipeline.finetune.step import TrainingHead, run_step
+from pipeline.tasks.numbers import fixed_targets
 from tests.tiny import make_tokenizer
 from tests.unit.finetune import hidden_tokens
 from tests.unit.finetune.many_heads import context_of, head_of, heads_of, join, pair_data
+from tests.unit.finetune.training import token_data
 
 Result = dict[str, np.ndarray]
 NUM_STEPS = 2  # a gradient that is missing on one rank shows in the step after
@@ -34,10 +37,19 @@ def cases(tokenizer: Any) -> dict[str, tuple[tuple[TrainingHead, ...], np.ndarra
         "one pair": ((head_of("embedding", pair_data(tokenizer, 18, "scored")),), np.array([4])),
         "labels and tags": (every[:2], np.array([3, 25, 0, 42, 20, 21, 7, 19, 33])),
         "labels for one rank": (every[:2], np.array([25, 3])),
+        "a teacher's embeddings": ((taught_head(tokenizer),), np.array([7, 2, 11, 3, 16, 0, 9])),
         "hidden tokens": ((hidden_tokens.head_of(tokenizer),), np.array([7, 2, 11, 3, 16, 0, 9])),
         "hidden tokens for one rank": ((hidden_tokens.head_of(tokenizer),), np.array([4])),
         "all three": (every, np.array([50, 3, 25, 58, 0, 42, 43, 44, 7])),
     }
+
+
+def taught_head(tokenizer: Any) -> TrainingHead:
+    """Texts with made-up embeddings of a wider teacher."""
+    data = token_data(tokenizer, 18)
+    vectors = np.random.default_rng(0).normal(size=(18, 48)).astype(np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    return head_of("distil-embedding", replace(data, targets=fixed_targets(vectors)))
 
 
 def run_case(heads: tuple[TrainingHead, ...], batch: np.ndarray, rank: int, world_size: int) -> Result:

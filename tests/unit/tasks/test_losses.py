@@ -47,3 +47,13 @@ def test_tokens_are_rows_one_after_the_other() -> None:
 def test_the_main_metric_is_one_of_the_metrics(task: Any) -> None:
     assert task.main_metric in task.metrics
     assert len(set(task.metrics)) == len(task.metrics)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 2.5])
+def test_a_temperature_compares_the_softened_teacher_with_the_softened_student(temperature: float) -> None:
+    draw = torch.Generator().manual_seed(0)
+    teacher, student = (torch.randn(6, 4, generator=draw, dtype=torch.float64) for _ in range(2))
+    found = class_loss_sum(student, teacher.softmax(dim=-1), Emphasis(temperature=temperature))
+    soft = (teacher / temperature).softmax(dim=-1)
+    expected = -(temperature**2) * (soft * (student / temperature).log_softmax(dim=-1)).sum()
+    assert float(found) == pytest.approx(float(expected), rel=1e-5)
