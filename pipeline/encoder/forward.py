@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
@@ -105,21 +105,29 @@ def lay_out(
         return ModelBatch(inputs, on_device, shape, None)
     if getattr(encoder.config, "layer_types", None):  # or a T x T mask is built for layers with local attention
         inputs["attention_mask"] = dict.fromkeys(encoder.config.layer_types)
-    return ModelBatch(inputs, on_device, shape, Pack.of(lengths, device))
+    return ModelBatch(inputs, on_device, shape, Pack.of(lengths, device, torch.is_grad_enabled()))
 
 
-@dataclass
+@dataclass(frozen=True)
 class Encoded:
     """A batch and its token states, from which heads and embeddings are made."""
 
     encoder: Any
     batch: ModelBatch
     output: Any
-    _padded: dict[str, torch.Tensor] = field(default_factory=dict)
 
     def pool(self, pooling: str) -> torch.Tensor:
         """Pooled token states [B, H], float32."""
-        return pool_tokens(self._states_BSH(), self.batch.mask_BS, pooling)
+        pack = self.batch.pack
+        if pack is None:
+            return pool_tokens(self.output[0], self.batch.mask_BS, pooling)
+        pooled = []
+        for rectangle, states_TH in zip(pack.rectangles, pack.split(self.output[0][0]), strict=True):
+            mask_NL = torch.ones(rectangle.shape, dtype=torch.long, device=states_TH.device)
+            if rectangle.mask is not None:
+                mask_NL = rectangle.mask[:, 0, 0].long()
+            pooled.append(pool_tokens(rectangle.spread(states_TH), mask_NL, pooling))
+        return torch.cat(pooled)
 
     def token_logits(self, network: Any, places_M: torch.Tensor) -> torch.Tensor:
         """What a head over tokens makes of some of the batch's T tokens: [M, C].
@@ -145,20 +153,12 @@ class Encoded:
             return None if logits_1TC is None else self.batch.spread(logits_1TC[0])
         first_B1H = self.output[0][0][self.batch.pack.offsets[:-1].long()].unsqueeze(1)
         if getattr(network.config, "classifier_pooling", "cls") != "cls":
-            output = BaseModelOutputWithPooling(last_hidden_state=self._states_BSH())
+            output = BaseModelOutputWithPooling(last_hidden_state=self.batch.spread(self.output[0][0]))
             return _run_head(network, output, {"attention_mask": self.batch.mask_BS})
         output = BaseModelOutputWithPooling(
             last_hidden_state=first_B1H, pooler_output=_pool_first(self.encoder, first_B1H)
         )
         return _run_head(network, output, {})
-
-    def _states_BSH(self) -> torch.Tensor:
-        if self.batch.pack is None:
-            states: torch.Tensor = self.output[0]
-            return states
-        if "states" not in self._padded:
-            self._padded["states"] = self.batch.spread(self.output[0][0])
-        return self._padded["states"]
 
 
 def encode(encoder: Any, batch: ModelBatch) -> Encoded:

@@ -20,8 +20,9 @@ from transformers.utils import logging as transformers_logging
 
 from pipeline.encoder.attention import Runtime, attention_kernel
 from pipeline.encoder.batching import plan_batches
+from pipeline.encoder.fast import FastEncoder
 from pipeline.encoder.flops import forward_flops
-from pipeline.encoder.forward import ModelBatch, encode, lay_out, positions_before_first, takes_packs
+from pipeline.encoder.forward import Encoded, ModelBatch, encode, lay_out, positions_before_first, takes_packs
 from pipeline.encoder.pooling import merge_windows
 from pipeline.encoder.tokenize import Padding, TokenRows, flat_positions
 from pipeline.errors import ComputeError, ModelError
@@ -211,6 +212,8 @@ class EncoderModel:
         self._is_padded = not takes_packs(self._encoder)
         for network in (self._encoder, *(head.network for head in heads)):
             network.to(runtime.device).eval()
+        is_fast = runtime.autocast_bf16 and FastEncoder.fits(self._encoder)
+        self._fast = FastEncoder(self._encoder, torch.bfloat16) if is_fast else None
 
     def flops(self, rows: TokenRows) -> float:
         """FLOP of one pass over these rows, estimated."""
@@ -270,7 +273,11 @@ class EncoderModel:
         device = self.runtime.device
         batch = lay_out(rows, indices, self._encoder, self._padding, device)
         with torch.inference_mode(), torch.autocast(device.type, dtype=torch.bfloat16, enabled=autocast_bf16):
-            encoded = encode(self._encoder, batch)
+            encoded = (
+                Encoded(self._encoder, batch, self._fast(batch))
+                if self._fast is not None and autocast_bf16
+                else encode(self._encoder, batch)
+            )
             logits = [encoded.logits(head.network) for head in self._heads]
         pooled_BH: dict[str, FloatArray] = {}
         for head, part, values in zip(self._heads, gathered, logits, strict=True):

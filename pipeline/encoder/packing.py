@@ -30,8 +30,10 @@ _PACKABLE = frozenset(
 )
 
 
-# Neighbours of unlike length share a rectangle while that adds no more than so many cells (query x key) of padding.
+# Windows of unlike length share a rectangle while it has few tokens (they are copied into it and out again) and few
+# cells (query x key) of padding. A call forward and backward costs more than one forward, so training merges more.
 _MAX_PADDED_CELLS = 8_192
+_MAX_MERGED_TOKENS = {"inference": 400, "training": 4_000}
 
 
 @dataclass(frozen=True)
@@ -60,16 +62,16 @@ class Rectangle:
         cells, mask = torch.from_numpy(np.flatnonzero(inside)), torch.from_numpy(inside)[:, None, None]
         return cls(int(lengths.sum()), shape, cells.to(device), mask.to(device))
 
-    def spread(self, states_THD: torch.Tensor) -> torch.Tensor:
-        """This rectangle's tokens -> [N, H, L, D]."""
-        if self.cells is None:
-            return states_THD.view(*self.shape, *states_THD.shape[1:]).transpose(1, 2)
-        flat = states_THD.new_zeros(self.shape[0] * self.shape[1], *states_THD.shape[1:])
-        return flat.index_copy(0, self.cells, states_THD).view(*self.shape, *states_THD.shape[1:]).transpose(1, 2)
+    def spread(self, values_T: torch.Tensor) -> torch.Tensor:
+        """This rectangle's tokens [num_tokens, ...] -> [N, L, ...], zero where no token stands."""
+        if self.cells is not None:
+            flat = values_T.new_zeros(self.shape[0] * self.shape[1], *values_T.shape[1:])
+            values_T = flat.index_copy(0, self.cells, values_T)
+        return values_T.view(*self.shape, *values_T.shape[1:])
 
-    def gather(self, output_NHLD: torch.Tensor) -> torch.Tensor:
+    def gather(self, values_NL: torch.Tensor) -> torch.Tensor:
         """The reverse."""
-        flat = output_NHLD.transpose(1, 2).flatten(0, 1)
+        flat = values_NL.flatten(0, 1)
         return flat if self.cells is None else flat.index_select(0, self.cells)
 
 
@@ -87,26 +89,32 @@ class Pack:
     longest: int
     rectangles: tuple[Rectangle, ...]
 
+    def split(self, values_T: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Tokens of the pack [T, ...] -> each rectangle's."""
+        parts: tuple[torch.Tensor, ...] = torch.split(values_T, [part.num_tokens for part in self.rectangles])
+        return parts
+
     @classmethod
-    def of(cls, lengths: npt.NDArray[np.int64], device: torch.device) -> Pack:
+    def of(cls, lengths: npt.NDArray[np.int64], device: torch.device, is_training: bool = False) -> Pack:
         """The pack of windows of these lengths, in this order."""
         offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
-        rectangles = tuple(Rectangle.of(part, device) for part in _split_alike(lengths))
+        parts = _split_alike(lengths, _MAX_MERGED_TOKENS["training" if is_training else "inference"])
+        rectangles = tuple(Rectangle.of(part, device) for part in parts)
         return cls(torch.from_numpy(offsets).to(device, non_blocking=True), int(lengths.max(initial=0)), rectangles)
 
 
-def _split_alike(lengths: npt.NDArray[np.int64]) -> list[npt.NDArray[np.int64]]:
-    """Lengths in order, split so that each part pads few cells."""
-    starts = [0]
-    longest = num_cells = 0
-    for index, length in enumerate(lengths.tolist()):
-        reached = max(longest, length)
-        padded = (index + 1 - starts[-1]) * reached**2 - (num_cells + length**2)
-        if padded > _MAX_PADDED_CELLS:
-            starts.append(index)
-            reached, num_cells = length, 0
-        longest, num_cells = reached, num_cells + length**2
-    return np.split(lengths, starts[1:]) if len(lengths) else []
+def _split_alike(lengths: npt.NDArray[np.int64], max_merged_tokens: int) -> list[npt.NDArray[np.int64]]:
+    """Lengths in order, cut between runs of equal ones; small neighbouring runs stay together."""
+    if not len(lengths):
+        return []
+    starts = np.flatnonzero(np.diff(lengths, prepend=-1)).tolist()
+    cuts = starts[:1]
+    for start, stop in zip(starts, [*starts[1:], len(lengths)], strict=True):
+        merged = lengths[cuts[-1] : stop]
+        num_padded_cells = len(merged) * int(merged.max()) ** 2 - int((merged**2).sum())
+        if start != cuts[-1] and (merged.sum() > max_merged_tokens or num_padded_cells > _MAX_PADDED_CELLS):
+            cuts.append(start)
+    return np.split(lengths, cuts[1:])
 
 
 def can_pack(config: Any) -> bool:
@@ -158,11 +166,10 @@ def packed_attention(
         )
         assert isinstance(output_THD, torch.Tensor)
         return output_THD.unsqueeze(0), None
-    sizes = [rectangle.num_tokens for rectangle in pack.rectangles]
     outputs = []
-    splits = (torch.split(states_THD, sizes) for states_THD in (query_THD, key_THD, value_THD))
+    splits = (pack.split(states_THD) for states_THD in (query_THD, key_THD, value_THD))
     for rectangle, *states in zip(pack.rectangles, *splits, strict=True):
-        query_NHLD, key_NHLD, value_NHLD = (rectangle.spread(part_THD) for part_THD in states)
+        query_NHLD, key_NHLD, value_NHLD = (rectangle.spread(part_THD).transpose(1, 2) for part_THD in states)
         mask, length = rectangle.mask, rectangle.shape[1]
         if reach is not None and length > reach:
             band = _band(length, reach, query.device)
@@ -170,8 +177,8 @@ def packed_attention(
         output_NHLD = scaled_dot_product_attention(
             query_NHLD, key_NHLD, value_NHLD, attn_mask=mask, dropout_p=dropout, scale=scaling
         )
-        outputs.append(rectangle.gather(output_NHLD))
-    return torch.cat(outputs).unsqueeze(0), None
+        outputs.append(rectangle.gather(output_NHLD.transpose(1, 2)))
+    return (torch.cat(outputs) if len(outputs) > 1 else outputs[0]).unsqueeze(0), None
 
 
 def _band(length: int, reach: int, device: torch.device) -> torch.Tensor:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from pipeline.encoder import packing
 from pipeline.encoder.forward import encode, lay_out, takes_packs
 from pipeline.encoder.packing import PACKED, Pack, can_pack, packed_attention
 from pipeline.encoder.tokenize import Padding, TokenRows
@@ -91,24 +92,34 @@ def dense(parts: list[torch.Tensor], lengths: np.ndarray, reach: int | None) -> 
     return torch.nn.functional.scaled_dot_product_attention(*parts, attn_mask=mask, scale=0.3).transpose(1, 2)
 
 
+@pytest.mark.parametrize("is_training", [False, True])
 @pytest.mark.parametrize("max_padded_cells", [0, 60, 10_000])
 @pytest.mark.parametrize("reach", [None, 3])
-def test_attention_is_block_diagonal(reach: int | None, max_padded_cells: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_attention_is_block_diagonal(
+    reach: int | None, max_padded_cells: int, is_training: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("pipeline.encoder.packing._MAX_PADDED_CELLS", max_padded_cells)
-    parts, pack = states(LENGTHS), Pack.of(LENGTHS, CPU)
+    parts, pack = states(LENGTHS), Pack.of(LENGTHS, CPU, is_training)
     sliding = None if reach is None else reach + 1
     found, _ = packed_attention(torch.nn.Module(), *parts, None, pack=pack, scaling=0.3, sliding_window=sliding)
     torch.testing.assert_close(found, dense(parts, LENGTHS, reach), atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize(
-    ("max_padded_cells", "shapes"),
-    [(0, [(2, 9), (3, 7), (1, 2), (1, 1), (1, 40)]), (100, [(5, 9), (2, 2), (1, 40)]), (10**6, [(8, 40)])],
+    ("max_padded_cells", "max_tokens", "shapes"),
+    [
+        (0, 400, [(2, 9), (3, 7), (1, 2), (1, 1), (1, 40)]),
+        (100, 400, [(5, 9), (2, 2), (1, 40)]),
+        (10**6, 400, [(8, 40)]),
+        (10**6, 39, [(5, 9), (2, 2), (1, 40)]),
+        (10**6, 38, [(2, 9), (5, 7), (1, 40)]),
+    ],
 )
 def test_windows_of_like_length_share_a_rectangle(
-    max_padded_cells: int, shapes: list[tuple[int, int]], monkeypatch: pytest.MonkeyPatch
+    max_padded_cells: int, max_tokens: int, shapes: list[tuple[int, int]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("pipeline.encoder.packing._MAX_PADDED_CELLS", max_padded_cells)
+    monkeypatch.setitem(packing._MAX_MERGED_TOKENS, "inference", max_tokens)
     pack = Pack.of(LENGTHS, CPU)
     assert [rectangle.shape for rectangle in pack.rectangles] == shapes
     assert sum(rectangle.num_tokens for rectangle in pack.rectangles) == LENGTHS.sum()

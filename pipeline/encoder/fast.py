@@ -1,0 +1,191 @@
+"""The layers of BERT-like encoders for inference in half precision.
+
+torch's autocast casts every weight and every activation anew for each linear layer and keeps normalisation in fp32.
+Here weights are bf16 from the start, one matrix gives query, key and value, and activations stay bf16 between layers
+(normalisation computes in fp32 inside). On CPU the matrices are laid out for oneDNN once, and the same kernel adds
+bias, activation and residual. Families that this does not describe, and rows that come out non-finite, run through
+transformers' own modules.
+
+Shape letters: T tokens of a pack, H hidden size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.nn.functional import gelu, layer_norm, linear, relu, silu
+from transformers.modeling_outputs import BaseModelOutput
+
+from pipeline.encoder.forward import ModelBatch, takes_packs
+from pipeline.encoder.packing import packed_attention
+
+_ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    "gelu": gelu,
+    "gelu_new": lambda values: gelu(values, approximate="tanh"),
+    "gelu_pytorch_tanh": lambda values: gelu(values, approximate="tanh"),
+    "relu": relu,
+    "silu": silu,
+}
+_FUSED_ACTIVATIONS = {
+    "gelu": ("gelu", "none"),
+    "gelu_new": ("gelu", "tanh"),
+    "gelu_pytorch_tanh": ("gelu", "tanh"),
+    "relu": ("relu", ""),
+    "silu": ("swish", ""),
+}
+_BATCH_HINT_TOKENS = 4_096  # what a packed layout is chosen for; any batch may use it
+_BERT_LIKE = frozenset(["bert", "roberta", "xlm-roberta", "electra"])
+
+
+@dataclass(frozen=True)
+class _Parts:
+    """A layer's modules, by what they do."""
+
+    query_key_value: tuple[Any, Any, Any]
+    attention_output: Any
+    attention_norm: Any
+    up: Any
+    down: Any
+    output_norm: Any
+
+
+class _Linear:
+    """Several linear modules over the same input, as one."""
+
+    def __init__(self, dtype: torch.dtype, *modules: Any) -> None:
+        weight, bias = (torch.cat([getattr(part, name).detach() for part in modules]) for name in ("weight", "bias"))
+        self._weight, self._bias = weight.to(dtype), bias.to(dtype)
+        # What torch's own compiler calls for linear layers on CPU.
+        self._kernels = (
+            torch.ops.mkldnn if weight.device.type == "cpu" and torch.backends.mkldnn.is_available() else None
+        )
+        if self._kernels is not None:
+            self._weight = self._kernels._reorder_linear_weight(self._weight, _BATCH_HINT_TOKENS)
+
+    def __call__(self, values: torch.Tensor, activation: str | None = None) -> torch.Tensor:
+        """The product, or what an activation of `_ACTIVATIONS` makes of it."""
+        if self._kernels is not None:
+            kind, algorithm = ("none", "") if activation is None else _FUSED_ACTIVATIONS[activation]
+            fused: torch.Tensor = self._kernels._linear_pointwise(values, self._weight, self._bias, kind, [], algorithm)
+            return fused
+        product = linear(values, self._weight, self._bias)
+        return product if activation is None else _ACTIVATIONS[activation](product)
+
+    def add_to(self, values: torch.Tensor, residual: torch.Tensor) -> torch.Tensor:
+        """The product and the residual."""
+        if self._kernels is not None:
+            fused: torch.Tensor = self._kernels._linear_pointwise.binary(
+                values, residual, self._weight, self._bias, "add"
+            )
+            return fused
+        return linear(values, self._weight, self._bias).add_(residual)
+
+
+@dataclass(frozen=True)
+class _Norm:
+    weight: torch.Tensor
+    bias: torch.Tensor
+    epsilon: float
+
+    @classmethod
+    def of(cls, dtype: torch.dtype, module: Any) -> _Norm:
+        return cls(module.weight.detach().to(dtype), module.bias.detach().to(dtype), module.eps)
+
+    def __call__(self, values: torch.Tensor) -> torch.Tensor:
+        return layer_norm(values, self.weight.shape, self.weight, self.bias, self.epsilon)
+
+
+class FastEncoder:
+    """An encoder's weights as they are now, in half precision.
+
+    Args:
+        encoder: A base model for which `fits` is true, in eval mode.
+        dtype: Of weights and activations.
+    """
+
+    def __init__(self, encoder: Any, dtype: torch.dtype) -> None:
+        self._encoder, self._dtype = encoder, dtype
+        config = encoder.config
+        self._num_heads = config.num_attention_heads
+        self._activation = _activation(config)
+        self._layers = [self._convert(parts) for parts in _layers(encoder)]
+
+    @staticmethod
+    def fits(encoder: Any) -> bool:
+        """Whether an encoder is made of such layers."""
+        config = encoder.config
+        is_known = config.model_type in _BERT_LIKE or config.model_type == "distilbert"
+        return is_known and takes_packs(encoder) and _activation(config) in _ACTIVATIONS
+
+    def __call__(self, batch: ModelBatch) -> BaseModelOutput:
+        """Token states of a packed batch: [1, T, H], in half precision."""
+        with torch.autocast(batch.cells.device.type, enabled=False):
+            states_TH = _embed(self._encoder, batch.inputs)[0].to(self._dtype)
+            for layer in self._layers:
+                states_TH = self._run_layer(layer, states_TH, batch)
+        return BaseModelOutput(last_hidden_state=states_TH.unsqueeze(0))
+
+    def _convert(self, parts: _Parts) -> tuple[_Linear, _Linear, _Norm, _Linear, _Linear, _Norm]:
+        dtype = self._dtype
+        return (
+            _Linear(dtype, *parts.query_key_value),
+            _Linear(dtype, parts.attention_output),
+            _Norm.of(dtype, parts.attention_norm),
+            _Linear(dtype, parts.up),
+            _Linear(dtype, parts.down),
+            _Norm.of(dtype, parts.output_norm),
+        )
+
+    def _run_layer(
+        self, layer: tuple[_Linear, _Linear, _Norm, _Linear, _Linear, _Norm], states_TH: torch.Tensor, batch: ModelBatch
+    ) -> torch.Tensor:
+        query_key_value, attention_output, attention_norm, up, down, output_norm = layer
+        query, key, value = (
+            part.view(1, len(states_TH), self._num_heads, -1).transpose(1, 2)
+            for part in query_key_value(states_TH).chunk(3, dim=-1)
+        )
+        attended, _ = packed_attention(self._encoder, query, key, value, None, pack=batch.pack)
+        states_TH = attention_norm(attention_output.add_to(attended.flatten(2)[0], states_TH))
+        return output_norm(down.add_to(up(states_TH, self._activation), states_TH))
+
+
+def _activation(config: Any) -> str:
+    return str(getattr(config, "hidden_act", None) or getattr(config, "activation", ""))
+
+
+def _layers(encoder: Any) -> list[_Parts]:
+    if encoder.config.model_type == "distilbert":
+        return [
+            _Parts(
+                (layer.attention.q_lin, layer.attention.k_lin, layer.attention.v_lin),
+                layer.attention.out_lin,
+                layer.sa_layer_norm,
+                layer.ffn.lin1,
+                layer.ffn.lin2,
+                layer.output_layer_norm,
+            )
+            for layer in encoder.transformer.layer
+        ]
+    return [
+        _Parts(
+            (layer.attention.self.query, layer.attention.self.key, layer.attention.self.value),
+            layer.attention.output.dense,
+            layer.attention.output.LayerNorm,
+            layer.intermediate.dense,
+            layer.output.dense,
+            layer.output.LayerNorm,
+        )
+        for layer in encoder.encoder.layer
+    ]
+
+
+def _embed(encoder: Any, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+    """Embeddings in fp32: [1, T, H]."""
+    states: torch.Tensor = encoder.embeddings(**inputs)
+    project = getattr(encoder, "embeddings_project", None)  # ELECTRA's may be narrower than its layers
+    if project is not None:
+        states = project(states)
+    return states
