@@ -15,6 +15,7 @@ from jobs.plan import plan
 from jobs.pretrain import pretrain
 from jobs.remote.look import list_jobs, logs, stop
 from jobs.remote.submit import submit
+from jobs.report import report
 from jobs.schema import schema
 from jobs.score import score
 from jobs.suite import suite
@@ -33,6 +34,7 @@ for _job in (
     evaluate,
     score,
     nightly,
+    report,
     plan,
     learning_curve,
     suite,

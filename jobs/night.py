@@ -16,11 +16,14 @@ def run_night(run: PreparedRun, address: str | None, started_s: float) -> None:
     Raises:
         NightTakenError: another run is.
         FilesSkippedError: it is published, but for files that the spec allows to leave out.
+        DriftError: it is published, and beyond what the spec allows in `report.fail`.
     """
     from jobs.printing import print_run
+    from jobs.report import report_run
     from pipeline.inference.publish import check_complete, publish_run
     from pipeline.inference.run import run_id_for, score_pending
     from pipeline.output.lock import NightLock
+    from pipeline.report.saved import check_drift
 
     session = ray_session(run.spec.compute, address) if run.plan.pending else None
     run_id, fresh, num_workers = run_id_for(run.ledger.run_date), [], 1
@@ -30,7 +33,9 @@ def run_night(run: PreparedRun, address: str | None, started_s: float) -> None:
             with session as pool:
                 fresh, num_workers = score_pending(run, pool, run_id), pool.num_workers
         print_run(publish_run(run, fresh, run_id, started_s, num_workers))
+    summary = report_run(run)
     check_complete(run)
+    check_drift(summary)
 
 
 def finish_published(run: PreparedRun, started_s: float, dry_run: bool = False) -> None:
@@ -39,14 +44,18 @@ def finish_published(run: PreparedRun, started_s: float, dry_run: bool = False) 
     Raises:
         NightTakenError: another run is at work on the night, and will write it.
         FilesSkippedError: files were left out, as the spec allows.
+        DriftError: its report said that it is beyond `report.fail`.
     """
     from pipeline.inference.publish import check_complete, complete_manifest, lacks_manifest
     from pipeline.inference.run import run_id_for
     from pipeline.output.lock import NightLock
+    from pipeline.report.saved import check_drift, read_summary
 
     if not dry_run and lacks_manifest(run):
         run_id = run_id_for(run.ledger.run_date)
         with NightLock(run.ledger.table_uri, run.ledger.scope, run_id, run.ledger.storage):
             complete_manifest(run, run_id, started_s)
         print("its manifest was missing, as the run that published it was stopped; written now")
+    summary = read_summary(run.ledger.table_uri, run.ledger.run_date, run.ledger.storage)
     check_complete(run)
+    check_drift(summary)

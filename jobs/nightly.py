@@ -11,7 +11,7 @@ from jobs.nights import Date, DryRun, Rescore, Until, nights_between
 from jobs.running import running
 from jobs.session import Address, Debug, Overrides, SpecPath, preparing, stopping_on_sigterm
 from pipeline.config import load_spec
-from pipeline.errors import FilesSkippedError
+from pipeline.errors import DriftError, FilesSkippedError
 from pipeline.inference.spec import ScoreSpec
 
 
@@ -30,7 +30,7 @@ def nightly(
         from pipeline.inference.estimate import explain_plan
         from pipeline.inference.prepare import prepare_run
 
-        parsed, skipped = load_spec(spec, ScoreSpec, set_ or ()), list[FilesSkippedError]()
+        parsed, remarks = load_spec(spec, ScoreSpec, set_ or ()), list[FilesSkippedError | DriftError]()
         for night in nights_between(date_, until):
             started_s = time.monotonic()
             with preparing():
@@ -43,10 +43,10 @@ def nightly(
                     finish_published(run, started_s, dry_run)
                 elif not dry_run:
                     run_night(run, address, started_s)
-            except FilesSkippedError as error:  # the night is published: the range goes on, and ends with this
-                skipped.append(error)
-        if skipped:
-            raise skipped[-1]
+            except (FilesSkippedError, DriftError) as error:  # the night is published: the range goes on, and ends so
+                remarks.append(error)
+        if remarks:
+            raise remarks[-1]
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ process boundaries by pickle unchanged, and carries the exit status a job ends w
     ├── TooManyBadRowsError        quarantine above `max_bad_fraction`; nothing was published; exit 3
     ├── FilesSkippedError          the work is done, but corrupt files were left out as the spec allows; exit 6
     ├── GateError                  a model did not pass the checks of a promotion; exit 7
+    ├── DriftError                 the night is published, and too far from the last one; exit 8
     ├── AccountingError            rows_in != scored + quarantined; nothing was published; exit 4
     └── TrainingError              training stopped on its own numbers or lost its workers; exit 5
 """
@@ -232,6 +233,12 @@ class GateError(BertmillError):
     """A model did not pass what a promotion asked of it; nothing was promoted."""
 
     exit_code = 7
+
+
+class DriftError(BertmillError):
+    """The night is published, and further from the last one than `report.fail` allows."""
+
+    exit_code = 8
 
 
 class AccountingError(BertmillError):

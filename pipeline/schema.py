@@ -15,6 +15,7 @@ SOURCE_ROW = "source_row"
 SOURCE_FOOTER = "bertmill.source_file"  # in the Parquet footer of a file whose rows are all of one corpus file
 RUN_DATE = "run_date"
 QUARANTINE = "_quarantine"  # below a table: the Delta table of the rows that could not be scored
+REPORTS = "_reports"  # below a table: a page for each night
 EMBEDDING = "embedding"
 
 SOURCE_FIELDS = (

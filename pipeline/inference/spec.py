@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema, field_validator, model_validator
 
 from pipeline.config import ComputeConfig, CorpusConfig, SpecModel, StorageConfig, Uri, Uris, check_bundle_names
+from pipeline.report.limits import ReportConfig
 from pipeline.schema import RESERVED_COLUMNS, written_name
 from pipeline.uris import overlaps
 
@@ -74,6 +75,7 @@ class ScoreSpec(SpecModel):
     reuse: Literal["none", "text-hash"] = Field(
         "none", description="text-hash: rows whose texts were scored before, by the same model, get the stored result"
     )
+    report: ReportConfig = ReportConfig()
     compute: ComputeConfig = ComputeConfig()
     storage: StorageConfig = StorageConfig()
 

@@ -7,6 +7,7 @@ row group of each night, and counts.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -104,17 +105,9 @@ def compare_nights(uri: str, first: str, second: str, storage: Storage) -> Night
     table = require_table(uri, storage)
     first_files, second_files = (require_night(table, uri, night) for night in (first, second))
     columns = choose_columns(pa.schema(table.schema().to_arrow()))
-    ranges: dict[str, list[KeyRange]] = defaultdict(list)
-    for path in sorted(second_files):
-        for place, keys in read_row_groups(uri, path, KEYS, storage):
-            for item in key_ranges(keys, place):
-                ranges[item.source_file].append(item)
     totals = _Totals(columns)
-    for path in sorted(first_files):
-        for place, left in read_row_groups(uri, path, [*KEYS, *columns.names], storage):
-            for other in _matching(key_ranges(left, place), ranges):
-                right = read_row_group(other, [*KEYS, *columns.names], storage)
-                totals.add(*_joined(left, right))
+    for left, right in matched_rows(uri, (sorted(first_files), sorted(second_files)), columns.names, storage):
+        totals.add(left, right)
     num_first, num_second = (sum(file.num_rows for file in files.values()) for files in (first_files, second_files))
     return NightComparison(
         first,
@@ -129,6 +122,30 @@ def compare_nights(uri: str, first: str, second: str, storage: Storage) -> Night
         totals.numbers(),
         totals.vectors(),
     )
+
+
+def matched_rows(
+    uri: str, paths: tuple[Sequence[str], Sequence[str]], names: Sequence[str], storage: Storage
+) -> Iterator[tuple[pa.Table, pa.Table]]:
+    """Rows that stand in files of both groups, side by side: pairs of tables of the keys and the named columns.
+
+    Args:
+        uri: The table.
+        paths: The files of two nights.
+        names: Columns to read beside the keys.
+        storage: The store.
+    """
+    first, second = paths
+    columns = list(dict.fromkeys([*KEYS, *names]))
+    ranges: dict[str, list[KeyRange]] = defaultdict(list)
+    for path in second:
+        for place, keys in read_row_groups(uri, path, KEYS, storage):
+            for item in key_ranges(keys, place):
+                ranges[item.source_file].append(item)
+    for path in first:
+        for place, left in read_row_groups(uri, path, columns, storage):
+            for other in _matching(key_ranges(left, place), ranges):
+                yield _joined(left, read_row_group(other, columns, storage))
 
 
 def _matching(wanted: list[KeyRange], ranges: dict[str, list[KeyRange]]) -> list[RowGroupPlace]:

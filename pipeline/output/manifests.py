@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.output.ledger import SNAPSHOT
@@ -57,6 +58,11 @@ class Manifest:
             return None
         content = storage.read_bytes(f"{self.uri.removesuffix('.json')}.files.parquet")
         return frozenset(pq.read_table(io.BytesIO(content))["uri"].to_pylist()) if content is not None else None
+
+    def shards(self, storage: Storage) -> pa.Table | None:
+        """What each shard of the run took, if it wrote that down."""
+        content = storage.read_bytes(f"{self.uri.removesuffix('.json')}.shards.parquet")
+        return pq.read_table(io.BytesIO(content)) if content is not None else None
 
 
 def read_manifests(table_uri: str, storage: Storage, run_date: str | None = None) -> list[Manifest]:

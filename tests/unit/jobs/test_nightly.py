@@ -211,3 +211,14 @@ def test_a_missing_manifest_is_left_to_the_run_that_holds_the_night(
     assert finished.exit_code == 0
     assert "run other is at work on it" in finished.stderr
     assert manifests(tmp_path) == []
+
+
+def test_a_range_goes_on_after_a_night_beyond_its_limits(
+    nightly_raw: dict[str, Any], tmp_path: Path, no_ray: None
+) -> None:
+    nightly_raw["report"] = {"fail": {"rows_change": 0.5}}
+    finished = nightly(nightly_raw, tmp_path, "--date", D21, "--until", D23)
+    assert finished.exit_code == 8, finished.stderr
+    assert f"night {D23} is published, and beyond the limits" in finished.stderr
+    pages = {path.name for path in Path(nightly_raw["output"]["uri"]).glob("_reports/*.html")}
+    assert pages == {f"run_date={night}.html" for night in (D21, D22, D23)}

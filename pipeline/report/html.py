@@ -1,0 +1,150 @@
+"""HTML whose text is always escaped, and the few drawings that reports need, as SVG made by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from html import escape
+
+_WIDTH, _HEIGHT, _LEFT, _BOTTOM = 380, 170, 46, 22  # SVG units: a pixel each on a narrow screen
+
+
+class Html(str):
+    """Text that is HTML already."""
+
+    __slots__ = ()
+
+
+def tag(name: str, *children: object, **attributes: object) -> Html:
+    """An element; children that are not Html are text, and escaped, as are the attributes' values.
+
+    `class_` is the attribute class, and `_` in other names stands for `-`.
+    """
+    named = {key.rstrip("_").replace("_", "-"): value for key, value in attributes.items()}
+    marks = "".join(f' {key}="{escape(str(value))}"' for key, value in named.items())
+    inner = "".join(child if isinstance(child, Html) else escape(str(child)) for child in children)
+    return Html(f"<{name}{marks}>{inner}</{name}>")
+
+
+def join(parts: Iterable[Html]) -> Html:
+    """Elements one after the other."""
+    return Html("".join(parts))
+
+
+def table(heads: Sequence[str], rows: Iterable[Sequence[object]], numbers: Sequence[int] = ()) -> Html:
+    """A table that scrolls sideways where the screen is narrow; `numbers` are the columns set to the right."""
+    classes = ["number" if index in numbers else "text" for index in range(len(heads))]
+    head = tag("tr", *(tag("th", text, class_=kind) for text, kind in zip(heads, classes, strict=True)))
+    body = [tag("tr", *(tag("td", cell, class_=kind) for cell, kind in zip(row, classes, strict=True))) for row in rows]
+    return tag("div", tag("table", tag("thead", head), tag("tbody", *body)), class_="scroll")
+
+
+@dataclass(frozen=True)
+class Bars:
+    """Shares of one or two nights by name: label counts, or bins of a histogram.
+
+    `last` is empty where there is no other night.
+    """
+
+    names: Sequence[str]
+    now: Sequence[float]
+    last: Sequence[float]
+
+
+def draw_bars(title: str, bars: Bars) -> Html:
+    """Rows of bars, this night's above the last one's, with their shares in figures."""
+    step, top = 34 if bars.last else 24, 4
+    highest = max([*bars.now, *bars.last, 1e-9])
+    width, left = 200.0, 120
+    parts = []
+    for index, name in enumerate(bars.names):
+        y = top + index * step
+        short = name if len(name) <= 18 else f"{name[:17]}…"
+        parts.append(_text(left - 6, y + 12, short, "end", full=name))
+        for offset, values, kind in ((0, bars.now, "now"), (14, bars.last, "last")):
+            if len(values):
+                length = values[index] / highest * width
+                parts.append(tag("rect", x=left, y=y + offset, width=f"{length:.1f}", height=12, class_=kind))
+                parts.append(_text(left + length + 4, y + offset + 10, f"{values[index]:.1%}", "start"))
+    return _picture(title, parts, top + len(bars.names) * step)
+
+
+def draw_histogram(title: str, edges: Sequence[float], bars: Bars) -> Html:
+    """A histogram; this night filled, the last one as an outline."""
+    highest = max([*bars.now, *bars.last, 1e-9])
+    plot = _Plot((edges[0], edges[-1]), highest)
+    parts = plot.axes(f"{highest:.1%}")
+    for low, high, share in zip(edges, edges[1:], bars.now, strict=False):
+        x, y = plot.place(low, share)
+        width = max(plot.place(high, 0)[0] - x - 0.5, 0.5)
+        parts.append(
+            tag("rect", x=f"{x:.1f}", y=f"{y:.1f}", width=f"{width:.1f}", height=f"{plot.floor - y:.1f}", class_="now")
+        )
+    if len(bars.last):
+        steps = [
+            (edge, share)
+            for low, high, share in zip(edges, edges[1:], bars.last, strict=False)
+            for edge, share in ((low, share), (high, share))
+        ]
+        parts.append(plot.line(steps, "outline"))
+    return _picture(title, parts, _HEIGHT)
+
+
+def draw_series(title: str, points: Sequence[tuple[float, float]], line: Sequence[tuple[float, float]]) -> Html:
+    """Points, and a line, over x from 0."""
+    everything = [*points, *line] or [(0.0, 0.0)]
+    right, highest = max(x for x, _ in everything) or 1.0, max(y for _, y in everything) or 1.0
+    plot = _Plot((0.0, right), highest)
+    parts = plot.axes(f"{highest:,.4g}")
+    for x, y in (plot.place(*point) for point in points):
+        parts.append(tag("circle", cx=f"{x:.1f}", cy=f"{y:.1f}", r=2.5, class_="point"))
+    return _picture(title, [*parts, *([plot.line(line, "outline")] if line else [])], _HEIGHT)
+
+
+def draw_shares(title: str, shares: Sequence[tuple[str, float]]) -> Html:
+    """One bar cut into parts; the parts' names and shares stand in the legend below it."""
+    total, x, parts, legend = sum(share for _, share in shares) or 1.0, 0.0, [], []
+    for index, (name, value) in enumerate(shares):
+        width = value / total * _WIDTH
+        parts.append(tag("rect", x=f"{x:.1f}", y=2, width=f"{width:.1f}", height=26, class_=f"part{index}"))
+        legend.append(tag("span", tag("i", class_=f"key part{index}"), f" {name} {value / total:.1%}"))
+        x += width
+    return join([_picture(title, parts, 30), tag("p", *legend, class_="legend")])
+
+
+class _Plot:
+    """Where values stand in a picture."""
+
+    def __init__(self, across: tuple[float, float], highest: float) -> None:
+        self._low, self._high = across
+        self._highest = highest
+        self.floor = _HEIGHT - _BOTTOM
+
+    def place(self, x: float, y: float) -> tuple[float, float]:
+        width = (self._high - self._low) or 1.0
+        return _LEFT + (x - self._low) / width * (_WIDTH - _LEFT - 6), self.floor - y / self._highest * (
+            self.floor - 10
+        )
+
+    def line(self, points: Sequence[tuple[float, float]], kind: str) -> Html:
+        places = " ".join(f"{x:.1f},{y:.1f}" for x, y in (self.place(*point) for point in points))
+        return tag("polyline", points=places, class_=kind)
+
+    def axes(self, top: str) -> list[Html]:
+        line = tag("line", x1=_LEFT, y1=self.floor, x2=_WIDTH - 6, y2=self.floor, class_="axis")
+        ends = [
+            _text(_LEFT, _HEIGHT - 6, f"{self._low:,.4g}", "start"),
+            _text(_WIDTH - 6, _HEIGHT - 6, f"{self._high:,.4g}", "end"),
+            _text(_LEFT - 4, 16, top, "end"),
+        ]
+        return [line, *ends]
+
+
+def _text(x: float, y: float, text: str, anchor: str, full: str | None = None) -> Html:
+    children: list[object] = [text] if full is None or full == text else [tag("title", full), text]
+    return tag("text", *children, x=f"{x:.1f}", y=f"{y:.1f}", text_anchor=anchor)
+
+
+def _picture(title: str, parts: Sequence[Html], height: float) -> Html:
+    box = f"0 0 {_WIDTH} {height:.0f}"
+    return tag("svg", tag("title", title), *parts, viewBox=box, role="img", xmlns="http://www.w3.org/2000/svg")

@@ -1,0 +1,262 @@
+"""A night's report as one HTML page."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from pipeline.report.build import NightReport
+from pipeline.report.drift import Drift
+from pipeline.report.figures import FloatArray
+from pipeline.report.frame import charts, facts, page, section
+from pipeline.report.html import Bars, Html, draw_bars, draw_histogram, draw_series, draw_shares, join, table, tag
+
+_MAX_LABELS, _NUM_BINS, _MAX_POINTS, _NUM_BUCKETS, _MAX_FLIPS = 12, 24, 1500, 60, 15
+_DRIFT_WORDS = {
+    "rows_change": "change of the number of rows",
+    "label_psi": "labels, population stability index",
+    "score_psi": "scores, population stability index",
+    "embedding_shift": "mean embedding, 1 - cosine",
+    "unknown_share": "unknown tokens",
+    "truncated_share": "truncated rows",
+    "quarantined_share": "quarantined rows",
+}
+
+
+def render_report(report: NightReport) -> str:
+    """The page."""
+    source = report.source
+    last = source.last_manifest.run_date if source.last_manifest else None
+    beside = f"beside night {last}" if last else "the first night: there is none to compare it with"
+    head = [tag("h1", f"Night {source.run_date}"), tag("p", f"{source.uri}, {beside}", class_="faint")]
+    parts = [
+        *head,
+        _verdict(report),
+        _rows(report),
+        _time(report),
+        section("Drift", _drift(report.drift, report)),
+        section("Labels and scores", _legend(last), _distributions(report), _sample_note(report)),
+        section("Lengths", _lengths(report)),
+        *([section("What moved", *_movement(report))] if report.movement is not None else []),
+        section("Quarantine", _quarantine(report)),
+        section("Lineage and settings", *_lineage(report)),
+    ]
+    return page(f"Night {source.run_date} of {source.uri}", parts)
+
+
+def _verdict(report: NightReport) -> Html:
+    if not report.findings:
+        return tag("p", "Within all limits.", class_="level ok")
+    return join(tag("p", str(finding), class_=f"level {finding.level}") for finding in report.findings)
+
+
+def _rows(report: NightReport) -> Html:
+    counts = report.source.manifest.counts
+    names = {
+        "num_rows": "rows",
+        "num_scored_rows": "scored",
+        "num_quarantined_rows": "quarantined",
+        "num_truncated_rows": "truncated",
+        "num_reused_rows": "copied from earlier results",
+        "num_tokens": "tokens",
+        "num_files": "corpus files",
+        "num_shards": "shards",
+    }
+    return facts(*((label, f"{counts[name]:,}") for name, label in names.items() if counts.get(name) is not None))
+
+
+def _time(report: NightReport) -> Html:
+    run = report.source.working_manifest.counts
+    usage = run.get("usage")
+    if usage is None:
+        return section("Time and cost", tag("p", "The run did not write down where its time went.", class_="faint"))
+    costs = [item.counts.get("usage", {}).get("cost") for item in report.source.manifests]
+    known = [cost for cost in costs if cost is not None]
+    per_million = usage["cost_per_million_rows"]
+    entries = [
+        ("from command to commit", _seconds(run["elapsed_s"])),
+        ("rows a second", f"{usage['rows_per_s']:,.0f}"),
+        ("tokens a second", f"{usage['tokens_per_s']:,.0f}"),
+        ("padding", f"{1 - usage['num_tokens'] / max(usage['num_padded_tokens'], 1):.1%}"),
+        ("workers", f"{usage['num_workers']:,}"),
+        ("workers idle", f"{usage['idle_share']:.1%}"),
+        ("before the first shard", _seconds(usage["before_s"])),
+        ("after the last shard", _seconds(usage["after_s"])),
+        ("read, uncompressed", _megabytes(usage["read_bytes"])),
+        ("written", _megabytes(usage["written_bytes"])),
+        ("most memory of a worker", _megabytes(usage["peak_bytes"])),
+        ("TFLOP/s in the model", f"{usage['model_tflops_per_s']:,.3g}"),
+        ("cost, all runs of the night", f"{sum(known):,.4g}" if known else "no price in the spec"),
+        ("cost of a million rows", f"{per_million:,.4g}" if per_million is not None else "no price in the spec"),
+    ]
+    shares = [(name.removesuffix("_s"), seconds) for name, seconds in usage["stages"].items()]
+    drawn = [("Where the workers' time went", draw_shares("time by stage", [*shares, ("idle", usage["idle_s"])]))]
+    if report.shards is not None and report.shards.num_rows:
+        drawn.append(
+            ("Rows a second: each shard, and all together, over seconds", _throughput(report.shards.to_pylist()))
+        )
+    num_runs = len(report.source.manifests)
+    note = f"Of run {run.get('run_id')}, the last to score anything; runs of this night with a manifest: {num_runs}."
+    return section("Time and cost", facts(*entries), charts(*drawn), tag("p", note, class_="faint"))
+
+
+def _throughput(shards: Sequence[dict[str, Any]]) -> Html:
+    """A point for each shard at its end; the line spreads each shard's rows evenly over its time."""
+    start_s = min(shard["ended_s"] - shard["elapsed_s"] for shard in shards)
+    end_s = max(shard["ended_s"] for shard in shards)
+    width_s = max(end_s - start_s, 1e-3) / _NUM_BUCKETS
+    buckets = np.zeros(_NUM_BUCKETS)
+    edges = np.arange(_NUM_BUCKETS + 1) * width_s
+    for shard in shards:
+        stop, took_s = shard["ended_s"] - start_s, max(shard["elapsed_s"], 1e-3)
+        overlap = np.clip(np.minimum(edges[1:], stop) - np.maximum(edges[:-1], stop - took_s), 0, None)
+        buckets += overlap / took_s * shard["num_rows"] / width_s
+    line = [((index + 0.5) * width_s, float(rate)) for index, rate in enumerate(buckets)]
+    step = -(-len(shards) // _MAX_POINTS)
+    points = [
+        (shard["ended_s"] - start_s, shard["num_rows"] / max(shard["elapsed_s"], 1e-3)) for shard in shards[::step]
+    ]
+    return draw_series("throughput", points, line)
+
+
+def _drift(drift: Drift, report: NightReport) -> Html:
+    levels = {finding.name: finding.level for finding in report.findings}
+    rows = []
+    for name, words in _DRIFT_WORDS.items():
+        value = getattr(drift, name)
+        entries = value.items() if isinstance(value, dict) else [("", value)]
+        for column, figure in entries:
+            if figure is not None:
+                is_worst = figure == drift.worst(name)
+                level = levels.get(name, "ok") if is_worst else ""
+                shown = f"{figure:.2%}" if name.endswith(("share", "change")) else f"{figure:.4f}"
+                rows.append((words, column, shown, tag("span", level, class_=f"level {level}")))
+    changed = _model_change(report)
+    made = table(("figure", "column", "value", "limits"), rows, numbers=(2,))
+    return join([made, *([tag("p", changed, class_="level warn")] if changed else [])])
+
+
+def _model_change(report: NightReport) -> str:
+    last, now = report.source.last_manifest, report.source.manifest
+    if last is None or last.fingerprint == now.fingerprint:
+        return ""
+    versions = f"{last.counts.get('model_version')} to {now.counts.get('model_version')}"
+    return f"The model or its settings changed, {versions}: part of every shift is theirs."
+
+
+def _distributions(report: NightReport) -> Html:
+    drawn = []
+    for name in report.columns.labels:
+        now, last = report.figures.labels[name], report.last_figures.labels[name] if report.last_figures else None
+        names = [label for label, _ in (now + last if last else now).most_common(_MAX_LABELS)]
+        if names:
+            drawn.append((name, draw_bars(f"{name} by share", Bars(names, _shares(now, names), _shares(last, names)))))
+    for name in report.columns.numbers:
+        values = report.figures.numbers.get(name, np.zeros(0))
+        last_values = report.last_figures.numbers.get(name) if report.last_figures else None
+        drawn.append((name, _histogram(name, values, last_values)))
+    return charts(*drawn) if drawn else tag("p", "The table has neither labels nor scores.", class_="faint")
+
+
+def _shares(counts: Any, names: Sequence[str]) -> list[float]:
+    total = counts.total() if counts else 0
+    return [counts[name] / total for name in names] if total else []
+
+
+def _histogram(name: str, now: FloatArray, last: FloatArray | None) -> Html:
+    both = np.concatenate([now, last]) if last is not None else now
+    if not len(both):
+        return tag("p", "no values", class_="faint")
+    edges = np.histogram_bin_edges(both, _NUM_BINS)
+    bars = Bars([], *(_binned(side, edges) for side in (now, last)))
+    return draw_histogram(f"{name} by share", [float(edge) for edge in edges], bars)
+
+
+def _binned(values: FloatArray | None, edges: FloatArray) -> list[float]:
+    return [] if values is None else [float(share) for share in np.histogram(values, edges)[0] / max(len(values), 1)]
+
+
+def _lengths(report: NightReport) -> Html:
+    drawn = []
+    for name, values in report.figures.tokens.items():
+        last = report.last_figures.tokens.get(name) if report.last_figures else None
+        drawn.append((f"{name} of a row", _histogram(name, values, last)))
+    counts = report.source.manifest.counts
+    cut, num_rows = counts.get("num_truncated_rows", 0), counts.get("num_rows", 0)
+    note = f"{cut:,} of {num_rows:,} rows were truncated ({cut / max(num_rows, 1):.2%})."
+    return join([charts(*drawn), tag("p", note)])
+
+
+def _movement(report: NightReport) -> list[Html]:
+    found = report.movement
+    assert found is not None
+    parts = [tag("p", f"{found.num_rows:,} rows stand in both nights' samples, and were compared.")]
+    if found.flips:
+        flips = [(*key, f"{count:,}") for key, count in found.flips.most_common(_MAX_FLIPS)]
+        parts += [tag("h3", "Labels"), table(("column", "before", "now", "rows"), flips, numbers=(3,))]
+    if found.movers:
+        rows = [
+            (f"{mover.change:.3f}", " | ".join(mover.before), " | ".join(mover.after), *mover.shown, _place(mover))
+            for mover in found.movers
+        ]
+        heads = ("change", "before", "now", *report.shown, "where")
+        parts += [tag("h3", "Rows whose scores changed most"), table(heads, rows, numbers=(0,))]
+    return parts
+
+
+def _place(mover: Any) -> str:
+    return f"{mover.source_file} row {mover.source_row:,}"
+
+
+def _quarantine(report: NightReport) -> Html:
+    if not report.bad:
+        return tag("p", "No row was quarantined.")
+    rows = [(item.reason, f"{item.num_rows:,}", "; ".join(item.examples)) for item in report.bad]
+    return table(("reason", "rows", "for example"), rows, numbers=(1,))
+
+
+def _lineage(report: NightReport) -> list[Html]:
+    counts = report.source.manifest.counts
+    spec = counts.get("spec", {})
+    entries = [
+        ("table version", counts.get("table_version")),
+        ("run", counts.get("run_id")),
+        ("bertmill", counts.get("bertmill_version")),
+        ("model version", counts.get("model_version")),
+        ("fingerprint", report.source.manifest.fingerprint),
+        *((f"bundle {name}".rstrip(), uri) for name, uri in spec.get("bundle", {}).items()),
+        *(("corpus", uri) for uri in spec.get("corpus", {}).get("uri", [])),
+        ("corpus files and their etags", f"{report.source.manifest.uri.removesuffix('.json')}.files.parquet"),
+    ]
+    skipped = [(item["uri"], item["reason"]) for item in counts.get("skipped_files", [])]
+    return [
+        table(("what", "which"), [entry for entry in entries if entry[1] is not None]),
+        *([tag("h3", "Corrupt files left out"), table(("file", "reason"), skipped[:100])] if skipped else []),
+        tag("h3", "Spec"),
+        tag("pre", json.dumps(spec, indent=1)),
+    ]
+
+
+def _legend(last: str | None) -> Html:
+    keys = [tag("span", tag("i", class_="key now"), " this night")]
+    if last:
+        keys.append(tag("span", tag("i", class_="key last"), f" {last}"))
+    return tag("p", *keys, class_="legend")
+
+
+def _sample_note(report: NightReport) -> Html:
+    whole = sum(file.num_rows for file in report.source.files.values())
+    if report.num_sampled_rows >= whole:
+        return tag("p", f"From all {whole:,} rows.", class_="faint")
+    return tag("p", f"From a sample: {report.num_sampled_rows:,} of {whole:,} rows, whole shards.", class_="faint")
+
+
+def _seconds(value: float) -> str:
+    return f"{value:,.1f} s" if value < 600 else f"{value / 60:,.1f} min"
+
+
+def _megabytes(value: float) -> str:
+    return f"{value / 2**20:,.1f} MB"

@@ -1,0 +1,51 @@
+"""Reports beside the manifests: `_reports/run_date=D.html`, and the figures that the page of all nights shows."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from pipeline.errors import DriftError
+from pipeline.report.build import NightReport
+from pipeline.report.page import render_report
+from pipeline.schema import REPORTS, RUN_DATE
+from pipeline.storage import Storage, map_threads
+from pipeline.uris import join_uri
+
+_THREADS = 16
+
+
+def save_report(report: NightReport, storage: Storage) -> str:
+    """Write a night's page and its figures, over those of an earlier run; returns the page's URI."""
+    folder, name = join_uri(report.source.uri, REPORTS), f"{RUN_DATE}={report.source.run_date}"
+    uri = join_uri(folder, f"{name}.html")
+    storage.write_bytes(uri, render_report(report).encode())
+    storage.write_bytes(join_uri(folder, f"{name}.json"), json.dumps(report.summary, indent=1).encode())
+    return uri
+
+
+def read_summary(table_uri: str, run_date: str, storage: Storage) -> Mapping[str, Any] | None:
+    """The figures of one night's report, if one was written."""
+    content = storage.read_bytes(join_uri(table_uri, REPORTS, f"{RUN_DATE}={run_date}.json"))
+    return None if content is None else dict(json.loads(content))
+
+
+def read_summaries(table_uri: str, nights: list[str], storage: Storage) -> dict[str, Mapping[str, Any]]:
+    """The figures of the reports of several nights; nights without one are left out."""
+    found = map_threads(lambda night: read_summary(table_uri, night, storage), nights, _THREADS)
+    return {night: summary for night, summary in zip(nights, found, strict=True) if summary is not None}
+
+
+def check_drift(summary: Mapping[str, Any] | None) -> None:
+    """Raise if a report, where there is one, found more than its spec allows.
+
+    Raises:
+        DriftError: it did; the night stays published.
+    """
+    if summary is not None and summary["level"] == "fail":
+        listed = "\n".join(f"- {finding}" for finding in summary["findings"])
+        raise DriftError(
+            f"night {summary['run_date']} is published, and beyond the limits of report.fail:\n{listed}",
+            "look at its report; if the change is meant, raise the limit. `bertmill nightly --rescore` scores it again",
+        )

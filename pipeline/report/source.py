@@ -1,0 +1,120 @@
+"""Which files a report reads: of its night and of the one before, and a sample of them where they are many."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from deltalake import DeltaTable
+
+from pipeline.errors import CorpusError
+from pipeline.output.log import require_table
+from pipeline.output.manifests import Manifest, read_manifests
+from pipeline.output.table import DataFile, live_files, night_of, open_table
+from pipeline.report.limits import ReportConfig
+from pipeline.schema import QUARANTINE
+from pipeline.storage import Storage
+from pipeline.uris import canonical_uri, join_uri
+
+Files = Mapping[str, DataFile]
+
+
+@dataclass(frozen=True)
+class ReportSource:
+    """A night and the one before it.
+
+    Attributes:
+        uri: The table.
+        run_date: The night.
+        manifests: Of every run of the night, the last one last; that one speaks for the night.
+        last_manifest: What speaks for the night before; None if there is none.
+        files: The night's data files (of a snapshot: the whole table's, as the night left it).
+        last_files: The same of the night before.
+        quarantine: The night's files in the quarantine table.
+    """
+
+    uri: str
+    run_date: str
+    manifests: tuple[Manifest, ...]
+    last_manifest: Manifest | None
+    files: Files
+    last_files: Files
+    quarantine: Files
+
+    @property
+    def manifest(self) -> Manifest:
+        """The run that speaks for the night."""
+        return self.manifests[-1]
+
+    @property
+    def working_manifest(self) -> Manifest:
+        """The last run of the night that scored anything, else the last."""
+        worked = [item for item in self.manifests if item.counts.get("usage", {}).get("busy_s")]
+        return worked[-1] if worked else self.manifest
+
+
+def open_source(uri: str, run_date: str, storage: Storage) -> ReportSource:
+    """Find what a report is made from.
+
+    Raises:
+        CorpusError: there is no such table, or no manifest of the night.
+    """
+    uri = canonical_uri(uri)
+    table = require_table(uri, storage)
+    everything = read_manifests(uri, storage)
+    own = tuple(item for item in everything if item.run_date == run_date)
+    if not own:
+        there = ", ".join(sorted({item.run_date for item in everything})[-10:]) or "none"
+        raise CorpusError(f"{uri}: no manifest of night {run_date}", f"nights with one (the last 10): {there}")
+    manifest = own[-1]
+    before = [item for item in everything if item.run_date < run_date and item.is_snapshot == manifest.is_snapshot]
+    bad_table = open_table(join_uri(uri, QUARANTINE), storage)
+    bad = {} if bad_table is None else live_files(bad_table, None if manifest.is_snapshot else run_date)
+    if manifest.is_snapshot:
+        last = max(before, key=lambda item: (item.run_date, item.version), default=None)
+        files, last_files = (_files_at(uri, item, storage) for item in (manifest, last))
+        return ReportSource(uri, run_date, own, last, files, last_files, bad)
+    live = live_files(table)
+    files = {path: file for path, file in live.items() if night_of(path) == run_date}
+    last_date = max((night_of(path) for path in live if night_of(path) < run_date), default="")
+    last = next((item for item in reversed(before) if item.run_date == last_date), None)
+    last_files = {path: file for path, file in live.items() if last_date and night_of(path) == last_date}
+    return ReportSource(uri, run_date, own, last, files, last_files, bad)
+
+
+def sample_files(files: Files, max_rows: int) -> list[str]:
+    """As many files as hold `max_rows` rows, at least one.
+
+    They are taken by name, which begins with the hash of a shard's content: a random choice, and yet the same shards
+    of every night, so that rows of two samples can be compared with each other.
+    """
+    chosen: list[str] = []
+    num_rows = 0
+    for path in sorted(files, key=lambda path: path.rsplit("/", 1)[-1]):
+        if chosen and num_rows >= max_rows:
+            break
+        chosen.append(path)
+        num_rows += files[path].num_rows
+    return chosen
+
+
+def count_rows(files: Files, paths: Sequence[str]) -> int:
+    """Rows in some of the files, as the log says."""
+    return sum(files[path].num_rows for path in paths)
+
+
+def _files_at(uri: str, manifest: Manifest | None, storage: Storage) -> Files:
+    """A snapshot's files as a run left them, without those that vacuum has removed since."""
+    if manifest is None:
+        return {}
+    table = DeltaTable(uri, version=manifest.version, storage_options=storage.delta_options(uri))
+    standing = {item.uri.removeprefix(uri).strip("/") for item in storage.list_objects(uri)}
+    return {path: file for path, file in live_files(table).items() if path in standing}
+
+
+def spec_limits(uri: str, run_date: str, storage: Storage, sample_rows: int | None) -> ReportConfig:
+    """What the night's own spec said of reports, with another sample if one is asked for."""
+    manifests = read_manifests(canonical_uri(uri), storage, run_date)
+    said = manifests[-1].counts.get("spec", {}).get("report", {}) if manifests else {}
+    config = ReportConfig.model_validate(said)
+    return config if sample_rows is None else config.model_copy(update={"sample_rows": sample_rows})
