@@ -19,11 +19,10 @@ def run_night(run: PreparedRun, address: str | None, started_s: float) -> None:
         DriftError: it is published, and beyond what the spec allows in `report.fail`.
     """
     from jobs.printing import print_run
-    from jobs.report import report_run
     from pipeline.inference.publish import check_complete, publish_run
     from pipeline.inference.run import run_id_for, score_pending
     from pipeline.output.lock import NightLock
-    from pipeline.report.saved import check_drift
+    from pipeline.report.saved import check_drift, write_report
 
     session = ray_session(run.spec.compute, address) if run.plan.pending else None
     run_id, fresh, num_workers = run_id_for(run.ledger.run_date), [], 1
@@ -33,7 +32,7 @@ def run_night(run: PreparedRun, address: str | None, started_s: float) -> None:
             with session as pool:
                 fresh, num_workers = score_pending(run, pool, run_id), pool.num_workers
         print_run(publish_run(run, fresh, run_id, started_s, num_workers))
-    summary = report_run(run)
+    summary = write_report(run.ledger, run.spec.report)
     check_complete(run)
     check_drift(summary)
 

@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
 from jobs.nights import parse_date
 from jobs.session import Debug, guarded, preparing
 from jobs.table.options import Endpoint, Night, TableUri, open_storage
-from pipeline.errors import InterruptedRunError
-
-if TYPE_CHECKING:
-    from pipeline.inference.prepare import PreparedRun
 
 Output = Annotated[str | None, typer.Option(help="a file for the page; default: beside the table's manifests")]
 SampleRows = Annotated[int | None, typer.Option(min=1, help="rows of each night to read; default: as the spec said")]
@@ -49,25 +43,6 @@ def report(
         for finding in found.findings:
             print(f"  {finding}")
         check_drift(found.summary)
-
-
-def report_run(run: PreparedRun) -> Mapping[str, Any] | None:
-    """Write the report of a night that was just published: its figures, or None and a note if that went wrong."""
-    from pipeline.report.build import build_report
-    from pipeline.report.saved import save_report
-
-    ledger = run.ledger
-    try:
-        found = build_report(ledger.table_uri, ledger.run_date, run.spec.report, ledger.storage)
-        print(f"  report: {save_report(found, ledger.storage)}")
-    except InterruptedRunError:
-        raise
-    except Exception as error:  # whatever it is, the night is published
-        print(f"note: the night is published, but its report could not be written: {error}", file=sys.stderr)
-        return None
-    for finding in found.findings:
-        print(f"  {finding}")
-    return found.summary
 
 
 if __name__ == "__main__":

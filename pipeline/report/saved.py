@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Mapping
 from typing import Any
 
-from pipeline.errors import DriftError
-from pipeline.report.build import NightReport
+from pipeline.errors import DriftError, InterruptedRunError
+from pipeline.output.ledger import Ledger
+from pipeline.report.build import NightReport, build_report
+from pipeline.report.limits import ReportConfig
 from pipeline.report.page import render_report
 from pipeline.schema import REPORTS, RUN_DATE
 from pipeline.storage import Storage, map_threads
@@ -23,6 +26,25 @@ def save_report(report: NightReport, storage: Storage) -> str:
     storage.write_bytes(uri, render_report(report).encode())
     storage.write_bytes(join_uri(folder, f"{name}.json"), json.dumps(report.summary, indent=1).encode())
     return uri
+
+
+def write_report(ledger: Ledger, config: ReportConfig) -> Mapping[str, Any] | None:
+    """Make and save the report of a night that was just published, and print where it is and what it found.
+
+    Returns:
+        Its figures; None where that went wrong, which is printed: the night is published all the same.
+    """
+    try:
+        report = build_report(ledger.table_uri, ledger.run_date, config, ledger.storage)
+        print(f"  report: {save_report(report, ledger.storage)}")
+    except InterruptedRunError:
+        raise
+    except Exception as error:
+        print(f"note: the night is published, but its report could not be written: {error}", file=sys.stderr)
+        return None
+    for finding in report.findings:
+        print(f"  {finding}")
+    return report.summary
 
 
 def read_summary(table_uri: str, run_date: str, storage: Storage) -> Mapping[str, Any] | None:

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from jobs.night import finish_published
-from jobs.report import report_run
 from pipeline.errors import DriftError
+from pipeline.report.saved import write_report
 from tests.unit.inference.nights import Story, finish
 from tests.unit.jobs.command_line import run_command
 from tests.unit.output.scored import NEXT_NIGHT, NIGHT
@@ -40,7 +40,7 @@ def test_the_command_writes_a_page_and_ends_with_8(story: Story, tmp_path: Path)
 def test_a_night_that_failed_its_limits_says_so_each_time(story: Story) -> None:
     run = story.prepare(NEXT_NIGHT)
     finish(run)
-    report_run(run)
+    write_report(run.ledger, run.spec.report)
     again = story.prepare(NEXT_NIGHT)
     assert again.is_published
     with pytest.raises(DriftError, match=r"rows_change is 0\.5"):

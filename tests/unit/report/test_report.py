@@ -11,14 +11,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from jobs.report import report_run
 from pipeline.errors import CorpusError, DriftError
 from pipeline.output.table import DataFile
 from pipeline.report.build import NightReport, build_report
 from pipeline.report.figures import choose_figure_columns, read_figures
 from pipeline.report.limits import DriftLimits, ReportConfig
 from pipeline.report.page import render_report
-from pipeline.report.saved import check_drift, read_summary
+from pipeline.report.saved import check_drift, read_summary, write_report
 from pipeline.report.source import sample_files
 from pipeline.storage import Storage
 from tests.unit.inference.nights import Story, finish
@@ -151,7 +150,7 @@ def test_a_real_nights_page_shows_its_manifest(story: Story, capsys: pytest.Capt
     story.night(NIGHT)
     run = story.prepare(NEXT_NIGHT)
     done = finish(run, "run-7")
-    summary = report_run(run)
+    summary = write_report(run.ledger, run.spec.report)
     assert summary == read_summary(str(story.table), NEXT_NIGHT, STORAGE)
     written = story.table / "_reports" / f"run_date={NEXT_NIGHT}.html"
     assert f"report: {written}" in capsys.readouterr().out
@@ -196,7 +195,7 @@ def test_a_report_that_cannot_be_written_changes_nothing(
     finish(run)
     for path in story.table.glob(f"run_date={NIGHT}/*.parquet"):
         path.unlink()
-    assert report_run(run) is None
+    assert write_report(run.ledger, run.spec.report) is None
     assert "the night is published, but its report could not be written" in capsys.readouterr().err
 
 
