@@ -44,7 +44,8 @@ class PretrainSpec(EncoderUse):
     """Train an encoder on unlabelled text, by guessing hidden tokens, and write a bundle of it."""
 
     model: str | ScratchConfig = Field(
-        description="directory, s3:// URI, package://NAME/DIR or Hugging Face id to go on from; or a new encoder"
+        description="directory, s3:// URI, models://NAME@ALIAS, package://NAME/DIR or Hugging Face id to go on from; "
+        "or a new encoder"
     )
     data: TextConfig
     output: Uri = Field(description="URI of the bundle")
@@ -55,6 +56,7 @@ class PretrainSpec(EncoderUse):
     checkpoint: CheckpointConfig = CheckpointConfig()
     compute: ComputeConfig = ComputeConfig()
     storage: StorageConfig = StorageConfig()
+    registry: Uri | None = Field(None, description="where models:// is looked up; default: $BERTMILL_REGISTRY")
 
     def as_training(self, model: str, source: str) -> FinetuneSpec:
         """The same as a training of one task.
