@@ -18,7 +18,7 @@ check: venv
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/python -m pytest tests/unit tests/property tests/rules tests/golden
+	$(BIN)/python -m pytest -n 2 tests/unit tests/property tests/rules tests/golden
 
 test: check
 	$(BIN)/python -m pytest tests/flow

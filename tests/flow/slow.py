@@ -9,9 +9,9 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import psutil
-import pyarrow as pa
 
 from pipeline.inference.worker import ScoreJob, ShardScorer
 
@@ -33,13 +33,13 @@ class SlowJob(ScoreJob):
 
     def build(self) -> ShardScorer:
         scorer = super().build()
-        work = scorer._score
+        work = scorer._split
 
-        def score(rows: pa.Table) -> object:
+        def split(*scored: Any) -> object:
             time.sleep(SHARD_S)
-            return work(rows)
+            return work(*scored)
 
-        scorer._score = score  # type: ignore[method-assign, assignment]
+        scorer._split = split  # type: ignore[method-assign, assignment]
         return scorer
 
 

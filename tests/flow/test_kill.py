@@ -7,6 +7,7 @@ import re
 import signal
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pytest
@@ -53,7 +54,7 @@ class KillingLedger(Ledger):
         return standing
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class KillingJob(ScoreJob):
     """The real job; its scorer dies once in the middle of a shard."""
 
@@ -61,15 +62,15 @@ class KillingJob(ScoreJob):
 
     def build(self) -> ShardScorer:
         scorer = super().build()
-        work = scorer._score
+        work = scorer._split
 
-        def score_and_die(rows: pa.Table) -> object:
-            result = work(rows)
+        def score_and_die(rows: pa.Table, *scored: Any) -> object:
+            result = work(rows, *scored)
             if self.kill.moment == "mid-shard" and _holds_row(rows, self.kill.shard):
                 self.kill.strike("mid-shard", self.kill.shard)
             return result
 
-        scorer._score = score_and_die  # type: ignore[method-assign, assignment]
+        scorer._split = score_and_die  # type: ignore[method-assign, assignment]
         return scorer
 
 

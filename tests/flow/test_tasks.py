@@ -79,7 +79,13 @@ CASES: dict[str, tuple[Any, dict[str, str], str, float, float]] = {
 }
 
 
-@pytest.mark.parametrize("task", CASES)
+# The others differ from these in their head's loss and decoding only, which unit tests run for every family.
+QUICK = ("token-classification", "question-answering")
+
+
+@pytest.mark.parametrize(
+    "task", [pytest.param(task, marks=() if task in QUICK else pytest.mark.slow) for task in CASES]
+)
 def test_task_from_parquet_to_table(task: str, tmp_path: Path, ray_local: None) -> None:
     make_rows, inputs, metric, guessing, bar = CASES[task]
     _write_splits(tmp_path, make_rows)

@@ -12,7 +12,7 @@ from unittest import mock
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
@@ -112,6 +112,7 @@ def test_a_cut_text_gives_the_whole_text_s_tokens(
 
 
 @pytest.mark.parametrize("family", FAMILIES)
+@settings(max_examples=40)
 @given(
     pairs=st.lists(st.tuples(texts_of(8, 4), texts_of(8, 4)), min_size=1, max_size=3),
     with_spans=st.booleans(),
