@@ -43,4 +43,4 @@ def _where_time_went(usage: RunUsage) -> str:
     parts = {name.removesuffix("_s"): seconds for name, seconds in asdict(usage.stages).items()}
     shares = ", ".join(f"{name} {seconds / paid_s:.0%}" for name, seconds in {**parts, "idle": usage.idle_s}.items())
     cost = "" if usage.cost is None else f"; cost {usage.cost:,.4g}, {usage.cost_per_million_rows:,.4g} a million rows"
-    return f"time of {usage.num_workers} workers: {shares}{cost}"
+    return f"workers: {usage.num_workers}; their time: {shares}{cost}"
