@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -25,9 +25,7 @@ def run_cells(title: str, cells: Sequence[Cell], pool: PoolOptions, cpus_per_cel
     """
     import ray
 
-    room = int(max(node["Resources"].get("CPU", 0) for node in ray.nodes() if node["Alive"]))
-    if cpus_per_cell > room:
-        raise ComputeError(f"{cpus_per_cell} CPUs are asked for each cell; the largest machine has {room}", "ask less")
+    check_room(cpus_per_cell, "cell")
     task = ray.remote(num_cpus=cpus_per_cell, num_gpus=pool.gpus_per_worker, max_retries=1)(_run_cell)
     slots = max(1, int(pool.num_workers * pool.cpus_per_worker) // cpus_per_cell)
     queue, running, failures = iter(cells), dict[Any, Cell](), dict[str, str]()
@@ -43,6 +41,31 @@ def run_cells(title: str, cells: Sequence[Cell], pool: PoolOptions, cpus_per_cel
                 note = failures[cell.name] = f"{type(cause).__name__}: {cause}"
             display.update(num_done, f"{cell.name}: {note}")
     return failures
+
+
+def check_room(num_cpus: int, subject: str) -> None:
+    """Refuse what would wait for ever; needs a running Ray.
+
+    Raises:
+        ComputeError: no machine has the cores that one subject, such as a cell, asks for.
+    """
+    import ray
+
+    room = int(max(node["Resources"].get("CPU", 0) for node in ray.nodes() if node["Alive"]))
+    if num_cpus > room:
+        raise ComputeError(f"{num_cpus} CPUs are asked for each {subject}; the largest machine has {room}", "ask less")
+
+
+def raise_failures(subjects: str, failures: Mapping[str, str], num_all: int) -> None:
+    """End a study some of whose parts failed.
+
+    Raises:
+        TrainingError: naming every failed part and why.
+    """
+    if failures:
+        shown = "".join(f"\n- {name}: {reason}" for name, reason in failures.items())
+        remedy = f"mend what is said, then run the same command again: finished {subjects} are kept"
+        raise TrainingError(f"{len(failures)} of {num_all} {subjects} failed:{shown}", remedy)
 
 
 @dataclass(frozen=True)
@@ -78,10 +101,7 @@ def finish_cells(study: Study, write_report: Callable[[], str]) -> None:
         with ray_session(study.compute, study.address) as pool:
             failures = run_cells(study.title, pending, pool, study.cpus_per_cell)
     print(write_report())
-    if failures:
-        shown = "".join(f"\n- {name}: {reason}" for name, reason in failures.items())
-        remedy = "mend what is said, then run the same command again: finished cells are kept"
-        raise TrainingError(f"{len(failures)} of {len(study.cells)} cells failed:{shown}", remedy)
+    raise_failures("cells", failures, len(study.cells))
 
 
 def _run_cell(cell: Cell, num_threads: int) -> str:

@@ -20,6 +20,7 @@ from jobs.schema import schema
 from jobs.score import score
 from jobs.suite import suite
 from jobs.table.app import app as table_app
+from jobs.tune import tune
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -27,24 +28,10 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Fine-tune BERT-family encoders and score whole Parquet corpora, every row exactly once.",
 )
-for _job in (
-    finetune,
-    pretrain,
-    bundle,
-    evaluate,
-    score,
-    nightly,
-    report,
-    plan,
-    learning_curve,
-    suite,
-    schema,
-    submit,
-    logs,
-    stop,
-    demo,
-):
+for _job in (finetune, pretrain, bundle, evaluate, score, nightly, report, plan):
     app.command()(_job)
+for _other in (learning_curve, suite, tune, schema, submit, logs, stop, demo):
+    app.command()(_other)
 app.command("jobs")(list_jobs)
 app.add_typer(table_app, name="table")
 app.add_typer(models_app, name="models")

@@ -13,6 +13,7 @@ from pipeline.finetune.pretrain_spec import PretrainSpec
 from pipeline.finetune.spec import BundleSpec, FinetuneSpec
 from pipeline.inference.spec import EvaluateSpec, ScoreSpec
 from pipeline.studies.spec import CurveSpec, SuiteSpec
+from pipeline.studies.tune_spec import TuneSpec
 
 
 class SpecName(StrEnum):
@@ -25,6 +26,7 @@ class SpecName(StrEnum):
     score = "score"
     learning_curve = "learning-curve"
     suite = "suite"
+    tune = "tune"
 
 
 SPECS: dict[SpecName, type[SpecModel]] = {
@@ -35,6 +37,7 @@ SPECS: dict[SpecName, type[SpecModel]] = {
     SpecName.score: ScoreSpec,
     SpecName.learning_curve: CurveSpec,
     SpecName.suite: SuiteSpec,
+    SpecName.tune: TuneSpec,
 }
 
 

@@ -4,27 +4,23 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
-from pathlib import Path
 
 from jobs.nights import parse_date
 from jobs.session import Debug, guarded, preparing
-from jobs.table.options import AnyNight, AsJson, AsPage, Endpoint, TableUri, open_storage
+from jobs.table.options import AnyNight, AsJson, Endpoint, TableUri, open_storage
 from pipeline.uris import canonical_uri
 
 
-def nights(uri: TableUri, html: AsPage = None, endpoint_url: Endpoint = None, debug: Debug = False) -> None:
-    """Show a table's nights: rows, files, time, cost, drift, versions, models."""
+def nights(uri: TableUri, endpoint_url: Endpoint = None, debug: Debug = False) -> None:
+    """Show a table's nights: rows, files, versions, models."""
     with guarded(debug):
         from jobs.table.printing import print_nights
-        from pipeline.output.history import table_columns
-        from pipeline.report.nights import read_night_lines, render_nights
+        from pipeline.output.history import read_nights, table_columns
 
         storage = open_storage(endpoint_url)
         with preparing():
-            found = read_night_lines(uri, storage)
+            found = read_nights(uri, storage)
             columns = table_columns(uri, storage)
-        if html is not None:
-            Path(html).write_text(render_nights(uri, found), encoding="utf-8")
         print(canonical_uri(uri))
         print_nights(found)
         print("columns: " + ", ".join(f"{field.name} {field.type}" for field in columns))

@@ -15,7 +15,6 @@ TableUri = Annotated[str, typer.Argument(help="the table's URI", metavar="URI", 
 Endpoint = Annotated[str | None, typer.Option(help="S3 endpoint; default: $AWS_ENDPOINT_URL")]
 Night = Annotated[str, typer.Option("--date", help="the night, YYYY-MM-DD", show_default=False)]
 AnyNight = Annotated[str | None, typer.Option("--date", help="one night, YYYY-MM-DD; default: all")]
-AsPage = Annotated[str | None, typer.Option(help="a file for a page of all nights")]
 AsJson = Annotated[bool, typer.Option("--json", help="print JSON")]
 
 

@@ -13,31 +13,23 @@ if TYPE_CHECKING:
     from pipeline.inference.closeness import RescoredSample
     from pipeline.output.compact import Compaction
     from pipeline.output.compare import NightComparison
-    from pipeline.output.history import VersionSummary
+    from pipeline.output.history import NightSummary, VersionSummary
     from pipeline.output.vacuum import VacuumReport
     from pipeline.output.verify import VerifiedNight
-    from pipeline.report.nights import NightLine
 
 _MAX_FLIPS = 20
 
 
-def print_nights(lines: list[NightLine]) -> None:
+def print_nights(nights: list[NightSummary]) -> None:
     """The nights of a table."""
-    table = Table(
-        "night", "rows", "files", "MB", "quarantined", "s", "cost", "label PSI", "limits", "version", "models"
-    )
-    for line in lines:
-        night, label_psi = line.summary, line.drift("label_psi")
+    table = Table("night", "rows", "files", "MB", "quarantined", "version", "models")
+    for night in nights:
         table.add_row(
             night.run_date,
             f"{night.num_rows:,}",
             f"{night.num_files:,}",
             f"{night.size_bytes / 2**20:,.1f}",
             f"{night.num_quarantined_rows:,}",
-            "" if line.elapsed_s is None else f"{line.elapsed_s:,.1f}",
-            "" if line.cost is None else f"{line.cost:,.4g}",
-            "" if label_psi is None else f"{label_psi:.4f}",
-            line.level,
             "" if night.version is None else str(night.version),
             ", ".join(night.model_versions),
         )

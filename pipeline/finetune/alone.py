@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 from pipeline.encoder.attention import set_threads
 from pipeline.encoder.bundle import BundleInfo
-from pipeline.finetune.loop import LoopHooks
+from pipeline.finetune.loop import Judgements, LoopHooks, LoopJob, TrainingStatus
 from pipeline.finetune.prepare import PreparedTraining
 from pipeline.finetune.token_cache import check_cached, missing_shards
 from pipeline.finetune.worker import MetricsLog, build_job, learn, token_cache_job, write_result
@@ -21,6 +24,22 @@ def train_alone(run: PreparedTraining, num_threads: int) -> dict[str, BundleInfo
         CorpusError: more rows lack usable text or a target than the spec allows.
         TrainingError: the loss is not finite.
     """
+    job, tokenizer, judgements = learn_alone(run, num_threads, lambda status: None)
+    return write_result(run, job.context.joined, tokenizer, judgements)
+
+
+def learn_alone(
+    run: PreparedTraining, num_threads: int, report: Callable[[TrainingStatus], None]
+) -> tuple[LoopJob, Any, Judgements]:
+    """Tokenise and train in this process, and write no bundle; `report` hears what the training log does.
+
+    Returns:
+        The job, whose network holds the result; the tokenizer; the figures on validation rows.
+
+    Raises:
+        CorpusError: more rows lack usable text or a target than the spec allows.
+        TrainingError: the loss is not finite.
+    """
     set_threads(num_threads)
     for head in run.heads:
         writer = token_cache_job(run, head, num_threads).build()
@@ -28,7 +47,12 @@ def train_alone(run: PreparedTraining, num_threads: int) -> dict[str, BundleInfo
             writer.process(shard)
         check_cached(head.train, head.cache_uri, head.spec.data.max_bad_fraction, run.storage)
     log = MetricsLog(run)
+
+    def hear(status: TrainingStatus) -> None:
+        log.add(status)
+        report(status)
+
     job, tokenizer = build_job(run, rank=0, world_size=1)
-    judgements = learn(job, LoopHooks(restore=None, save=lambda write: None, report=log.add))
+    judgements = learn(job, LoopHooks(restore=None, save=lambda write: None, report=hear))
     log.flush()
-    return write_result(run, job.context.joined, tokenizer, judgements)
+    return job, tokenizer, judgements

@@ -12,7 +12,8 @@ from pipeline.finetune.checkpoint import Standing, Weights, copy_weights
 from pipeline.finetune.spec import TrainingConfig
 from pipeline.tasks.base import LOWER_IS_BETTER, Task
 
-_OF_A_SEARCH = "ndcg@10"  # what embeddings without scores are compared by
+OF_A_SEARCH = "ndcg@10"
+"""What embeddings are compared by where validation rows have no scores."""
 Figures = Mapping[str, Mapping[str, float]]
 """Head -> metric -> value."""
 
@@ -60,7 +61,7 @@ def read_figure(keep_best: str, figures: Figures, tasks: Mapping[str, Task]) -> 
     """One number for an evaluation, higher for better; `auto` is the task's main metric, for one judged head."""
     if keep_best == "auto":
         ((head, metrics),) = figures.items()
-        return metrics.get(tasks[head].main_metric, metrics.get(_OF_A_SEARCH, math.nan))
+        return metrics.get(tasks[head].main_metric, metrics.get(OF_A_SEARCH, math.nan))
     head, _, metric = keep_best.rpartition(".")
     value = figures.get(head, {}).get(metric, math.nan)
     return -value if metric in LOWER_IS_BETTER else value

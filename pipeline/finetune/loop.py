@@ -150,6 +150,7 @@ def train(job: LoopJob, hooks: LoopHooks) -> Judgements:
         window.add(_planned_step(job, optimizer, step))
         at_epoch_end, at_evaluation = plan.ends_epoch(step), _is_evaluated(job, step)
         if at_epoch_end or at_evaluation or (step + 1) % _SYNC_EVERY_STEPS == 0:
+            window.check(step)  # first: weights that are no numbers cannot be judged
             judgements = evaluate(job) if at_evaluation else None
             if judgements:
                 keeper.note(step + 1, {head: found.evaluation.metrics for head, found in judgements.items()})
@@ -233,14 +234,16 @@ class _Window:
     def __init__(self, job: LoopJob, hooks: LoopHooks) -> None:
         self._job, self._hooks = job, hooks
         self._results: list[StepResult] = []
+        self._remarks: tuple[str, ...] = ()
+        self._sums = torch.zeros(3, dtype=torch.float64)
         self._norms = NormWatch()
         self._started_s = self._saved_s = self._asked_s = time.monotonic()
 
     def add(self, result: StepResult) -> None:
         self._results.append(result)
 
-    def close(self, step: int, factor: float, judgements: Judgements, remarks: tuple[str, ...]) -> None:
-        """Sum over ranks, stop on a loss that is not finite, report on rank 0, start anew."""
+    def check(self, step: int) -> None:
+        """Sum over ranks, and stop on a loss that is not finite."""
         job = self._job
         results, first_step = self._results, step + 1 - len(self._results)
         by_step = torch.tensor(
@@ -252,8 +255,13 @@ class _Window:
         for number, (result, step_loss) in enumerate(zip(results, by_step[:, 0].tolist(), strict=True), first_step):
             _check_finite(job, number, step_loss, result.grad_norm)
             remark = self._norms.add(number, result.grad_norm)
-            remarks += (remark,) if remark else ()
-        loss_sum, num_tokens, num_padded = by_step.sum(dim=0).tolist()
+            self._remarks += (remark,) if remark else ()
+        self._sums = by_step.sum(dim=0)
+
+    def close(self, step: int, factor: float, judgements: Judgements, remarks: tuple[str, ...]) -> None:
+        """Report on rank 0 what was checked, and start anew."""
+        job, results = self._job, self._results
+        loss_sum, num_tokens, num_padded = self._sums.tolist()
         loss = loss_sum / len(results)
         now_s = time.monotonic()
         status = TrainingStatus(
@@ -265,12 +273,12 @@ class _Window:
             grad_norm=self._results[-1].grad_norm,
             tokens_per_s=num_tokens / max(now_s - self._started_s, 1e-9),
             padding_share=1 - num_tokens / max(num_padded, 1),
-            validation=_figures(judgements) or None,
-            remarks=remarks or None,
+            validation=figures_of(judgements) or None,
+            remarks=(*remarks, *self._remarks) or None,
         )
         if job.rank == 0:
             self._hooks.report(status)
-        self._results, self._started_s = [], time.monotonic()
+        self._results, self._remarks, self._started_s = [], (), time.monotonic()
 
     def wants_checkpoint(self, at_epoch_end: bool) -> bool:
         """Rank 0's clock decides for all; the answer is the same on every rank."""
@@ -316,7 +324,7 @@ def _check_finite(job: LoopJob, step: int, loss: float, grad_norm: float) -> Non
     )
 
 
-def _figures(judgements: Judgements) -> dict[str, float]:
+def figures_of(judgements: Judgements) -> dict[str, float]:
     """All heads' metrics, named `head.metric` where there are several heads."""
     return {
         f"{head}.{name}" if head else name: value

@@ -33,6 +33,12 @@ def check_unfinished(run: PreparedTraining) -> None:
     )
 
 
+def holds_another(run: PreparedTraining) -> bool:
+    """Whether the unfinished run here, if there is one, is of another recipe."""
+    content = run.storage.read_bytes(_note_uri(run))
+    return content is not None and json.loads(content)["run_name"] != run.run_name
+
+
 def note_started(run: PreparedTraining) -> None:
     """Write down which recipe is at work here."""
     note = {"run_name": run.run_name, "recipe": run.recipe}

@@ -141,7 +141,7 @@ def prepare_curve(spec: CurveSpec, source: str) -> PreparedCurve:
     Raises:
         InputError: whatever the user has to mend.
     """
-    check_extra()
+    check_extra("a learning curve")
     storage, checks = Storage(spec.storage), Checks()
     training = checks.run(lambda: _prepare_training(spec, source))
     texts, label = ((spec.data.inputs.get("text", "text"),),), spec.data.label or "label"

@@ -9,8 +9,8 @@ from pipeline.errors import InputError
 _PACKAGES = {"sklearn": "scikit-learn", "matplotlib": "matplotlib"}
 
 
-def check_extra() -> None:
-    """Make sure that the extra `studies` is installed.
+def check_extra(subject: str) -> None:
+    """Make sure that the extra `studies` is installed for a subject, such as `a search`.
 
     Raises:
         InputError: naming what is missing.
@@ -18,5 +18,5 @@ def check_extra() -> None:
     missing = [title for module, title in _PACKAGES.items() if find_spec(module) is None]
     if missing:
         raise InputError(
-            f"a learning curve needs {' and '.join(missing)}, not installed here", "pip install 'bertmill[studies]'"
+            f"{subject} needs {' and '.join(missing)}, not installed here", "pip install 'bertmill[studies]'"
         )

@@ -11,7 +11,13 @@ import pytest
 from pipeline.errors import OutputTakenError
 from pipeline.finetune.prepare import PreparedTraining, prepare_training
 from pipeline.finetune.spec import FinetuneSpec
-from pipeline.finetune.unfinished import check_unfinished, give_up_unfinished, note_finished, note_started
+from pipeline.finetune.unfinished import (
+    check_unfinished,
+    give_up_unfinished,
+    holds_another,
+    note_finished,
+    note_started,
+)
 from tests.tiny import make_rows, write_corpus
 
 
@@ -35,6 +41,8 @@ def test_the_same_recipe_goes_on(place: dict[str, Any]) -> None:
     note_started(prepare(place))
     check_unfinished(prepare(place, compute={"workers": 3}, checkpoint={"every_s": 5}))
     assert (Path(place["output"] + ".work") / "unfinished.json").exists()
+    assert not holds_another(prepare(place))
+    assert holds_another(prepare(place, max_length=64))
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,6 @@ from pipeline.report.saved import write_report
 from tests.unit.inference.nights import Story, finish
 from tests.unit.jobs.command_line import run_command
 from tests.unit.output.scored import NEXT_NIGHT, NIGHT
-from tests.unit.report.reading import Page
 
 
 @pytest.fixture
@@ -46,21 +45,3 @@ def test_a_night_that_failed_its_limits_says_so_each_time(story: Story) -> None:
     assert again.is_published
     with pytest.raises(DriftError, match=r"rows_change is 0\.5"):
         finish_published(again, time.monotonic())
-
-
-def test_the_nights_are_a_table_and_a_page(story: Story, tmp_path: Path) -> None:
-    story.blocks |= {"compute": {"price_per_hour": 1e6}}
-    run = story.prepare(NEXT_NIGHT)
-    done = finish(run)
-    write_report(run.ledger, run.spec.report)
-    found = run_command("table", "nights", str(story.table), "--html", str(tmp_path / "nights.html"))
-    assert found.exit_code == 0, found.stderr
-    (line,) = [line for line in found.stdout.splitlines() if NEXT_NIGHT in line]
-    assert " fail " in line
-    assert f" {done.usage.cost:,.4g} " in line
-    page = Page((tmp_path / "nights.html").read_text())
-    newest, first = page.table("night")
-    assert (newest["night"], newest["rows"], newest["limits"]) == (NEXT_NIGHT, "60", "fail")
-    assert newest["cost"] == f"{done.usage.cost:,.4g}"
-    assert newest["models"] == done.model_version
-    assert (first["night"], first["rows"], first["cost"], first["limits"]) == (NIGHT, "40", "", "")

@@ -12,6 +12,9 @@ from pipeline.studies.curve import PreparedCurve, prepare_curve
 from pipeline.studies.spec import CurveSpec, SuiteSpec
 from pipeline.studies.suite import PreparedSuite
 from pipeline.studies.suite_checks import prepare_suite
+from pipeline.studies.tune import PreparedTune
+from pipeline.studies.tune_checks import prepare_tune
+from pipeline.studies.tune_spec import TuneSpec
 from tests.tiny import make_rows
 
 
@@ -58,3 +61,26 @@ def suite_raw(directory: Path, encoder: Path, **changes: Any) -> dict[str, Any]:
 
 def make_suite(directory: Path, encoder: Path, **changes: Any) -> PreparedSuite:
     return prepare_suite(parse_spec(suite_raw(directory, encoder, **changes), SuiteSpec, "study.yaml"), "study.yaml")
+
+
+def tune_raw(directory: Path, encoder: Path, **changes: Any) -> dict[str, Any]:
+    """A sound search; `write_splits` makes its rows."""
+    data = {"train": str(directory / "train.parquet"), "validation": str(directory / "test.parquet")}
+    return {
+        "output": str(directory / "tune"),
+        "trials": 2,
+        "finetune": {
+            "task": "text-classification",
+            "model": str(encoder),
+            "max_length": 32,
+            "data": data,
+            "training": {"epochs": 3, "batch_rows": 16},
+        },
+        "space": {"training.learning_rate": {"choice": [5e-3, 1e-9]}},
+        "compute": {"device": "cpu", "precision": "fp32"},
+        **changes,
+    }
+
+
+def make_tune(directory: Path, encoder: Path, **changes: Any) -> PreparedTune:
+    return prepare_tune(parse_spec(tune_raw(directory, encoder, **changes), TuneSpec, "study.yaml"), "study.yaml")
