@@ -18,6 +18,7 @@ def train_bundles(parsed: FinetuneSpec, source: str, address: str | None, fresh:
     """
     from pipeline.finetune.prepare import prepare_training
     from pipeline.finetune.run import run_training
+    from pipeline.finetune.training_report import report_uri
     from pipeline.finetune.unfinished import check_unfinished, give_up_unfinished, note_finished, note_started
 
     with preparing():
@@ -36,6 +37,8 @@ def train_bundles(parsed: FinetuneSpec, source: str, address: str | None, fresh:
         with ray_session(parsed.compute, address) as pool:
             finished = run_training(run, pool)
         note_finished(run)
+        is_reported = run.storage.read_bytes(report_uri(run)) is not None
+        print(f"report {report_uri(run)}" if is_reported else "note: the training report could not be written")
     else:
         print(f"already trained: {parsed.output} comes from this very recipe, data and encoder ({run.run_name})")
     for name, info in finished.items():

@@ -93,10 +93,11 @@ class ValidationRows:
 
 @dataclass(frozen=True)
 class Judgement:
-    """Figures on the validation rows, and what was learned with thresholds tuned on them."""
+    """Figures on the validation rows, what was learned with thresholds tuned on them, and this rank's rows, judged."""
 
     evaluation: Evaluation
     learned: Learned
+    own: pa.Table | None = None
 
 
 Judgements = dict[str, Judgement]
@@ -215,7 +216,7 @@ def _judge(job: LoopJob, head: TrainingHead, rows: ValidationRows) -> Judgement:
         dist.all_gather_object(gathered, mine)
     judged = pa.concat_tables(gathered)
     tuned = task.tune(judged, learned)
-    return Judgement(task.evaluate(judged, tuned), tuned)
+    return Judgement(task.evaluate(judged, tuned), tuned, mine)
 
 
 def _judge_hidden(job: LoopJob, head: TrainingHead, rows: ValidationRows, rules: HidingRules) -> pa.Table:

@@ -30,6 +30,7 @@ from pipeline.errors import BertmillError, CorpusError, InterruptedRunError, Mod
 from pipeline.finetune.loop import LoopHooks, TrainingStatus, Wish
 from pipeline.finetune.prepare import PreparedHead, PreparedTraining
 from pipeline.finetune.token_cache import check_cached, missing_shards
+from pipeline.finetune.training_report import write_training_report
 from pipeline.finetune.worker import MetricsLog, build_job, learn, token_cache_job, write_result
 from pipeline.telemetry import Meter, ProgressDisplay
 
@@ -256,6 +257,7 @@ def _train_rank(run: PreparedTraining, board: Any, threads: int) -> None:
     if job.rank == 0:
         log.flush()
         write_result(run, job.context.joined, tokenizer, judgements)
+        write_training_report(run, job, judgements)
 
 
 def _wisher(board: Any) -> Callable[[], Wish]:
