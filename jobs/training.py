@@ -18,11 +18,13 @@ def train_bundles(parsed: FinetuneSpec, source: str, address: str | None, fresh:
     """
     from pipeline.finetune.prepare import prepare_training
     from pipeline.finetune.run import run_training
+    from pipeline.finetune.track import check_track
     from pipeline.finetune.training_report import report_uri
     from pipeline.finetune.unfinished import check_unfinished, give_up_unfinished, note_finished, note_started
 
     with preparing():
         run = prepare_training(parsed, source)
+        check_track(run, source)
         if fresh and (given_up := give_up_unfinished(run)):
             print(f"gave up {given_up}: its checkpoints are deleted")
         finished = run.finished_bundles()

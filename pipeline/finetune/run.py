@@ -30,6 +30,7 @@ from pipeline.errors import BertmillError, CorpusError, InterruptedRunError, Mod
 from pipeline.finetune.loop import LoopHooks, TrainingStatus, Wish
 from pipeline.finetune.prepare import PreparedHead, PreparedTraining
 from pipeline.finetune.token_cache import check_cached, missing_shards
+from pipeline.finetune.track import Tracker
 from pipeline.finetune.training_report import write_training_report
 from pipeline.finetune.worker import MetricsLog, build_job, learn, token_cache_job, write_result
 from pipeline.telemetry import Meter, ProgressDisplay
@@ -233,10 +234,11 @@ def _train_rank(run: PreparedTraining, board: Any, threads: int) -> None:
     set_threads(threads)
     ranks = ray.train.get_context()
     job, tokenizer = build_job(run, ranks.get_world_rank(), ranks.get_world_size())
-    log = MetricsLog(run)
+    log, tracker = MetricsLog(run), Tracker(run)
 
     def report(status: TrainingStatus) -> None:
         log.add(status)
+        tracker.add(status)
         board.post.remote(status)
 
     save_state = _saver(job.rank)

@@ -126,6 +126,7 @@ class FinetuneSpec(EncoderUse):
     registry: Uri | None = Field(None, description="where models:// is looked up; default: $BERTMILL_REGISTRY")
     output: Uri = Field(description="URI of the bundle, or of the folder of several")
     work: Uri | None = Field(None, description="URI for token cache, checkpoints and metrics; default: OUTPUT.work")
+    tensorboard: Uri | None = Field(None, description="local directory for event files that TensorBoard reads")
     training: TrainingConfig = TrainingConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     compute: ComputeConfig = ComputeConfig()
