@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import typer
 
+from jobs.benchmark import benchmark
 from jobs.bundle import bundle
 from jobs.demo.job import demo
 from jobs.evaluate import evaluate
@@ -30,7 +31,7 @@ app = typer.Typer(
 )
 for _job in (finetune, pretrain, bundle, evaluate, score, nightly, report, plan):
     app.command()(_job)
-for _other in (learning_curve, suite, tune, schema, submit, logs, stop, demo):
+for _other in (learning_curve, suite, tune, benchmark, schema, submit, logs, stop, demo):
     app.command()(_other)
 app.command("jobs")(list_jobs)
 app.add_typer(table_app, name="table")

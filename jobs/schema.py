@@ -12,6 +12,7 @@ from pipeline.config import SpecModel
 from pipeline.finetune.pretrain_spec import PretrainSpec
 from pipeline.finetune.spec import BundleSpec, FinetuneSpec
 from pipeline.inference.spec import EvaluateSpec, ScoreSpec
+from pipeline.studies.benchmark.spec import BenchmarkSpec
 from pipeline.studies.spec import CurveSpec, SuiteSpec
 from pipeline.studies.tune_spec import TuneSpec
 
@@ -27,6 +28,7 @@ class SpecName(StrEnum):
     learning_curve = "learning-curve"
     suite = "suite"
     tune = "tune"
+    benchmark = "benchmark"
 
 
 SPECS: dict[SpecName, type[SpecModel]] = {
@@ -38,6 +40,7 @@ SPECS: dict[SpecName, type[SpecModel]] = {
     SpecName.learning_curve: CurveSpec,
     SpecName.suite: SuiteSpec,
     SpecName.tune: TuneSpec,
+    SpecName.benchmark: BenchmarkSpec,
 }
 
 

@@ -59,9 +59,8 @@ class _Linear:
         weight, bias = (torch.cat([getattr(part, name).detach() for part in modules]) for name in ("weight", "bias"))
         self._weight, self._bias = weight.to(dtype), bias.to(dtype)
         # What torch's own compiler calls for linear layers on CPU.
-        self._kernels = (
-            torch.ops.mkldnn if weight.device.type == "cpu" and torch.backends.mkldnn.is_available() else None
-        )
+        has_kernels = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+        self._kernels = torch.ops.mkldnn if weight.device.type == "cpu" and has_kernels else None
         if self._kernels is not None:
             self._weight = self._kernels._reorder_linear_weight(self._weight, _BATCH_HINT_TOKENS)
 

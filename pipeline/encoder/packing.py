@@ -174,11 +174,27 @@ def packed_attention(
         if reach is not None and length > reach:
             band = _band(length, reach, query.device)
             mask = band if mask is None else mask & band
-        output_NHLD = scaled_dot_product_attention(
-            query_NHLD, key_NHLD, value_NHLD, attn_mask=mask, dropout_p=dropout, scale=scaling
-        )
+        if dropout > 0.0:
+            output_NHLD = _attend_with_dropout((query_NHLD, key_NHLD, value_NHLD), mask, dropout, scaling)
+        else:
+            output_NHLD = scaled_dot_product_attention(query_NHLD, key_NHLD, value_NHLD, attn_mask=mask, scale=scaling)
         outputs.append(rectangle.gather(output_NHLD.transpose(1, 2)))
     return (torch.cat(outputs) if len(outputs) > 1 else outputs[0]).unsqueeze(0), None
+
+
+def _attend_with_dropout(
+    states_NHLD: tuple[torch.Tensor, torch.Tensor, torch.Tensor],
+    mask: torch.Tensor | None,
+    dropout: float,
+    scaling: float | None,
+) -> torch.Tensor:
+    """Attention step by step: with dropout torch does the same, in more steps (a quarter slower on CPU in bf16)."""
+    query_NHLD, key_NHLD, value_NHLD = states_NHLD
+    scores_NHLL = torch.matmul(query_NHLD, key_NHLD.transpose(2, 3)) * (scaling or query_NHLD.shape[-1] ** -0.5)
+    if mask is not None:
+        scores_NHLL = scores_NHLL.masked_fill(~mask, torch.finfo(scores_NHLL.dtype).min)
+    weights_NHLL = torch.softmax(scores_NHLL, dim=-1).to(value_NHLD.dtype)
+    return torch.matmul(torch.nn.functional.dropout(weights_NHLL, dropout), value_NHLD)
 
 
 def _band(length: int, reach: int, device: torch.device) -> torch.Tensor:

@@ -83,7 +83,8 @@ class TrainingConfig(SpecModel):
         None, description="stop after so many evaluations without a better figure of keep_best"
     )
     micro_batch_tokens: PositiveInt | Literal["auto"] = Field(
-        "auto", description="padded tokens of one forward and backward pass; auto: 1,024 on CPU, 16,384 on a GPU"
+        "auto",
+        description="tokens of a forward and backward pass; auto: on CPU 4,096 (1,024 if padded), on a GPU 16,384",
     )
     masking: MaskingConfig = MaskingConfig()
     seed: int = 17

@@ -92,16 +92,19 @@ def dense(parts: list[torch.Tensor], lengths: np.ndarray, reach: int | None) -> 
     return torch.nn.functional.scaled_dot_product_attention(*parts, attn_mask=mask, scale=0.3).transpose(1, 2)
 
 
+@pytest.mark.parametrize("dropout", [0.0, 1e-12])  # the second takes the steps of training and drops nothing
 @pytest.mark.parametrize("is_training", [False, True])
 @pytest.mark.parametrize("max_padded_cells", [0, 60, 10_000])
 @pytest.mark.parametrize("reach", [None, 3])
 def test_attention_is_block_diagonal(
-    reach: int | None, max_padded_cells: int, is_training: bool, monkeypatch: pytest.MonkeyPatch
+    reach: int | None, max_padded_cells: int, is_training: bool, dropout: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("pipeline.encoder.packing._MAX_PADDED_CELLS", max_padded_cells)
     parts, pack = states(LENGTHS), Pack.of(LENGTHS, CPU, is_training)
     sliding = None if reach is None else reach + 1
-    found, _ = packed_attention(torch.nn.Module(), *parts, None, pack=pack, scaling=0.3, sliding_window=sliding)
+    found, _ = packed_attention(
+        torch.nn.Module(), *parts, None, pack=pack, scaling=0.3, sliding_window=sliding, dropout=dropout
+    )
     torch.testing.assert_close(found, dense(parts, LENGTHS, reach), atol=1e-5, rtol=1e-5)
 
 

@@ -36,7 +36,9 @@ def test_a_night_that_is_no_date_is_refused(text: str) -> None:
 
 def test_every_published_schema_is_a_json_schema() -> None:
     together = json.loads(run_command("schema").stdout)
-    assert together.keys() == {"bundle", "finetune", "pretrain", "evaluate", "score", "learning-curve", "suite", "tune"}
+    assert together.keys() == {
+        *("bundle", "finetune", "pretrain", "evaluate", "score", "learning-curve", "suite", "tune", "benchmark"),
+    }
     for job, schema in together.items():
         Draft202012Validator.check_schema(schema)
         assert json.loads(run_command("schema", job).stdout) == schema
@@ -97,6 +99,7 @@ def test_every_job_explains_itself() -> None:
         "table",
         "learning-curve",
         "suite",
+        "benchmark",
         "schema",
         "demo",
     ):

@@ -1,0 +1,27 @@
+"""`bertmill benchmark SPEC`: bertmill beside other programs, on the same work, in turns."""
+
+from __future__ import annotations
+
+import os
+
+import typer
+
+from jobs.running import running
+from jobs.session import Debug, Overrides, SpecPath
+from pipeline.config import load_spec
+from pipeline.studies.benchmark.spec import BenchmarkSpec
+
+
+def benchmark(spec: SpecPath, set_: Overrides = None, debug: Debug = False) -> None:
+    """Measure bertmill beside Sentence Transformers, OpenVINO and the Hugging Face Trainer, in this process."""
+    with running("benchmark", spec, debug):
+        from pipeline.studies.benchmark.run import run_benchmark
+
+        parsed = load_spec(spec, BenchmarkSpec, set_ or ())
+        given = parsed.compute.cpus_per_worker
+        print(run_benchmark(parsed, (os.cpu_count() or 1) if given == "auto" else given))
+        print(f"written to {parsed.output}: benchmark.md, benchmark.parquet")
+
+
+if __name__ == "__main__":
+    typer.run(benchmark)

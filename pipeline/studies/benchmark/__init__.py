@@ -1,0 +1,1 @@
+"""bertmill beside other programs: the same work, the same machine, in turns."""

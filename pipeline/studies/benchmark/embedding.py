@@ -1,0 +1,161 @@
+"""Texts -> embeddings: bertmill's own path, Sentence Transformers, OpenVINO, and the bare model as a bound.
+
+Everyone gets the same texts as Python strings or Arrow, cuts at the same length, pools by the mean and normalises.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import torch
+from transformers import AutoModel
+
+from pipeline.encoder.attention import Runtime
+from pipeline.encoder.batching import BatchBudget, plan_batches
+from pipeline.encoder.model import EmbeddingOptions, EncoderModel, Head, load_network, load_tokenizer
+from pipeline.encoder.tokenize import Padding, TextTokenizer, TokenOptions, TokenRows, pad_rows
+from pipeline.studies.benchmark.rounds import Contender
+
+FloatArray = npt.NDArray[np.float32]
+_MEAN = EmbeddingOptions("mean", normalize=True)
+_PEER_BATCH_ROWS = (32, 64, 128, 256)
+
+
+@dataclass(frozen=True)
+class EmbeddingWork:
+    """What everyone does: embed these texts with this encoder.
+
+    Attributes:
+        encoder: A directory.
+        texts: Strings [R].
+        max_length: Tokens kept of each.
+        runtime: Device and precision.
+        num_threads: Cores of everyone.
+    """
+
+    encoder: str
+    texts: pa.ChunkedArray
+    max_length: int
+    runtime: Runtime
+    num_threads: int
+
+    def tokenize(self) -> TokenRows:
+        """Token ids, as bertmill makes them."""
+        return TextTokenizer(load_tokenizer(self.encoder), TokenOptions(self.max_length)).encode(self.texts)
+
+
+def embedding_contenders(work: EmbeddingWork) -> tuple[list[Contender], dict[str, str]]:
+    """Everyone who can run here, bertmill first and the reference in fp32 second; and why others cannot."""
+    contenders = [_bertmill(work), _sentence_transformers(work, "float32", 32), _bare(work)]
+    contenders += [_sentence_transformers(work, "bfloat16", rows) for rows in _PEER_BATCH_ROWS]
+    missing = {}
+    if importlib.util.find_spec("openvino") is None:
+        missing["OpenVINO"] = "openvino is not installed"
+    elif work.runtime.device.type == "cpu":
+        contenders.append(_openvino(work))
+    return contenders, missing
+
+
+def _bertmill(work: EmbeddingWork) -> Contender:
+    tokenizer = load_tokenizer(work.encoder)
+    encode = TextTokenizer(tokenizer, TokenOptions(work.max_length)).encode
+    model = EncoderModel([Head(load_network(work.encoder, "AutoModel"), _MEAN)], work.runtime, Padding.of(tokenizer))
+    return Contender("bertmill", lambda: model.run(encode(work.texts))[0].embeddings)
+
+
+def _sentence_transformers(work: EmbeddingWork, dtype: str, batch_rows: int) -> Contender:
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
+
+    words = Transformer(work.encoder, max_seq_length=work.max_length, model_kwargs={"dtype": getattr(torch, dtype)})
+    pooling = Pooling(words.get_embedding_dimension(), "mean")
+    model = SentenceTransformer(modules=[words, pooling, Normalize()], device=str(work.runtime.device))
+    texts = work.texts.to_pylist()
+
+    def run() -> FloatArray:
+        vectors = model.encode(texts, batch_size=batch_rows, convert_to_tensor=True, show_progress_bar=False)
+        return np.asarray(vectors.float().cpu().numpy())
+
+    return Contender(f"Sentence Transformers, {dtype}, batches of {batch_rows}", run)
+
+
+def _bare(work: EmbeddingWork) -> Contender:
+    """The model alone: texts tokenised before, batches sorted, no pooling."""
+    rows, padding = work.tokenize(), Padding.of(load_tokenizer(work.encoder))
+    network = _plain_model(work.encoder).to(work.runtime.device).eval()
+    batches = [
+        _to_device(pad_rows(rows, part, padding), work) for part in plan_batches(rows.lengths, work.runtime.budget)
+    ]
+
+    def run() -> None:
+        with torch.inference_mode(), work.runtime.autocast():
+            for batch in batches:
+                network(**batch)
+        if work.runtime.device.type == "cuda":
+            torch.cuda.synchronize()
+
+    return Contender("the bare model in transformers, tokens given, sorted, no pooling", run, is_bound=True)
+
+
+def _plain_model(encoder: str) -> Any:
+    """Transformers' own model in fp32, without anything of bertmill."""
+    return AutoModel.from_pretrained(encoder, attn_implementation="sdpa", use_safetensors=True, trust_remote_code=False)
+
+
+def _to_device(batch: Any, work: EmbeddingWork) -> dict[str, torch.Tensor]:
+    arrays = {"input_ids": batch.ids_BS, "attention_mask": batch.mask_BS}
+    return {name: torch.from_numpy(array).to(work.runtime.device) for name, array in arrays.items()}
+
+
+def _openvino(work: EmbeddingWork) -> Contender:
+    """OpenVINO in the same precision, over sorted batches, with pooling."""
+    infer = _compile_openvino(work)
+    encode = TextTokenizer(load_tokenizer(work.encoder), TokenOptions(work.max_length)).encode
+    padding, budget = Padding.of(load_tokenizer(work.encoder)), BatchBudget(work.runtime.budget.tokens, 1_024)
+
+    def run() -> FloatArray:
+        rows = encode(work.texts)
+        vectors = np.zeros((len(rows), 0), np.float32)
+        for part in plan_batches(rows.lengths, budget):
+            batch = pad_rows(rows, part, padding)
+            states_BSH, mask_BS1 = infer(batch.ids_BS, batch.mask_BS), batch.mask_BS[..., None]
+            pooled = (states_BSH * mask_BS1).sum(axis=1) / mask_BS1.sum(axis=1)
+            if not vectors.shape[1]:
+                vectors = np.zeros((len(rows), pooled.shape[1]), np.float32)
+            vectors[part] = pooled / np.linalg.norm(pooled, axis=1, keepdims=True)
+        return vectors
+
+    return Contender("OpenVINO, sorted batches", run)
+
+
+def _compile_openvino(work: EmbeddingWork) -> Callable[[Any, Any], FloatArray]:
+    import openvino
+
+    network = _plain_model(work.encoder).eval()
+    example = {name: torch.ones(2, 8, dtype=torch.long) for name in ("input_ids", "attention_mask")}
+    shape = openvino.PartialShape([-1, -1])
+    converted = openvino.convert_model(_States(network), example_input=example, input=[shape, shape])
+    options = {
+        "INFERENCE_PRECISION_HINT": "bf16" if work.runtime.autocast_bf16 else "f32",
+        "INFERENCE_NUM_THREADS": work.num_threads,
+    }
+    request = openvino.compile_model(converted, "CPU", options).create_infer_request()
+    return lambda ids_BS, mask_BS: np.asarray(request.infer([ids_BS, mask_BS])[0])
+
+
+class _States(torch.nn.Module):
+    """Ids and mask in, token states out: what can be traced."""
+
+    def __init__(self, network: Any) -> None:
+        super().__init__()
+        self._network = network
+
+    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+        states: torch.Tensor = self._network(input_ids=input_ids, attention_mask=attention_mask)[0]
+        return states

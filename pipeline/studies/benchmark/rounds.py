@@ -1,0 +1,65 @@
+"""Contenders in turns, so that what else the machine does falls on all of them alike; ratios round by round."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from statistics import median
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Contender:
+    """One program doing the work.
+
+    Attributes:
+        name: Who, and with which settings.
+        run: Does all of it once, and returns what it made.
+        is_bound: Nobody can be faster: it does a part of the work only.
+    """
+
+    name: str
+    run: Callable[[], Any]
+    is_bound: bool = False
+
+
+@dataclass(frozen=True)
+class Timing:
+    """What one contender took.
+
+    Attributes:
+        name: The contender's.
+        seconds: Of each round.
+        result: What it made in the last round.
+    """
+
+    name: str
+    seconds: tuple[float, ...]
+    result: Any
+
+
+def take_turns(contenders: Sequence[Contender], rounds: int, warm_up: bool = True) -> list[Timing]:
+    """Run every contender once unmeasured, then all of them in each round; every other round goes backwards.
+
+    Args:
+        contenders: Who runs.
+        rounds: How often.
+        warm_up: Whether to run everyone once unmeasured before.
+    """
+    for contender in contenders if warm_up else ():
+        contender.run()
+    seconds: dict[str, list[float]] = {contender.name: [] for contender in contenders}
+    results: dict[str, Any] = {}
+    for number in range(rounds):
+        for contender in contenders if number % 2 == 0 else contenders[::-1]:
+            started = time.perf_counter()
+            results[contender.name] = contender.run()
+            seconds[contender.name].append(time.perf_counter() - started)
+    return [Timing(name, tuple(taken), results[name]) for name, taken in seconds.items()]
+
+
+def speed_ratio(ours: Timing, theirs: Timing) -> tuple[float, float, float]:
+    """How many times faster we are: lowest, median and highest over the rounds."""
+    ratios = [their / our for our, their in zip(ours.seconds, theirs.seconds, strict=True)]
+    return min(ratios), median(ratios), max(ratios)
