@@ -1,4 +1,4 @@
-"""Where an encoder's weights stand, from the embeddings up: what is frozen, reset, or learns more slowly."""
+"""Where an encoder's weights stand, from the embeddings up: what is frozen, reset, recomputed, or slower to learn."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 from typing import Any
 
 import torch
-from transformers import AutoConfig
+from transformers import AutoConfig, AutoModel
 
 from pipeline.encoder.heads import JoinedHeads
 from pipeline.errors import Problem, SpecError
@@ -52,6 +52,28 @@ def reset_layers(joined: JoinedHeads, num_reset: int) -> None:
                 owned._is_hf_initialized = False  # or transformers leaves loaded weights as they are
             with torch.no_grad():
                 encoder._init_weights(module)
+
+
+def recompute_layers(joined: JoinedHeads) -> None:
+    """Keep each layer's input alone in memory, and compute the layer again in the backward pass."""
+    encoder = joined.encoder
+    encoder.activation_checkpointing_enable({"use_reentrant": False})
+    encoder.disable_input_require_grads()  # or the backward pass goes through layers that are frozen
+
+
+def check_recomputing(encoder: str, recipe: TrainingConfig, source: str) -> None:
+    """Make sure that an encoder's layers can be computed again, where a recipe asks for it.
+
+    Raises:
+        SpecError: they cannot.
+    """
+    if not recipe.gradient_checkpointing:
+        return
+    config = AutoConfig.from_pretrained(encoder, trust_remote_code=False)
+    if not AutoModel._model_mapping[type(config)].supports_gradient_checkpointing:
+        found = f"true, and {config.model_type}'s layers in transformers cannot be computed again"
+        remedy = "leave it out; a lower training.micro_batch_tokens saves memory too"
+        raise SpecError(source, (Problem("training.gradient_checkpointing", found, "false", remedy),))
 
 
 def check_layers(encoder: str, recipe: TrainingConfig, source: str) -> None:

@@ -23,7 +23,7 @@ from pipeline.errors import Checks, ModelError, Problem, SpecError
 from pipeline.finetune.best import check_best
 from pipeline.finetune.classes import check_classes
 from pipeline.finetune.labelled import LabelledSet, LabelPlaces, LabelTarget, check_labels, open_split
-from pipeline.finetune.layers import check_layers
+from pipeline.finetune.layers import check_layers, check_recomputing
 from pipeline.finetune.linear_head import check_linear_head
 from pipeline.finetune.spec import FinetuneSpec, HeadSpec
 from pipeline.finetune.teacher import find_target, read_teacher
@@ -163,6 +163,7 @@ def _check_recipe(
     judged = {name: tasks[name] for name, (_, validation) in splits.items() if validation is not None}
     checks = Checks()
     checks.run(lambda: check_layers(encoder, spec.training, source))
+    checks.run(lambda: check_recomputing(encoder, spec.training, source))
     checks.run(lambda: check_classes(spec.training, known, source))
     checks.run(lambda: check_best(spec.training, judged, source))
     checks.run(lambda: check_linear_head(spec, encoder, tasks, source))

@@ -86,6 +86,9 @@ class TrainingConfig(SpecModel):
         "auto",
         description="tokens of a forward and backward pass; auto: on CPU 4,096 (1,024 if padded), on a GPU 16,384",
     )
+    gradient_checkpointing: bool = Field(
+        False, description="compute layers again in the backward pass: less memory, a third more work"
+    )
     masking: MaskingConfig = MaskingConfig()
     seed: int = 17
 

@@ -20,7 +20,7 @@ from pipeline.encoder.model import EmbeddingOptions, load_network, load_tokenize
 from pipeline.encoder.tokenize import Padding, TextTokenizer
 from pipeline.finetune.classes import make_emphasis, weigh_rows
 from pipeline.finetune.labelled import LabelledSet, check_usable, read_usable
-from pipeline.finetune.layers import freeze_layers, reset_layers
+from pipeline.finetune.layers import freeze_layers, recompute_layers, reset_layers
 from pipeline.finetune.linear_head import fit_linear_head
 from pipeline.finetune.loop import Judgements, LoopHooks, LoopJob, TrainingStatus, ValidationRows, status_record, train
 from pipeline.finetune.plan import TrainingPlan
@@ -62,6 +62,8 @@ def build_job(run: PreparedTraining, rank: int, world_size: int) -> tuple[LoopJo
     reset_layers(network, recipe.reset_layers)
     if recipe.freeze_layers is not None:
         freeze_layers(network, recipe.freeze_layers)
+    if recipe.gradient_checkpointing:
+        recompute_layers(network)
     network = network.to(runtime.device)
     if world_size > 1:
         devices = [runtime.device] if runtime.device.type == "cuda" else None

@@ -63,6 +63,13 @@ def test_every_rank_builds_the_same_network(run: PreparedTraining) -> None:
     assert len(validation.targets) == validation.examples.tokens.num_rows == 20
 
 
+def test_the_recipe_may_ask_for_layers_to_be_computed_again(run: PreparedTraining) -> None:
+    recipe = run.spec.training.model_copy(update={"gradient_checkpointing": True})
+    asked = replace(run, spec=run.spec.model_copy(update={"training": recipe}))
+    encoders = [build_job(each, 0, 1)[0].context.joined.encoder for each in (run, asked)]
+    assert [encoder.is_gradient_checkpointing for encoder in encoders] == [False, True]
+
+
 def test_training_ends_in_a_bundle_that_says_how_it_was_made(run: PreparedTraining, tmp_path: Path) -> None:
     job, tokenizer = build_job(run, 0, 1)
     judgements = train(job, Notes(tmp_path / "notes").hooks())
