@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from jobs.schema import SpecName
 from tests.flow import helpers
 from tests.tiny import make_bundle
 
@@ -59,5 +60,5 @@ def test_too_many_bad_rows_publish_nothing(spec_file: Path, tmp_path: Path) -> N
 def test_schema_describes_every_spec() -> None:
     done = helpers.run_python(_CLI, "schema")
     schemas = json.loads(done.stdout)
-    assert set(schemas) == {"finetune", "bundle", "evaluate", "score", "learning-curve", "suite"}
+    assert set(schemas) == {name.value for name in SpecName}
     assert schemas["score"]["additionalProperties"] is False
