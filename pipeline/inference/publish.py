@@ -112,7 +112,7 @@ def lacks_manifest(run: PreparedRun) -> bool:
     """Whether nothing speaks of a published night as it is: its run was killed between commit and manifest."""
     ledger = run.ledger
     night = None if ledger.is_snapshot else ledger.run_date
-    version = last_publication(require_table(ledger.table_uri, ledger.storage), night) or 0
+    version = last_publication(ledger.table_uri, ledger.storage, night) or 0
     manifests = read_manifests(ledger.table_uri, ledger.storage, night)
     return not any(found.fingerprint == ledger.fingerprint and found.version >= version for found in manifests)
 

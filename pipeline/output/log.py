@@ -70,12 +70,16 @@ def require_night(table: DeltaTable, uri: str, run_date: str) -> dict[str, DataF
     return found
 
 
-def last_publication(table: DeltaTable, run_date: str | None) -> int | None:
-    """The newest version in which a run published a night (None: any night); None if the log tells of none any more."""
-    for entry in table.history():
-        night, run_id = entry.get("bertmill.run_date"), str(entry.get("bertmill.run_id", COMPACTION))
+def last_publication(uri: str, storage: Storage, run_date: str | None) -> int | None:
+    """The newest version in which a run published a night (None: any night); None if the log tells of none any more.
+
+    Not by deltalake's `history()`: it holds the interpreter's lock while it waits for the store, and the night's lease
+    with it.
+    """
+    for commit in sorted(read_commits(uri, storage), key=lambda commit: -commit.version):
+        night, run_id = commit.facts.get("run_date"), commit.facts.get("run_id", COMPACTION)
         if night and run_date in (None, night) and not run_id.startswith(COMPACTION):
-            return int(entry["version"])
+            return commit.version
     return None
 
 

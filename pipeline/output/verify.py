@@ -115,7 +115,7 @@ def verify_night(uri: str, run_date: str, storage: Storage) -> VerifiedNight:
         "num_quarantined_rows": in_corpus[1],
         FINGERPRINT: fingerprint,
     }
-    _check_manifest(scope, counts, last_publication(table, scope.run_date), together)
+    _check_manifest(scope, counts, last_publication(uri, storage, scope.run_date), together)
     ledger = Ledger(uri, run_date, fingerprint, storage, scope.run_date is None)
     known = [replace(part, files=_without(part, together.vanished)) for part in parts]
     together.problems += _check_ledger(ledger, known, read_notes(uri, table, scope.run_date, storage))
