@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -14,6 +15,7 @@ from pipeline.errors import ClusterLostError, ComputeError
 
 _ADDRESS_VARIABLES = ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")
 _REQUEST_TIMEOUT_S = 60  # Ray's client has none, and a submitting pod would hang with a head node that does
+_AGENT_TRIES, _AGENT_PAUSE_S = 30, 2.0
 
 
 class JobServer:
@@ -44,14 +46,21 @@ class JobServer:
             asyncio.run(_tail(self._client.tail_job_logs(submission_id), write, idle_s))
 
     def submit(self, **request: Any) -> bool:
-        """Submit; False if another was quicker to take the submission id."""
+        """Submit; False if another was quicker to take the submission id.
+
+        A cluster that has just started answers before it can run jobs: that is waited for, a minute at most.
+        """
         with _translated(self.address):
-            try:
-                self._client.submit_job(**request)
-            except RuntimeError as error:
-                if "already exists" in str(error):
-                    return False
-                raise
+            for num_left in reversed(range(_AGENT_TRIES)):
+                try:
+                    self._client.submit_job(**request)
+                    return True
+                except RuntimeError as error:
+                    if "already exists" in str(error):
+                        return False
+                    if "No available agent" not in str(error) or not num_left:
+                        raise
+                    time.sleep(_AGENT_PAUSE_S)
         return True
 
     def stop(self, submission_id: str) -> bool:
