@@ -87,7 +87,7 @@ class TrainingConfig(SpecModel):
         description="tokens of a forward and backward pass; auto: on CPU 4,096 (1,024 if padded), on a GPU 16,384",
     )
     gradient_checkpointing: bool = Field(
-        False, description="compute layers again in the backward pass: less memory, a third more work"
+        False, description="compute layers again in the backward pass: less memory, more work"
     )
     masking: MaskingConfig = MaskingConfig()
     seed: int = 17
