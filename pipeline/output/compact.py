@@ -12,10 +12,9 @@ from __future__ import annotations
 import json
 import time
 import uuid
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -26,7 +25,7 @@ from deltalake.transaction import AddAction, RemoveAction
 
 from pipeline.errors import AccountingError, CommitConflictError, TransientStorageError
 from pipeline.output.compacted import CompactedFile, note_uri, read_compacted, write_compacted
-from pipeline.output.log import COMPACTION, require_night, require_table
+from pipeline.output.log import COMPACTION, newest_commits, require_night, require_table
 from pipeline.output.table import DataFile, Night, commit_actions, live_files
 from pipeline.output.texts import HashedFile, TextStore
 from pipeline.output.writer import write_row_groups
@@ -207,7 +206,7 @@ def _publish(uri: str, run_date: str, merged: Sequence[_Merged], storage: Storag
                 "run the same command again",
             )
         try:
-            commit_actions(table, _actions(run_date, merged), _night_of(table, run_date))
+            commit_actions(table, _actions(run_date, merged), _night_of(uri, table, run_date, storage))
             return int(table.version())
         except DeltaError as error:
             known = classify_error(error, f"publish to {uri}")
@@ -234,11 +233,11 @@ def _actions(run_date: str, merged: Sequence[_Merged]) -> list[AddAction | Remov
     return [*removes, *adds]
 
 
-def _night_of(table: DeltaTable, run_date: str) -> Night:
+def _night_of(uri: str, table: DeltaTable, run_date: str, storage: Storage) -> Night:
     """The night as its last commit described it, and that this one only compacts it."""
-    entries = (entry for entry in table.history() if entry.get("bertmill.run_date") == run_date)
-    last: dict[str, Any] = next(entries, {})
-    kept = {key: str(last[f"bertmill.{key}"]) for key in ("fingerprint", "model_version") if f"bertmill.{key}" in last}
+    own = (commit.facts for commit in newest_commits(uri, storage) if commit.facts.get("run_date") == run_date)
+    last: Mapping[str, str] = next(own, {})
+    kept = {key: last[key] for key in ("fingerprint", "model_version") if key in last}
     facts = {"run_date": run_date, "run_id": f"{COMPACTION}{uuid.uuid4().hex[:8]}", **kept}
     return Night(run_date, (), pa.schema(table.schema().to_arrow()), facts)
 

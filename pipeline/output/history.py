@@ -71,11 +71,10 @@ def read_nights(uri: str, storage: Storage) -> list[NightSummary]:
     bad = _by_night(live_files(quarantine).values()) if quarantine is not None else {}
     versions: dict[str, int] = {}
     models: dict[str, str] = {}
-    for entry in table.history():
-        night = str(entry.get("bertmill.run_date", ""))
-        if night and night not in versions:
-            versions[night] = int(entry["version"])
-            models[night] = str(entry.get("bertmill.model_version", ""))
+    for commit in read_commits(uri, storage):  # of a night's several, the last one's word stands
+        night = commit.facts.get("run_date")
+        if night:
+            versions[night], models[night] = commit.version, commit.facts.get("model_version", "")
     return [
         NightSummary(
             night,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import unquote
@@ -71,12 +71,8 @@ def require_night(table: DeltaTable, uri: str, run_date: str) -> dict[str, DataF
 
 
 def last_publication(uri: str, storage: Storage, run_date: str | None) -> int | None:
-    """The newest version in which a run published a night (None: any night); None if the log tells of none any more.
-
-    Not by deltalake's `history()`: it holds the interpreter's lock while it waits for the store, and the night's lease
-    with it.
-    """
-    for commit in sorted(read_commits(uri, storage), key=lambda commit: -commit.version):
+    """The newest version in which a run published a night (None: any night); None if the log tells of none any more."""
+    for commit in newest_commits(uri, storage):
         night, run_id = commit.facts.get("run_date"), commit.facts.get("run_id", COMPACTION)
         if night and run_date in (None, night) and not run_id.startswith(COMPACTION):
             return commit.version
@@ -88,17 +84,36 @@ def read_commits(uri: str, storage: Storage, since_s: float = 0.0) -> list[Commi
 
     Delta keeps a commit's JSON for 30 days unless the table says otherwise; older versions can no longer be opened.
     """
+    commits = map_threads(lambda entry: _read_commit(*entry, storage), _list_commits(uri, storage, since_s), _THREADS)
+    return [commit for commit in commits if commit is not None]
+
+
+def newest_commits(uri: str, storage: Storage) -> Iterator[Commit]:
+    """The commits whose JSON is still in the log, the newest first, each read when it is asked for.
+
+    Not by deltalake's `history()`: it holds the interpreter's lock while it waits for the store, and the night's lease
+    with it, and knows nothing of the store's retries.
+    """
+    for version, commit_uri in reversed(_list_commits(uri, storage)):
+        commit = _read_commit(version, commit_uri, storage)
+        if commit is not None:
+            yield commit
+
+
+def _list_commits(uri: str, storage: Storage, since_s: float = 0.0) -> list[tuple[int, str]]:
+    """(version, URI of its JSON), by version."""
     found = []
     for item in storage.list_objects(join_uri(uri, "_delta_log")):
         name = _COMMIT_NAME.fullmatch(item.uri.rsplit("/", 1)[-1])
         if name and (item.modified_s is None or item.modified_s >= since_s):
             found.append((int(name[1]), item.uri))
-    contents = map_threads(lambda entry: storage.read_bytes(entry[1]), found, _THREADS)
-    return [
-        _parse_commit(version, content)
-        for (version, _), content in zip(found, contents, strict=True)
-        if content is not None
-    ]
+    return sorted(found)
+
+
+def _read_commit(version: int, uri: str, storage: Storage) -> Commit | None:
+    """A commit; None where the log's clean-up has just removed it."""
+    content = storage.read_bytes(uri)
+    return None if content is None else _parse_commit(version, content)
 
 
 def _parse_commit(version: int, content: bytes) -> Commit:
