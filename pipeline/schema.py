@@ -13,6 +13,7 @@ import pyarrow as pa
 SOURCE_FILE = "source_file"
 SOURCE_ROW = "source_row"
 SOURCE_FOOTER = "bertmill.source_file"  # in the Parquet footer of a file whose rows are all of one corpus file
+FINGERPRINT_FOOTER = "bertmill.fingerprint"  # in the Parquet footer of every scored file
 RUN_DATE = "run_date"
 QUARANTINE = "_quarantine"  # below a table: the Delta table of the rows that could not be scored
 REPORTS = "_reports"  # below a table: a page for each night

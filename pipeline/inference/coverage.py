@@ -24,13 +24,12 @@ from pipeline.errors import AccountingError
 from pipeline.output.compacted import read_compacted, stand_in
 from pipeline.output.table import live_files, night_of, open_table
 from pipeline.output.writer import read_footer
-from pipeline.schema import RUN_DATE
+from pipeline.schema import FINGERPRINT_FOOTER, RUN_DATE
 from pipeline.storage import Storage, map_threads
 from pipeline.uris import join_uri
 
 _SCHEMA = pa.schema([("uri", pa.string()), ("etag", pa.string()), ("run_date", pa.string())])
 _PATHS = b"bertmill.paths"
-_FINGERPRINT = "bertmill.fingerprint"
 _THREADS = 16
 
 
@@ -114,7 +113,7 @@ class CoverageStore:
         files = {night_of(path): path for path in (live_files(table) if table is not None else ())}
         nights = [night for night in files if first <= night < before]
         uris = [join_uri(self.table_uri, files[night]) for night in nights]
-        found = map_threads(lambda uri: read_footer(uri, self.storage).get(_FINGERPRINT), uris, _THREADS)
+        found = map_threads(lambda uri: read_footer(uri, self.storage).get(FINGERPRINT_FOOTER), uris, _THREADS)
         return max((night for night, name in zip(nights, found, strict=True) if name != self.fingerprint), default="")
 
     def _is_shown(self, run_date: str, paths: Collection[str]) -> bool:

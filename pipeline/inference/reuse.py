@@ -21,10 +21,10 @@ import pyarrow.parquet as pq
 from pipeline.corpus.reader import input_column
 from pipeline.inference.predictor import TextSource
 from pipeline.output.texts import HASH_BYTES, HashArray, HashedFile, IntArray, TextIndex, TextStore, group_equal
+from pipeline.schema import FINGERPRINT_FOOTER
 from pipeline.storage import retrying
 from pipeline.uris import join_uri
 
-FINGERPRINT = b"bertmill.fingerprint"
 ONE_ROW_IN = 128
 """A stored row group is read if at least one row in so many of it is wanted: reading 32,768 rows takes about as long as
 computing some hundred."""
@@ -134,7 +134,7 @@ class ResultReuse:
         found = []
         with pq.ParquetFile(path, filesystem=filesystem, pre_buffer=True) as parquet:
             metadata = parquet.metadata
-            footer = (metadata.metadata or {}).get(FINGERPRINT, b"").decode()
+            footer = (metadata.metadata or {}).get(FINGERPRINT_FOOTER.encode(), b"").decode()
             if footer != self.texts.fingerprint or metadata.num_rows != file.num_rows:
                 return []
             sizes = [metadata.row_group(index).num_rows for index in range(metadata.num_row_groups)]

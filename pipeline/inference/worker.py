@@ -22,6 +22,7 @@ from pipeline.output.texts import HashArray
 from pipeline.output.writer import write_parquet
 from pipeline.schema import (
     EMBEDDING_TYPE,
+    FINGERPRINT_FOOTER,
     QUARANTINE,
     QUARANTINE_SCHEMA,
     RUN_DATE,
@@ -172,7 +173,7 @@ class ShardScorer:
         footer = {
             "bertmill.model": ", ".join(dict.fromkeys(member.info.base_model for member in members)),
             "bertmill.model_version": self._version,
-            "bertmill.fingerprint": job.ledger.fingerprint,
+            FINGERPRINT_FOOTER: job.ledger.fingerprint,
             "bertmill.run_id": job.run_id,
             **(_source_footer(shard) if job.ledger.is_snapshot else {}),
         }

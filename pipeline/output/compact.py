@@ -29,7 +29,7 @@ from pipeline.output.log import COMPACTION, newest_commits, require_night, requi
 from pipeline.output.table import DataFile, Night, commit_actions, live_files
 from pipeline.output.texts import HashedFile, TextStore
 from pipeline.output.writer import write_row_groups
-from pipeline.schema import RUN_DATE, SOURCE_FOOTER
+from pipeline.schema import FINGERPRINT_FOOTER, RUN_DATE, SOURCE_FOOTER
 from pipeline.storage import Storage, classify_error, map_threads, retrying
 from pipeline.uris import canonical_uri, join_uri
 
@@ -37,7 +37,6 @@ _NUM_ATTEMPTS = 3
 _THREADS = 16
 _FOOTER_PREFIX = b"bertmill."
 _RUN_ID = b"bertmill.run_id"
-_FINGERPRINT = b"bertmill.fingerprint"
 
 
 @dataclass(frozen=True)
@@ -158,7 +157,7 @@ def _merge(uri: str, run_date: str, group: Sequence[DataFile], storage: Storage)
             f"night {run_date} of {uri}: {written.num_rows} rows read where the log says {num_rows}; nothing changed",
             "`bertmill table verify` says which file is wrong; score the night again to replace it",
         )
-    fingerprint = (footers[0].metadata or {}).get(_FINGERPRINT, b"").decode()
+    fingerprint = (footers[0].metadata or {}).get(FINGERPRINT_FOOTER.encode(), b"").decode()
     return _Merged(DataFile(path, written.size_bytes, num_rows), tuple(group), fingerprint)
 
 

@@ -25,7 +25,15 @@ from pipeline.output.ledger import SNAPSHOT, DoneRecord, Ledger
 from pipeline.output.log import last_publication, require_night, require_table
 from pipeline.output.manifests import Manifest, read_manifests
 from pipeline.output.table import DataFile, live_files, open_table, read_notes, same_type
-from pipeline.schema import QUARANTINE, RUN_DATE, SOURCE_FILE, SOURCE_FOOTER, SOURCE_ROW, file_schema
+from pipeline.schema import (
+    FINGERPRINT_FOOTER,
+    QUARANTINE,
+    RUN_DATE,
+    SOURCE_FILE,
+    SOURCE_FOOTER,
+    SOURCE_ROW,
+    file_schema,
+)
 from pipeline.storage import Storage
 from pipeline.uris import canonical_uri, join_uri
 
@@ -191,7 +199,7 @@ def _read_file(part: _Part, file: DataFile, corpus: frozenset[str] | None, found
     if is_vanished:
         found.vanished.add(name)
     else:
-        found.fingerprints[footer.get(b"bertmill.fingerprint", b"").decode()] += 1
+        found.fingerprints[footer.get(FINGERPRINT_FOOTER.encode(), b"").decode()] += 1
     different = _different_columns(file_schema(part.schema), metadata.schema.to_arrow_schema())
     if different:
         found.problems.append(f"{name}: has other columns than the table: {', '.join(different)}")
