@@ -7,11 +7,8 @@ from typing import Annotated
 
 import typer
 
+from jobs.schema import SPECS, SpecName
 from pipeline.config import SpecModel
-from pipeline.finetune.pretrain_spec import PretrainSpec
-from pipeline.finetune.spec import BundleSpec, FinetuneSpec
-from pipeline.inference.spec import EvaluateSpec, ScoreSpec
-from pipeline.studies.spec import CurveSpec, SuiteSpec
 
 JobServerAddress = Annotated[
     str | None,
@@ -35,13 +32,6 @@ class RemoteJobName(StrEnum):
 
 
 JOB_SPECS: dict[RemoteJobName, type[SpecModel]] = {
-    RemoteJobName.finetune: FinetuneSpec,
-    RemoteJobName.pretrain: PretrainSpec,
-    RemoteJobName.bundle: BundleSpec,
-    RemoteJobName.evaluate: EvaluateSpec,
-    RemoteJobName.score: ScoreSpec,
-    RemoteJobName.nightly: ScoreSpec,
-    RemoteJobName.learning_curve: CurveSpec,
-    RemoteJobName.suite: SuiteSpec,
+    job: SPECS[SpecName.score if job is RemoteJobName.nightly else SpecName(job.value)] for job in RemoteJobName
 }
 NIGHT_JOBS = (RemoteJobName.score, RemoteJobName.nightly)
