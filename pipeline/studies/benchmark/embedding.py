@@ -100,7 +100,7 @@ def _bare(work: EmbeddingWork) -> Contender:
         if work.runtime.device.type == "cuda":
             torch.cuda.synchronize()
 
-    return Contender("the bare model in transformers, tokens given, sorted, no pooling", run, is_bound=True)
+    return Contender("the bare model in transformers, tokens given, sorted, no pooling", run)
 
 
 def _plain_model(encoder: str) -> Any:

@@ -16,12 +16,10 @@ class Contender:
     Attributes:
         name: Who, and with which settings.
         run: Does all of it once, and returns what it made.
-        is_bound: Nobody can be faster: it does a part of the work only.
     """
 
     name: str
     run: Callable[[], Any]
-    is_bound: bool = False
 
 
 @dataclass(frozen=True)

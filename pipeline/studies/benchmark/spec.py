@@ -27,7 +27,7 @@ class BenchmarkSpec(SpecModel):
         description="name -> fields of a finetune spec for text-classification, without output: against the Trainer",
     )
     rounds: PositiveInt = Field(3, description="times that everyone runs, after one unmeasured time for embeddings")
-    output: Uri = Field(description="URI under which benchmark.md and benchmark.parquet go, and the bundles trained")
+    output: Uri = Field(description="URI under which benchmark.md and benchmark.parquet go")
     compute: ComputeConfig = ComputeConfig()
     storage: StorageConfig = StorageConfig()
 

@@ -11,15 +11,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import torch
 
 from pipeline.encoder.attention import choose_runtime
 from pipeline.encoder.model import EmbeddingOptions, EncoderModel, Head, load_network, load_tokenizer
-from pipeline.encoder.tokenize import Padding, TextTokenizer, TokenOptions
+from pipeline.encoder.tokenize import Padding
 from pipeline.finetune.alone import train_alone
 from pipeline.finetune.prepare import PreparedTraining
 from pipeline.studies.benchmark.rounds import Contender
+from pipeline.studies.encoding import FrozenEncoder
 from pipeline.studies.rows import TextRows, read_rows
 
 
@@ -59,7 +59,8 @@ class TrainingWork:
 
     def num_tokens(self) -> int:
         """Tokens trained on, over all epochs, without padding."""
-        return int(_tokenized(self, self.train.texts).sum()) * self.run.spec.training.epochs
+        lengths = FrozenEncoder(self.run.encoder, self.run.spec).tokenize(self.train.texts).lengths
+        return int(lengths.sum()) * self.run.spec.training.epochs
 
     def accuracy(self, directory: Path) -> float:
         """Of a saved model on the validation rows, by bertmill's own forward pass."""
@@ -67,7 +68,7 @@ class TrainingWork:
         network = load_network(directory, "AutoModelForSequenceClassification")
         runtime = choose_runtime(self.run.spec.compute)
         model = EncoderModel([Head(network, EmbeddingOptions("mean", True))], runtime, Padding.of(tokenizer))
-        rows = TextTokenizer(tokenizer, TokenOptions(self.run.spec.max_length)).encode(_column(self.held_out.texts))
+        rows = FrozenEncoder(str(directory), self.run.spec).tokenize(self.held_out.texts)
         predicted = np.asarray(self.labels)[model.run(rows)[0].logits.argmax(axis=1)]
         return float((predicted == np.asarray(self.held_out.labels)).mean())
 
@@ -148,12 +149,3 @@ class _Rows(torch.utils.data.Dataset[dict[str, Any]]):
 
     def __getitem__(self, row: int) -> dict[str, Any]:
         return self._rows[row]
-
-
-def _tokenized(work: TrainingWork, texts: list[str]) -> Any:
-    tokenizer = TextTokenizer(load_tokenizer(work.run.encoder), TokenOptions(work.run.spec.max_length))
-    return tokenizer.encode(_column(texts)).lengths
-
-
-def _column(texts: list[str]) -> pa.ChunkedArray:
-    return pa.chunked_array([pa.array(texts, pa.large_string())])
