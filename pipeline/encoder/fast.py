@@ -107,10 +107,8 @@ class FastEncoder:
 
     def __init__(self, encoder: Any, dtype: torch.dtype) -> None:
         self._encoder, self._dtype = encoder, dtype
-        config = encoder.config
-        self._num_heads = config.num_attention_heads
-        self._activation = _activation(config)
-        self._layers = [self._convert(parts) for parts in _layers(encoder)]
+        num_heads, activation = encoder.config.num_attention_heads, _activation(encoder.config)
+        self._layers = [_Layer(parts, dtype, num_heads, activation) for parts in _layers(encoder)]
 
     @staticmethod
     def fits(encoder: Any) -> bool:
@@ -124,31 +122,29 @@ class FastEncoder:
         with torch.autocast(batch.cells.device.type, enabled=False):
             states_TH = _embed(self._encoder, batch.inputs)[0].to(self._dtype)
             for layer in self._layers:
-                states_TH = self._run_layer(layer, states_TH, batch)
+                states_TH = layer(states_TH, batch, self._encoder)
         return BaseModelOutput(last_hidden_state=states_TH.unsqueeze(0))
 
-    def _convert(self, parts: _Parts) -> tuple[_Linear, _Linear, _Norm, _Linear, _Linear, _Norm]:
-        dtype = self._dtype
-        return (
-            _Linear(dtype, *parts.query_key_value),
-            _Linear(dtype, parts.attention_output),
-            _Norm.of(dtype, parts.attention_norm),
-            _Linear(dtype, parts.up),
-            _Linear(dtype, parts.down),
-            _Norm.of(dtype, parts.output_norm),
-        )
 
-    def _run_layer(
-        self, layer: tuple[_Linear, _Linear, _Norm, _Linear, _Linear, _Norm], states_TH: torch.Tensor, batch: ModelBatch
-    ) -> torch.Tensor:
-        query_key_value, attention_output, attention_norm, up, down, output_norm = layer
+class _Layer:
+    """A layer's weights, converted."""
+
+    def __init__(self, parts: _Parts, dtype: torch.dtype, num_heads: int, activation: str) -> None:
+        self._query_key_value = _Linear(dtype, *parts.query_key_value)
+        self._attention_output = _Linear(dtype, parts.attention_output)
+        self._attention_norm = _Norm.of(dtype, parts.attention_norm)
+        self._up, self._down = _Linear(dtype, parts.up), _Linear(dtype, parts.down)
+        self._output_norm = _Norm.of(dtype, parts.output_norm)
+        self._num_heads, self._activation = num_heads, activation
+
+    def __call__(self, states_TH: torch.Tensor, batch: ModelBatch, encoder: Any) -> torch.Tensor:
         query, key, value = (
             part.view(1, len(states_TH), self._num_heads, -1).transpose(1, 2)
-            for part in query_key_value(states_TH).chunk(3, dim=-1)
+            for part in self._query_key_value(states_TH).chunk(3, dim=-1)
         )
-        attended, _ = packed_attention(self._encoder, query, key, value, None, pack=batch.pack)
-        states_TH = attention_norm(attention_output.add_to(attended.flatten(2)[0], states_TH))
-        return output_norm(down.add_to(up(states_TH, self._activation), states_TH))
+        attended, _ = packed_attention(encoder, query, key, value, None, pack=batch.pack)
+        states_TH = self._attention_norm(self._attention_output.add_to(attended.flatten(2)[0], states_TH))
+        return self._output_norm(self._down.add_to(self._up(states_TH, self._activation), states_TH))
 
 
 def _activation(config: Any) -> str:

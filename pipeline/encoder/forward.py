@@ -7,7 +7,7 @@ hidden size, C outputs of a head.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
@@ -18,7 +18,7 @@ import numpy.typing as npt
 import torch
 from transformers.modeling_outputs import BaseModelOutput, BaseModelOutputWithPooling
 
-from pipeline.encoder.packing import PACKED, Pack
+from pipeline.encoder.packing import PACKED, Pack, spread_tokens
 from pipeline.encoder.pooling import pool_tokens
 from pipeline.encoder.tokenize import Padding, TokenRows, flat_positions, pad_rows
 
@@ -42,6 +42,11 @@ class ModelBatch:
     pack: Pack | None
 
     @property
+    def num_tokens(self) -> int:
+        """Tokens of the windows."""
+        return len(self.cells)
+
+    @property
     def num_computed_tokens(self) -> int:
         """Tokens that the encoder computes, padding included."""
         return int(self.inputs["input_ids"].numel())
@@ -53,8 +58,7 @@ class ModelBatch:
 
     def spread(self, values_T: torch.Tensor) -> torch.Tensor:
         """[T, ...] -> [B, S, ...], zero where no token stands."""
-        flat = values_T.new_zeros(self.shape[0] * self.shape[1], *values_T.shape[1:])
-        return flat.index_copy(0, self.cells, values_T).view(*self.shape, *values_T.shape[1:])
+        return spread_tokens(values_T, self.cells, self.shape)
 
 
 def positions_before_first(config: Any) -> int:
@@ -79,33 +83,47 @@ def lay_out(
         padding: How the tokenizer pads.
         device: Where the model is.
     """
-    if not takes_packs(encoder):
-        batch = pad_rows(rows, indices, padding)
-        arrays = {"input_ids": batch.ids_BS, "attention_mask": batch.mask_BS, "token_type_ids": batch.types_BS}
-        cells = np.flatnonzero(batch.mask_BS)
-        shape = batch.ids_BS.shape
-    else:
-        lengths, flat = rows.lengths[indices], flat_positions(rows, indices)
-        within = np.arange(len(flat)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-        shape = (len(indices), int(lengths.max(initial=0)))
-        cells = within + np.repeat(np.arange(len(indices)) * shape[1], lengths)
-        arrays = {
-            "input_ids": rows.ids[flat].astype(np.int64)[None],
-            "position_ids": (within + positions_before_first(encoder.config))[None],
-            "token_type_ids": None if rows.type_ids is None else rows.type_ids[flat].astype(np.int64)[None],
-        }
-    known = _parameters(encoder)
-    inputs: dict[str, Any] = {
-        name: torch.from_numpy(array).to(device, non_blocking=True)
-        for name, array in arrays.items()
-        if array is not None and name in known
+    place = _pack if takes_packs(encoder) else _pad
+    return place(rows, indices, encoder, padding, device)
+
+
+def _pad(
+    rows: TokenRows, indices: npt.NDArray[np.int64], encoder: Any, padding: Padding, device: torch.device
+) -> ModelBatch:
+    batch = pad_rows(rows, indices, padding)
+    arrays = {"input_ids": batch.ids_BS, "attention_mask": batch.mask_BS, "token_type_ids": batch.types_BS}
+    cells = _to_device(np.flatnonzero(batch.mask_BS), device)
+    return ModelBatch(_known_inputs(arrays, encoder, device), cells, batch.ids_BS.shape, None)
+
+
+def _pack(
+    rows: TokenRows, indices: npt.NDArray[np.int64], encoder: Any, padding: Padding, device: torch.device
+) -> ModelBatch:
+    lengths, flat = rows.lengths[indices], flat_positions(rows, indices)
+    within = flat - np.repeat(rows.offsets[indices], lengths)
+    shape = (len(indices), int(lengths.max(initial=0)))
+    arrays = {
+        "input_ids": rows.ids[flat].astype(np.int64)[None],
+        "position_ids": (within + positions_before_first(encoder.config))[None],
+        "token_type_ids": None if rows.type_ids is None else rows.type_ids[flat].astype(np.int64)[None],
     }
-    on_device = torch.from_numpy(cells).to(device, non_blocking=True)
-    if not takes_packs(encoder):
-        return ModelBatch(inputs, on_device, shape, None)
+    inputs = _known_inputs(arrays, encoder, device)
     if getattr(encoder.config, "layer_types", None):  # or a T x T mask is built for layers with local attention
         inputs["attention_mask"] = dict.fromkeys(encoder.config.layer_types)
-    return ModelBatch(inputs, on_device, shape, Pack.of(lengths, device, torch.is_grad_enabled()))
+    cells = _to_device(within + np.repeat(np.arange(len(indices)) * shape[1], lengths), device)
+    return ModelBatch(inputs, cells, shape, Pack.of(lengths, device, torch.is_grad_enabled()))
+
+
+def _known_inputs(
+    arrays: Mapping[str, npt.NDArray[np.int64] | None], encoder: Any, device: torch.device
+) -> dict[str, Any]:
+    """Those that there are, and that the encoder takes."""
+    known = _parameters(encoder)
+    return {name: _to_device(array, device) for name, array in arrays.items() if array is not None and name in known}
+
+
+def _to_device(array: npt.NDArray[np.int64], device: torch.device) -> torch.Tensor:
+    return torch.from_numpy(array).to(device, non_blocking=True)
 
 
 @dataclass(frozen=True)
@@ -151,10 +169,10 @@ class Encoded:
         if not _is_over_rows(network):
             logits_1TC = _run_head(network, self.output, {})
             return None if logits_1TC is None else self.batch.spread(logits_1TC[0])
-        first_B1H = self.output[0][0][self.batch.pack.offsets[:-1].long()].unsqueeze(1)
         if getattr(network.config, "classifier_pooling", "cls") != "cls":
             output = BaseModelOutputWithPooling(last_hidden_state=self.batch.spread(self.output[0][0]))
             return _run_head(network, output, {"attention_mask": self.batch.mask_BS})
+        first_B1H = self.output[0][0][self.batch.pack.offsets[:-1].long()].unsqueeze(1)
         output = BaseModelOutputWithPooling(
             last_hidden_state=first_B1H, pooler_output=_pool_first(self.encoder, first_B1H)
         )

@@ -28,12 +28,16 @@ PACKED = "packed"
 _PACKABLE = frozenset(
     ["bert", "roberta", "xlm-roberta", "distilbert", "electra", "albert", "modernbert"],
 )
-
-
 # Windows of unlike length share a rectangle while it has few tokens (they are copied into it and out again) and few
 # cells (query x key) of padding. A call forward and backward costs more than one forward, so training merges more.
 _MAX_PADDED_CELLS = 8_192
 _MAX_MERGED_TOKENS = {"inference": 400, "training": 4_000}
+
+
+def spread_tokens(values_T: torch.Tensor, cells_T: torch.Tensor, shape: tuple[int, int]) -> torch.Tensor:
+    """Put tokens' values [T, ...] into their cells of a rectangle: [N, L, ...], zero where no token stands."""
+    flat = values_T.new_zeros(shape[0] * shape[1], *values_T.shape[1:])
+    return flat.index_copy(0, cells_T, values_T).view(*shape, *values_T.shape[1:])
 
 
 @dataclass(frozen=True)
@@ -65,8 +69,7 @@ class Rectangle:
     def spread(self, values_T: torch.Tensor) -> torch.Tensor:
         """This rectangle's tokens [num_tokens, ...] -> [N, L, ...], zero where no token stands."""
         if self.cells is not None:
-            flat = values_T.new_zeros(self.shape[0] * self.shape[1], *values_T.shape[1:])
-            values_T = flat.index_copy(0, self.cells, values_T)
+            return spread_tokens(values_T, self.cells, self.shape)
         return values_T.view(*self.shape, *values_T.shape[1:])
 
     def gather(self, values_NL: torch.Tensor) -> torch.Tensor:
@@ -188,7 +191,7 @@ def _attend_with_dropout(
     dropout: float,
     scaling: float | None,
 ) -> torch.Tensor:
-    """Attention step by step: with dropout torch does the same, in more steps (a quarter slower on CPU in bf16)."""
+    """Attention step by step: with dropout torch does the same on CPU, in more steps."""
     query_NHLD, key_NHLD, value_NHLD = states_NHLD
     scores_NHLL = torch.matmul(query_NHLD, key_NHLD.transpose(2, 3)) * (scaling or query_NHLD.shape[-1] ** -0.5)
     if mask is not None:

@@ -86,6 +86,16 @@ class TokenRows:
     def __len__(self) -> int:
         return len(self.offsets) - 1
 
+    def take(self, windows: npt.NDArray[np.int64]) -> TokenRows:
+        """Some windows as rows of their own, in the order given, without spans and words; one window a row before."""
+        flat = flat_positions(self, windows)
+        return TokenRows(
+            self.ids[flat],
+            concat_lengths([self.lengths[windows]]),
+            self.truncated[windows],
+            type_ids=None if self.type_ids is None else self.type_ids[flat],
+        )
+
     def row(self, index: int) -> npt.NDArray[np.int32]:
         """The ids of one window."""
         return self.ids[self.offsets[index] : self.offsets[index + 1]]
@@ -230,20 +240,14 @@ def interleave_rows(parts: Sequence[TokenRows]) -> TokenRows:
     """
     if len(parts) == 1:
         return parts[0]
+    types = [part.type_ids for part in parts if part.type_ids is not None]
     joined = TokenRows(
         np.concatenate([part.ids for part in parts]),
         concat_lengths([part.lengths for part in parts]),
         np.concatenate([part.truncated for part in parts]),
+        type_ids=np.concatenate(types) if len(types) == len(parts) else None,
     )
-    order = np.arange(len(joined)).reshape(len(parts), -1).T.reshape(-1)
-    flat = flat_positions(joined, order)
-    types = [part.type_ids for part in parts if part.type_ids is not None]
-    return TokenRows(
-        joined.ids[flat],
-        concat_lengths([joined.lengths[order]]),
-        joined.truncated[order],
-        type_ids=np.concatenate(types)[flat] if len(types) == len(parts) else None,
-    )
+    return joined.take(np.arange(len(joined)).reshape(len(parts), -1).T.reshape(-1))
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,6 @@ from transformers import AutoConfig
 
 from pipeline.encoder.heads import JoinedHeads
 from pipeline.encoder.model import EncoderModel
-from pipeline.encoder.tokenize import TokenRows, concat_lengths, flat_positions
 from pipeline.errors import Problem, SpecError
 from pipeline.finetune.loop import Judgements, LoopHooks, LoopJob, TrainingStatus, evaluate
 from pipeline.finetune.spec import FinetuneSpec
@@ -209,7 +208,7 @@ def _features(context: StepContext, head: TrainingHead, rank: int) -> tuple[Labe
     name = "classifier" if place is network else "out_proj"
     setattr(place, name, torch.nn.Identity())
     model = EncoderModel([joined.head(head.name)], context.runtime, context.padding)
-    found = model.run(_take(rows, own))[0]
+    found = model.run(rows.take(own))[0]
     setattr(place, name, last)
     device = context.runtime.device
     features_NH = torch.zeros(len(rows), found.logits.shape[1], device=device)
@@ -218,13 +217,6 @@ def _features(context: StepContext, head: TrainingHead, rank: int) -> tuple[Labe
         dist.all_reduce(features_NH)
     targets = head.data.targets.values.reshape(len(rows), -1)
     return LabelledFeatures(features_NH, torch.from_numpy(targets).to(device)), found.num_padded_tokens
-
-
-def _take(rows: TokenRows, windows: IntArray) -> TokenRows:
-    flat = flat_positions(rows, windows)
-    types = None if rows.type_ids is None else rows.type_ids[flat]
-    offsets = concat_lengths([rows.lengths[windows]])
-    return TokenRows(rows.ids[flat], offsets, rows.truncated[windows], None, types)
 
 
 def _mean_loss(model: LinearModel, known: LabelledFeatures, emphasis: Emphasis) -> torch.Tensor:
