@@ -21,7 +21,7 @@ from transformers import AutoConfig
 from pipeline.encoder.heads import JoinedHeads
 from pipeline.encoder.model import EncoderModel
 from pipeline.errors import Problem, SpecError
-from pipeline.finetune.loop import Judgements, LoopHooks, LoopJob, TrainingStatus, evaluate
+from pipeline.finetune.loop import Judgements, LoopHooks, LoopJob, TrainingStatus, evaluate, figures_of
 from pipeline.finetune.spec import FinetuneSpec
 from pipeline.finetune.step import StepContext, TrainingHead
 from pipeline.tasks.base import Task
@@ -83,10 +83,9 @@ def fit_linear_head(job: LoopJob, hooks: LoopHooks) -> Judgements:
     if job.rank == 0:
         loss = float(_mean_loss(model, scaled, emphasis))
         rate = int(context.row_lengths.sum()) / (time.monotonic() - started_s)
-        figures = {name: value for found in judgements.values() for name, value in found.evaluation.metrics.items()}
         padding = 1 - int(context.row_lengths.sum()) / max(num_padded, 1)
         remark = (f"regularisation C {strength:g}",)
-        hooks.report(TrainingStatus(1, 1, 0, loss, 0.0, 0.0, rate, padding, figures or None, remark))
+        hooks.report(TrainingStatus(1, 1, 0, loss, 0.0, 0.0, rate, padding, figures_of(judgements) or None, remark))
     return judgements
 
 

@@ -89,6 +89,11 @@ class PreparedTraining:
         return f"run-{self.fingerprint[:16]}"
 
     @property
+    def metrics_uri(self) -> str:
+        """The training log: a status a line."""
+        return join_uri(self.spec.work_uri, self.run_name, "metrics.jsonl")
+
+    @property
     def remarks(self) -> list[str]:
         """What the user should know before training starts."""
         return [remark for head in self.heads for remark in _unseen_classes(head)]

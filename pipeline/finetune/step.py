@@ -103,12 +103,15 @@ class StepResult:
 
 @dataclass(frozen=True)
 class _MicroBatch:
-    """Windows of one head that go through the network together, and what their outputs add to the loss."""
+    """Windows of one head that go through the network together, and what their outputs add to the loss.
+
+    An idle one adds nothing: it is there for the exchange of gradients.
+    """
 
     head: str
     call: HeadCall
     objective: Callable[[torch.Tensor], torch.Tensor]
-    num_padded_tokens: int
+    is_idle: bool = False
 
 
 def run_step(
@@ -143,8 +146,8 @@ def run_step(
     losses.append(_backward(context, [queue[-1] for queue in queues]))
     grad_norm = torch.nn.utils.clip_grad_norm_(network.parameters(), context.config.max_grad_norm)
     optimizer.step()
-    num_padded = sum(micro.num_padded_tokens for micro in chain.from_iterable(queues))
-    num_tokens = int(context.row_lengths[share].sum())
+    batches = [micro.call.batch for micro in chain.from_iterable(queues) if not micro.is_idle]
+    num_tokens, num_padded = sum(own.num_tokens for own in batches), sum(own.num_computed_tokens for own in batches)
     return StepResult(sum(losses), num_tokens, num_padded, float(grad_norm))
 
 
@@ -176,7 +179,7 @@ def _plan_rows(context: StepContext, head: TrainingHead, share: _Share) -> tuple
             targets = torch.from_numpy(_batch_targets(head.data, windows, batch, logits.ndim == 3))
             return scale * head.loss_sum(logits, targets.to(logits.device))
 
-        return _call_head(head, batch, share.seed + number, objective)
+        return _MicroBatch(head.name, HeadCall(batch, share.seed + number), objective)
 
     batches = _micro_batches(context, head.data.rows, head.data.windows_of(share.own))
     queue = [micro_batch(windows, number) for number, windows in enumerate(batches)]
@@ -199,8 +202,7 @@ def _plan_hidden(context: StepContext, head: TrainingHead, share: _Share) -> tup
         def objective(logits: torch.Tensor) -> torch.Tensor:
             return scale * head.loss_sum(logits, truth.to(logits.device))
 
-        call = HeadCall(batch, share.seed + number, places)
-        return _MicroBatch(head.name, call, objective, batch.num_computed_tokens)
+        return _MicroBatch(head.name, HeadCall(batch, share.seed + number, places), objective)
 
     queue = [micro_batch(chosen, number) for number, chosen in enumerate(_micro_batches(context, hidden.rows, own))]
     return queue or [_idle(context, head, share.seed)], 0.0
@@ -233,7 +235,7 @@ def _plan_comparison(context: StepContext, head: TrainingHead, share: _Share) ->
     def micro_batch(chosen: IntArray, number: int) -> _MicroBatch:
         own = pulls[[places[window] for window in chosen.tolist()]]
         batch = context.lay_out(head.data.rows, chosen)
-        return _call_head(head, batch, share.seed + number, lambda pooled: (pooled * own).sum())
+        return _MicroBatch(head.name, HeadCall(batch, share.seed + number), lambda pooled: (pooled * own).sum())
 
     queue = [micro_batch(chosen, number) for number, chosen in enumerate(batches)]
     return queue or [_idle(context, head, share.seed)], float(total.detach()) / context.world_size
@@ -283,16 +285,10 @@ def _micro_batch_tokens(context: StepContext) -> int:
     return _CPU_MICRO_BATCH_TOKENS["packed" if takes_packs(context.joined.encoder) else "padded"]
 
 
-def _call_head(
-    head: TrainingHead, batch: ModelBatch, seed: int, objective: Callable[[torch.Tensor], torch.Tensor]
-) -> _MicroBatch:
-    return _MicroBatch(head.name, HeadCall(batch, seed), objective, batch.num_computed_tokens)
-
-
 def _idle(context: StepContext, head: TrainingHead, seed: int) -> _MicroBatch:
     """Any window, weighted 0: every rank and head takes part in the exchange of gradients."""
     call = HeadCall(context.lay_out(head.data.rows, np.zeros(1, np.int64)), seed)
-    return _MicroBatch(head.name, call, lambda output: 0.0 * output.float().sum(), 0)
+    return _MicroBatch(head.name, call, lambda output: 0.0 * output.float().sum(), is_idle=True)
 
 
 def _batch_targets(data: TokenData, windows: IntArray, batch: ModelBatch, over_tokens: bool) -> FloatArray:

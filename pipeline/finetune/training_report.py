@@ -40,7 +40,7 @@ def write_training_report(run: PreparedTraining, job: LoopJob, judgements: Judge
         Whether it was written: a training that is finished does not fail for its report.
     """
     try:
-        log = run.storage.read_bytes(join_uri(run.spec.work_uri, run.run_name, "metrics.jsonl")) or b""
+        log = run.storage.read_bytes(run.metrics_uri) or b""
         lines = [json.loads(line) for line in log.splitlines() if line]
         run.storage.write_bytes(report_uri(run), describe_training(run, job, judgements, lines).encode())
     except Exception:  # whatever it is: hours of training stand beside a page

@@ -20,11 +20,8 @@ def check_unfinished(run: PreparedTraining) -> None:
     Raises:
         OutputTakenError: naming every field that differs.
     """
-    content = run.storage.read_bytes(_note_uri(run))
-    if content is None:
-        return
-    note = json.loads(content)
-    if note["run_name"] == run.run_name:
+    note = _read_note(run)
+    if note is None or note["run_name"] == run.run_name:
         return
     changes = "\n".join(f"- {change}" for change in _compare(note["recipe"], run.recipe))
     raise OutputTakenError(
@@ -35,8 +32,8 @@ def check_unfinished(run: PreparedTraining) -> None:
 
 def holds_another(run: PreparedTraining) -> bool:
     """Whether the unfinished run here, if there is one, is of another recipe."""
-    content = run.storage.read_bytes(_note_uri(run))
-    return content is not None and json.loads(content)["run_name"] != run.run_name
+    note = _read_note(run)
+    return note is not None and note["run_name"] != run.run_name
 
 
 def note_started(run: PreparedTraining) -> None:
@@ -56,14 +53,19 @@ def give_up_unfinished(run: PreparedTraining) -> str | None:
     Returns:
         Its name; None if there was none.
     """
-    content = run.storage.read_bytes(_note_uri(run))
-    if content is None:
+    note = _read_note(run)
+    if note is None:
         return None
-    name = str(json.loads(content)["run_name"])
+    name = str(note["run_name"])
     for item in run.storage.list_objects(join_uri(run.spec.work_uri, name)):
         run.storage.delete(item.uri)
     note_finished(run)
     return name
+
+
+def _read_note(run: PreparedTraining) -> dict[str, Any] | None:
+    content = run.storage.read_bytes(_note_uri(run))
+    return None if content is None else dict(json.loads(content))
 
 
 def _note_uri(run: PreparedTraining) -> str:

@@ -28,7 +28,6 @@ from pipeline.finetune.prepare import PreparedHead, PreparedTraining
 from pipeline.finetune.step import StepContext, TrainingHead
 from pipeline.finetune.token_cache import TokenCacheJob, cache_file, encode_inputs, load_tokens, locate_rows
 from pipeline.tasks.base import Examples
-from pipeline.uris import join_uri
 
 
 def token_cache_job(run: PreparedTraining, head: PreparedHead, num_threads: int) -> TokenCacheJob:
@@ -180,7 +179,7 @@ class MetricsLog:
     """`metrics.jsonl` beside the checkpoints. Object stores cannot append, so it is rewritten whole."""
 
     def __init__(self, run: PreparedTraining) -> None:
-        self._uri = join_uri(run.spec.work_uri, run.run_name, "metrics.jsonl")
+        self._uri = run.metrics_uri
         self._storage = run.storage
         self._lines: list[str] = []
 

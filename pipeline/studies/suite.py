@@ -17,7 +17,6 @@ from pipeline.inference.spec import EvaluateSpec
 from pipeline.studies.records import RecordStore
 from pipeline.studies.spec import SuiteRun, SuiteSpec
 from pipeline.studies.trivial import Trivial
-from pipeline.uris import join_uri
 
 
 @dataclass(frozen=True)
@@ -104,6 +103,6 @@ class PreparedSuite:
 
 def logged_rate(run: PreparedTraining) -> float | None:
     """Median of the tokens per second that a training logged; None without a log."""
-    log = run.storage.read_bytes(join_uri(run.spec.work_uri, run.run_name, "metrics.jsonl"))
+    log = run.storage.read_bytes(run.metrics_uri)
     rates = [json.loads(line)["tokens_per_s"] for line in (log or b"").splitlines()]
     return median(rates) if rates else None
