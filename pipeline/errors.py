@@ -120,7 +120,7 @@ class SeveralErrors(InputError):
 
 
 class Checks:
-    """Runs checks that do not depend on each other, so that the user hears of all problems at once."""
+    """Runs checks that do not depend on each other, so that the user hears of all problems at once, each once."""
 
     def __init__(self) -> None:
         self._failures: list[InputError] = []
@@ -130,7 +130,8 @@ class Checks:
         try:
             return check()
         except InputError as failure:
-            self._failures.append(failure)
+            if str(failure) not in map(str, self._failures):
+                self._failures.append(failure)
             return None
 
     def raise_failures(self) -> None:

@@ -67,6 +67,11 @@ def read_figure(keep_best: str, figures: Figures, tasks: Mapping[str, Task]) -> 
     return -value if metric in LOWER_IS_BETTER else value
 
 
+def figure_names(tasks: Mapping[str, Task]) -> list[str]:
+    """Every figure of some heads, named as statuses name it: `METRIC`, or `HEAD.METRIC` of several heads."""
+    return [f"{head}.{metric}" if head else metric for head, task in tasks.items() for metric in task.metrics]
+
+
 def check_best(recipe: TrainingConfig, tasks: Mapping[str, Task], source: str) -> None:
     """Make sure that there is a figure by the name that `keep_best` gives.
 
@@ -80,7 +85,7 @@ def check_best(recipe: TrainingConfig, tasks: Mapping[str, Task], source: str) -
     """
     if recipe.keep_best is None:
         return
-    known = [f"{head}.{metric}" if head else metric for head, task in tasks.items() for metric in task.metrics]
+    known = figure_names(tasks)
     known += ["auto"] if len(tasks) == 1 else []  # figures of several tasks cannot be compared with each other
     if recipe.keep_best not in known:
         problem = Problem("training.keep_best", f"holds {recipe.keep_best!r}", f"one of: {', '.join(known)}")

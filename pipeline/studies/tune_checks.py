@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Literal
 
-from pipeline.errors import Checks, InputError, Problem, SpecError
-from pipeline.finetune.best import OF_A_SEARCH
+from pipeline.errors import Checks, Problem, SpecError
+from pipeline.finetune.best import OF_A_SEARCH, figure_names
 from pipeline.finetune.prepare import PreparedHead, PreparedTraining, prepare_training
 from pipeline.finetune.spec import FinetuneSpec
 from pipeline.storage import Storage
@@ -35,13 +34,10 @@ def prepare_tune(spec: TuneSpec, source: str) -> PreparedTune:
     check_extra("a search")
     _check_space(spec, source)
     points = draw_points(spec.space, spec.trials, spec.seed)
-    works, failures = list[PreparedTraining](), dict[str, InputError]()
-    for point in points:
-        try:
-            works.append(_prepare_point(spec, point, source))
-        except InputError as error:
-            failures.setdefault(str(error), error)  # what is wrong with one recipe is mostly wrong with all
-    _raise_all(list(failures.values()))
+    checks = Checks()
+    prepared = [checks.run(lambda point=point: _prepare_point(spec, point, source)) for point in points]  # type: ignore[misc]
+    checks.raise_failures()
+    works = [work for work in prepared if work is not None]
     goal = _find_goal(spec, works[0], source)
     store = RecordStore(join_uri(spec.output, "records"), TrialRecord, Storage(spec.storage))
     trials = (
@@ -58,12 +54,10 @@ def _check_space(spec: TuneSpec, source: str) -> None:
         raise SpecError(source, tuple(problems))
     start = {path: drawn.extremes[0] for path, drawn in spec.space.items()}
     ends = [(path, value) for path, drawn in spec.space.items() for value in drawn.extremes]
-    failures: dict[str, InputError] = {}
+    checks = Checks()
     for path, value in ends:
-        error = _failure(lambda path=path, value=value: _read_point(spec, {**start, path: value}, source))  # type: ignore[misc]
-        if error is not None:
-            failures.setdefault(str(error), error)
-    _raise_all(list(failures.values()))
+        checks.run(lambda path=path, value=value: _read_point(spec, {**start, path: value}, source))  # type: ignore[misc]
+    checks.raise_failures()
 
 
 def _path_problems(path: str) -> list[Problem]:
@@ -76,25 +70,6 @@ def _path_problems(path: str) -> list[Problem]:
     if path.rpartition(".")[2] not in known:
         return [Problem(field, "is not a known field", f"one of: {', '.join(known)}")]
     return []
-
-
-def _failure(check: Callable[[], object]) -> InputError | None:
-    try:
-        check()
-    except InputError as error:
-        return error
-    return None
-
-
-def _raise_all(failures: list[InputError]) -> None:
-    checks = Checks()
-    for failure in failures:
-        checks.run(lambda failure=failure: _raise(failure))  # type: ignore[misc]
-    checks.raise_failures()
-
-
-def _raise(failure: InputError) -> None:
-    raise failure
 
 
 def _read_point(spec: TuneSpec, point: Point, source: str) -> FinetuneSpec:
@@ -118,7 +93,7 @@ def _find_goal(spec: TuneSpec, work: PreparedTraining, source: str) -> Goal:
     if not tasks:
         problem = Problem("finetune.data.validation", "is missing", "rows to compare trials on")
         raise SpecError(source, (problem,))
-    known = [f"{head}.{metric}" if head else metric for head, task in tasks.items() for metric in task.metrics]
+    known = figure_names(tasks)
     metric = spec.metric
     if metric == "auto" and len(tasks) == 1:
         (head,) = (head for head in work.heads if head.validation is not None)
