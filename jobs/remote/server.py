@@ -15,7 +15,7 @@ from pipeline.errors import ClusterLostError, ComputeError
 
 _ADDRESS_VARIABLES = ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")
 _REQUEST_TIMEOUT_S = 60  # Ray's client has none, and a submitting pod would hang with a head node that does
-_AGENT_TRIES, _AGENT_PAUSE_S = 30, 2.0
+_AGENT_WAIT_S, _AGENT_PAUSE_S = 60.0, 2.0
 
 
 class JobServer:
@@ -48,20 +48,20 @@ class JobServer:
     def submit(self, **request: Any) -> bool:
         """Submit; False if another was quicker to take the submission id.
 
-        A cluster that has just started answers before it can run jobs: that is waited for, a minute at most.
+        A cluster that has just started answers before it can run jobs: no new try begins after a minute of them.
         """
+        until = time.monotonic() + _AGENT_WAIT_S
         with _translated(self.address):
-            for num_left in reversed(range(_AGENT_TRIES)):
+            while True:
                 try:
                     self._client.submit_job(**request)
                     return True
                 except RuntimeError as error:
                     if "already exists" in str(error):
                         return False
-                    if "No available agent" not in str(error) or not num_left:
+                    if "No available agent" not in str(error) or time.monotonic() > until:
                         raise
                     time.sleep(_AGENT_PAUSE_S)
-        return True
 
     def stop(self, submission_id: str) -> bool:
         """Ask a job to end; False if it had ended."""

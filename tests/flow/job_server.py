@@ -12,14 +12,15 @@ from pathlib import Path
 from tests.flow.helpers import REPOSITORY
 from tests.flow.s3_server import free_ports
 
+# not `ray.init`, which gives the agent that starts the jobs a fixed port, taken where another Ray runs
 _CLUSTER = """
 import sys
-import ray
-options = dict(include_dashboard=True, dashboard_port=int(sys.argv[1]), log_to_driver=False, logging_level="ERROR")
-running = ray.init("local", num_cpus=4, **options)
-print("http://" + running.dashboard_url, flush=True)
+from ray.cluster_utils import Cluster
+head = {"num_cpus": 4, "include_dashboard": True, "dashboard_port": int(sys.argv[1]), "dashboard_agent_listen_port": 0}
+running = Cluster(initialize_head=True, head_node_args=head)
+print("http://" + running.webui_url, flush=True)
 sys.stdin.read()
-ray.shutdown()
+running.shutdown()
 """
 
 
