@@ -10,7 +10,7 @@ import pytest
 from tests.unit.infra.command_lines import assert_parses, in_document, in_text
 from tests.unit.infra.manifests import INFRA, ROOT, cronjob, ray_jobs
 
-DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), INFRA / "README.md"]
+DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")), INFRA / "README.md"]
 SCHEDULES = [INFRA / "schedules" / name for name in ("bertmill-nightly@.service", "crontab")]
 
 
