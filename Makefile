@@ -21,4 +21,4 @@ check: venv
 	$(BIN)/python -m pytest -n 2 tests/unit tests/property tests/rules tests/golden
 
 test: check
-	$(BIN)/python -m pytest tests/flow
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder tests/flow
