@@ -7,10 +7,10 @@ import time
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
 
 import pyarrow as pa
 
+from pipeline import __version__
 from pipeline.corpus.reader import SkippedFile
 from pipeline.errors import AccountingError, FilesSkippedError, TooManyBadRowsError
 from pipeline.inference.plan import plan_scoring
@@ -146,7 +146,7 @@ def _write_manifest(run: PreparedRun, report: RunReport, work: _Work) -> None:
     """What the run was asked, what it did, and beside it which files it read, in which version, and its shards."""
     spec = run.spec.model_dump(mode="json")  # names of variables, never secrets
     models = {name: asdict(model) for name, model in run.models.items()}
-    manifest = {**asdict(report), "bertmill_version": version("bertmill"), "spec": spec, "models": models}
+    manifest = {**asdict(report), "bertmill_version": __version__, "spec": spec, "models": models}
     storage, folder = run.ledger.storage, join_uri(run.ledger.table_uri, "_manifests", f"{RUN_DATE}={report.run_date}")
     files = [footer.layout.file for footer in run.footers]
     columns = {
