@@ -59,8 +59,8 @@ class QuestionAnswering:
         return Learned((), {"may_decline": float(not all(answered)), "null_threshold": 0.0})
 
     def head_config(self, learned: Learned) -> dict[str, object]:
-        """The head has a fixed form."""
-        return {}
+        """Start and end, whatever classes the encoder's configuration still names."""
+        return {"num_labels": 2}
 
     def check(self, targets: pa.ChunkedArray, texts: Sequence[pa.ChunkedArray], learned: Learned) -> pa.Array:
         """Every answer stands in its context where `answer_start` says."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -20,11 +21,12 @@ from pipeline.encoder.attention import Runtime
 from pipeline.encoder.batching import BatchBudget, plan_batches
 from pipeline.encoder.model import EmbeddingOptions, EncoderModel, Head, load_network, load_tokenizer
 from pipeline.encoder.tokenize import Padding, TextTokenizer, TokenOptions, TokenRows, pad_rows
-from pipeline.studies.benchmark.rounds import Contender
+from pipeline.studies.benchmark.rounds import Contender, find_fastest
 
 FloatArray = npt.NDArray[np.float32]
 _MEAN = EmbeddingOptions("mean", normalize=True)
 _PEER_BATCH_ROWS = (32, 64, 128, 256)
+_PROBE_SHARE = 8
 
 
 @dataclass(frozen=True)
@@ -52,8 +54,9 @@ class EmbeddingWork:
 
 def embedding_contenders(work: EmbeddingWork) -> tuple[list[Contender], dict[str, str]]:
     """Everyone who can run here, bertmill first and the reference in fp32 second; and why others cannot."""
-    contenders = [_bertmill(work), _sentence_transformers(work, "float32", 32), _bare(work)]
-    contenders += [_sentence_transformers(work, "bfloat16", rows) for rows in _PEER_BATCH_ROWS]
+    contenders = [_bertmill(work), _default_sentence_transformers(work), bare_model(work)]
+    if work.runtime.autocast_bf16:
+        contenders.append(_best_sentence_transformers(work))
     missing = {}
     if importlib.util.find_spec("openvino") is None:
         missing["OpenVINO"] = "openvino is not installed"
@@ -69,23 +72,33 @@ def _bertmill(work: EmbeddingWork) -> Contender:
     return Contender("bertmill", lambda: model.run(encode(work.texts))[0].embeddings)
 
 
-def _sentence_transformers(work: EmbeddingWork, dtype: str, batch_rows: int) -> Contender:
+def _default_sentence_transformers(work: EmbeddingWork) -> Contender:
+    encode, texts = _sentence_encoder(work, torch.float32), work.texts.to_pylist()
+    return Contender("Sentence Transformers, fp32, batches of 32 (its default)", lambda: encode(texts, 32))
+
+
+def _best_sentence_transformers(work: EmbeddingWork) -> Contender:
+    encode, texts = _sentence_encoder(work, torch.bfloat16), work.texts.to_pylist()
+    rows = find_fastest({rows: partial(encode, texts[::_PROBE_SHARE], rows) for rows in _PEER_BATCH_ROWS})
+    return Contender(f"Sentence Transformers, bf16, batches of {rows} (its best)", lambda: encode(texts, rows))
+
+
+def _sentence_encoder(work: EmbeddingWork, dtype: torch.dtype) -> Callable[[list[str], int], FloatArray]:
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
 
-    words = Transformer(work.encoder, max_seq_length=work.max_length, model_kwargs={"dtype": getattr(torch, dtype)})
+    words = Transformer(work.encoder, max_seq_length=work.max_length, model_kwargs={"dtype": dtype})
     pooling = Pooling(words.get_embedding_dimension(), "mean")
     model = SentenceTransformer(modules=[words, pooling, Normalize()], device=str(work.runtime.device))
-    texts = work.texts.to_pylist()
 
-    def run() -> FloatArray:
+    def encode(texts: list[str], batch_rows: int) -> FloatArray:
         vectors = model.encode(texts, batch_size=batch_rows, convert_to_tensor=True, show_progress_bar=False)
         return np.asarray(vectors.float().cpu().numpy())
 
-    return Contender(f"Sentence Transformers, {dtype}, batches of {batch_rows}", run)
+    return encode
 
 
-def _bare(work: EmbeddingWork) -> Contender:
+def bare_model(work: EmbeddingWork) -> Contender:
     """The model alone: texts tokenised before, batches sorted, no pooling."""
     rows, padding = work.tokenize(), Padding.of(load_tokenizer(work.encoder))
     network = _plain_model(work.encoder).to(work.runtime.device).eval()

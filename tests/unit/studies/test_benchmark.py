@@ -5,13 +5,18 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from pipeline.config import parse_spec
 from pipeline.errors import CorpusError, InputError, SpecError
-from pipeline.studies.benchmark.rounds import Contender, Timing, speed_ratio, take_turns
+from pipeline.studies.benchmark import run as benchmark_run
+from pipeline.studies.benchmark.bundles import answer_of, tag_spans
+from pipeline.studies.benchmark.head_work import share_alike
+from pipeline.studies.benchmark.plain import best_places
+from pipeline.studies.benchmark.rounds import Contender, Timing, find_fastest, speed_ratio, take_turns
 from pipeline.studies.benchmark.run import run_benchmark
 from pipeline.studies.benchmark.spec import BenchmarkSpec
 from tests.tiny import make_rows
@@ -37,6 +42,35 @@ def test_ratios_are_taken_round_by_round() -> None:
     assert speed_ratio(ours, ours) == (1.0, 1.0, 1.0)
 
 
+def test_the_fastest_is_found_by_its_better_round(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [0.0]
+    monkeypatch.setattr("pipeline.studies.benchmark.rounds.time.perf_counter", lambda: clock[0])
+    costs = {8: iter([9.0, 1.0, 5.0]), 16: iter([0.0, 2.0, 2.0]), 32: iter([0.0, 4.0, 0.5])}
+
+    def spend(rows: int) -> None:
+        clock[0] += next(costs[rows])
+
+    assert find_fastest({rows: lambda rows=rows: spend(rows) for rows in costs}) == 32  # type: ignore[misc]
+
+
+def test_tags_and_answers_by_rule() -> None:
+    text = "it saw 12 ships of Nelson, they say"
+    found = [(text[span["start"] : span["end"]], span["label"]) for span in tag_spans(text)]
+    assert found == [("it", "PRONOUN"), ("12", "NUMBER"), ("Nelson", "CAPITAL"), ("they", "PRONOUN")]
+    assert answer_of(text) == {"text": ["Nelson"], "answer_start": [19]}
+    assert answer_of("...") == {"text": [], "answer_start": []}
+
+
+def test_the_best_span_ends_where_it_begins_or_later_and_is_not_long() -> None:
+    logits = np.zeros((2, 40, 2), np.float32)
+    logits[0, 7, 0], logits[0, 5, 1], logits[0, 9, 1] = 9, 9, 3  # the highest end is before the highest start
+    logits[1, 2, 0], logits[1, 39, 1], logits[1, 20, 1] = 9, 9, 3  # and here too far behind it
+    places, scores = best_places(logits)
+    assert places.tolist() == [[7, 9], [2, 20]]
+    assert scores.tolist() == [12, 12]
+    assert share_alike(["a", "b"], ["a", "c"]) == 0.5
+
+
 @pytest.fixture
 def raw(tmp_path: Path, encoder_directory: Path) -> dict[str, Any]:
     for name, seed in (("train", 1), ("validation", 2)):
@@ -44,15 +78,15 @@ def raw(tmp_path: Path, encoder_directory: Path) -> dict[str, Any]:
     data = {"train": str(tmp_path / "train.parquet"), "validation": str(tmp_path / "validation.parquet")}
     return {
         "model": str(encoder_directory),
-        "max_length": 32,
-        "texts": {"uri": data["train"], "rows": 10},
+        "max_length": 96,
+        "texts": {"uri": data["train"], "rows": 12, "label": "label"},
+        "heads": {"rows": 10, "training_rows": 12},
         "training": {
             "tiny": {
                 "model": str(encoder_directory),
                 "data": data,
                 "max_length": 32,
                 "training": {"epochs": 1, "batch_rows": 8},
-                "compute": {"device": "cpu", "precision": "fp32"},
             }
         },
         "rounds": 1,
@@ -65,7 +99,11 @@ def test_a_race_is_written_down_and_all_embed_alike(raw: dict[str, Any], tmp_pat
     text = run_benchmark(parse_spec(raw, BenchmarkSpec, "test"), num_threads=1)
     assert (tmp_path / "out" / "benchmark.md").read_text() == text
     lines = pq.read_table(tmp_path / "out" / "benchmark.parquet").to_pylist()
-    assert {line["race"] for line in lines} == {"embed 10 texts", "fine-tune tiny"}
+    heads = [f"{task}, 10 texts" for task in ("text-classification", "token-classification", "question-answering")]
+    assert {line["race"] for line in lines} == {"embed 12 texts", *heads, "fine-tune tiny"}
+    for line in lines:
+        if line["race"] in heads:
+            assert line["quality"] == 1.0, line
     assert [line["contender"] for line in lines if line["race"] == "fine-tune tiny"] == [
         *("bertmill", "Hugging Face Trainer, group_by_length", "Hugging Face Trainer, random"),
     ]
@@ -77,6 +115,31 @@ def test_a_race_is_written_down_and_all_embed_alike(raw: dict[str, Any], tmp_pat
     assert next(line["quality"] for line in lines if "bare" in line["contender"]) is None
 
 
+def test_trainings_take_compute_and_storage_from_the_benchmark(
+    raw: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+    monkeypatch.setattr(benchmark_run, "prepare_training", lambda spec, source: seen.append(spec) or stop())  # type: ignore[func-returns-value]
+
+    def stop() -> None:
+        raise InputError("seen", "nothing")
+
+    raw = {**raw, "texts": None, "heads": None, "storage": {"region": "here"}}
+    for given in ({}, {"compute": {"batch_tokens": 64}}):
+        raw["training"]["tiny"].update(given)
+        with pytest.raises(InputError, match="seen"):
+            run_benchmark(parse_spec(raw, BenchmarkSpec, "test"), num_threads=1)
+    assert [spec.compute.precision for spec in seen] == ["fp32", "fp32"]
+    assert [spec.compute.batch_tokens for spec in seen] == ["auto", 64]
+    assert seen[0].storage.region == "here"
+
+
+def test_heads_need_labels(raw: dict[str, Any]) -> None:
+    del raw["texts"]["label"]
+    with pytest.raises(SpecError, match=r"texts\.label"):
+        parse_spec(raw, BenchmarkSpec, "test")
+
+
 def test_a_benchmark_of_nothing_is_refused(raw: dict[str, Any]) -> None:
     empty = {name: value for name, value in raw.items() if name not in ("texts", "training")}
     with pytest.raises(SpecError, match="nothing to measure"):
@@ -84,8 +147,9 @@ def test_a_benchmark_of_nothing_is_refused(raw: dict[str, Any]) -> None:
 
 
 def test_texts_and_validation_rows_must_be_there(raw: dict[str, Any], tmp_path: Path) -> None:
+    raw["heads"] = None
     no_text = {**raw, "texts": {**raw["texts"], "column": "body"}, "training": {}}
-    with pytest.raises(CorpusError, match="column 'body' cannot be read"):
+    with pytest.raises(CorpusError, match="column 'body' and 'label' cannot be read"):
         run_benchmark(parse_spec(no_text, BenchmarkSpec, "test"), num_threads=1)
     pq.write_table(pa.table({"text": pa.nulls(3, pa.string())}), tmp_path / "empty.parquet")
     with pytest.raises(CorpusError, match="holds no text"):

@@ -2,14 +2,17 @@ from __future__ import annotations
 
 import json
 import warnings
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pytest
 import torch
+from transformers import AutoConfig
 
 from pipeline.encoder.forward import lay_out
+from pipeline.encoder.model import load_network
 from pipeline.encoder.tokenize import Padding
 from pipeline.finetune.step import _batch_targets
 from pipeline.finetune.token_cache import TokenData
@@ -214,3 +217,9 @@ def test_no_rows_give_no_figures_and_no_warning(tokenizer: Any) -> None:
         judged = TASK.judge([outputs_of(np.zeros((0, 2)))], examples, targets_of(), ALWAYS)
         assert TASK.evaluate(judged, ALWAYS).metrics == {}
         assert decode(examples, np.zeros((0, 0))) == []
+
+
+def test_a_head_has_a_start_and_an_end_whatever_classes_the_encoder_names(encoder_directory: Path) -> None:
+    assert len(AutoConfig.from_pretrained(encoder_directory).id2label) == 3
+    network = load_network(encoder_directory, TASK.head_class, **TASK.head_config(ALWAYS))
+    assert network.qa_outputs.out_features == 2
