@@ -11,25 +11,14 @@ import numpy as np
 from pipeline.encoder.bundle import BundleInfo
 from pipeline.errors import ModelError
 from pipeline.inference.reference import FloatArray, FreshRow
+from pipeline.inference.span_closeness import compare_answer, compare_entities
+from pipeline.inference.tolerance import Tolerance
 from pipeline.schema import EMBEDDING, SOURCE_FILE, SOURCE_ROW, prefixed
 from pipeline.tasks.base import Task
 
 Row = Mapping[str, Any]
 _ONE_LABEL = ("text-classification", "pair-classification")
-
-
-@dataclass(frozen=True)
-class Tolerance:
-    """How far a stored number may be from fp32. The defaults leave room for bf16.
-
-    Attributes:
-        score: Of a probability; for `similarity`, of the label's range.
-        cosine: The least cosine of two embeddings of one row. A label may differ only where the probabilities of the
-            two labels are within twice `score`.
-    """
-
-    score: float = 0.02
-    cosine: float = 0.999
+_SPANS = ("token-classification", "question-answering")
 
 
 @dataclass(frozen=True)
@@ -71,8 +60,9 @@ class Comparison:
 
     def __init__(self, info: BundleInfo, task: Task, columns: OwnColumns, tolerance: Tolerance) -> None:
         self._info, self._tolerance, self._bundle_name = info, tolerance, columns.bundle_name
-        own = [*(item.name for item in task.output_fields()), EMBEDDING] if not task.needs_spans else [EMBEDDING]
+        own = [*(item.name for item in task.output_fields()), EMBEDDING]
         self._columns = [name for name in own if columns.has(name)]
+        self._has_spans = task.name in _SPANS and {item.name for item in task.output_fields()} <= {*self._columns}
         self._accounts = [name for name in ("num_tokens", "truncated") if columns.has(name)]
         if not self._columns:
             wanted = ", ".join(prefixed(columns.bundle_name, name) for name in own)
@@ -134,7 +124,18 @@ class Comparison:
             return self._differ("similarity", stored, [value], max(high - low, 1e-12))
         if self._kind == "multi-label":
             return self._labels_of(stored, _sigmoid(fresh.logits))
+        if self._has_spans:
+            return self._spans_of(stored, fresh)
         return self._label_of(stored, _softmax(fresh.logits)) if self._kind in _ONE_LABEL else []
+
+    def _spans_of(self, stored: Row, fresh: FreshRow) -> list[str]:
+        if self._kind == "question-answering":
+            found = compare_answer(stored, fresh, self._info.options, self._tolerance)
+        else:
+            found = compare_entities(stored["entities"], fresh, self._info.labels, self._tolerance)
+        self._differences += found.differences
+        self._num_near_ties += found.num_near_ties
+        return found.problems
 
     def _label_of(self, stored: Row, scores: FloatArray) -> list[str]:
         labels, best = self._info.labels, int(scores.argmax())

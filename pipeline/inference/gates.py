@@ -12,11 +12,12 @@ from pipeline.config import ComputeConfig, CorpusConfig, StorageConfig
 from pipeline.corpus.reader import REASON, input_column, read_shard
 from pipeline.encoder.bundle import fetch_bundle
 from pipeline.errors import GateError, ModelError
-from pipeline.inference.closeness import Comparison, OwnColumns, Tolerance
+from pipeline.inference.closeness import Comparison, OwnColumns
 from pipeline.inference.evaluate import PreparedEvaluation, evaluate_alone, prepare_evaluation
 from pipeline.inference.predictor import ModelSource, load_predictor
 from pipeline.inference.reference import PlainModel
 from pipeline.inference.spec import EvaluateSpec
+from pipeline.inference.tolerance import Tolerance
 from pipeline.inference.worker import bundle_columns
 from pipeline.schema import SOURCE_FILE, SOURCE_ROW
 from pipeline.storage import Storage
@@ -111,13 +112,10 @@ class ParityGate:
 
         Raises:
             GateError: a result is further off than the tolerance.
-            ModelError: the task cannot be scored one text at a time.
         """
         run = rows.prepare(candidate)
         texts, storage, group = run.source.groups[0], Storage(rows.storage), run.source.groups[0].columns
         task = find_task(run.bundle.task, candidate)
-        if task.windows_always or texts.are_words:
-            raise ModelError(f"{candidate}: task {task.name} is not scored one text at a time here", "leave parity out")
         read = read_shard(run.shards[0], run.source.columns, run.source.options, storage)
         usable = read.filter(pc.is_null(read[REASON])).slice(0, self.num_rows)
         predictor = load_predictor(
@@ -129,7 +127,7 @@ class ParityGate:
         plain = PlainModel(fetch_bundle(candidate, storage), task)
         inputs = zip(*(usable[input_column(name)].to_pylist() for name in group), strict=True)
         for row, own in zip(scored.to_pylist(), inputs, strict=True):
-            comparison.add(row, plain.run(own))
+            comparison.add(row, plain.run(own, texts.are_words))
         found = comparison.result(usable.num_rows)
         if found.problems or not found.num_rows:
             first = found.problems[0] if found.problems else "no usable row"

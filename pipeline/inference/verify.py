@@ -1,7 +1,6 @@
 """Scores a sample of a published night again, in fp32 with plain transformers, and compares.
 
-The text is read again from the corpus. Answers to questions are not found again, and of tags only embeddings and token
-counts are compared.
+The text is read again from the corpus.
 """
 
 from __future__ import annotations
@@ -15,11 +14,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.corpus.text import clean_text
+from pipeline.corpus.text import clean_text, is_word_list
 from pipeline.encoder.bundle import Bundle, fetch_bundle
 from pipeline.errors import BertmillError, CorpusError, ModelError
-from pipeline.inference.closeness import Comparison, OwnColumns, RescoredSample, Row, Tolerance
+from pipeline.inference.closeness import Comparison, OwnColumns, RescoredSample, Row
 from pipeline.inference.reference import PlainModel
+from pipeline.inference.tolerance import Tolerance
 from pipeline.output.keys import RowGroupPlace, read_row_group
 from pipeline.output.log import require_night, require_table
 from pipeline.output.table import DataFile
@@ -28,6 +28,14 @@ from pipeline.schema import MODEL_VERSION_FIELD, SOURCE_FILE, SOURCE_ROW, prefix
 from pipeline.storage import Storage
 from pipeline.tasks import check_inputs, find_task
 from pipeline.uris import canonical_uri, join_uri
+
+
+@dataclass(frozen=True)
+class _RowTexts:
+    """The input texts of a row; whether the last was a list of words."""
+
+    values: list[str]
+    are_words: bool
 
 
 @dataclass(frozen=True)
@@ -61,11 +69,6 @@ def rescore_sample(uri: str, run_date: str, check: SampleCheck, storage: Storage
     bundle = fetch_bundle(canonical_uri(resolve_model(check.bundle_uri, None, storage)), storage)
     task = find_task(bundle.info.task, check.bundle_uri)
     check_inputs(check.inputs, task.inputs, "command line")
-    if task.windows_always:
-        raise ModelError(
-            f"{check.bundle_uri}: task {task.name} cannot be scored again one text at a time",
-            "leave --bundle out: everything but the scores is then checked",
-        )
     own = OwnColumns(frozenset(pa.schema(table.schema().to_arrow()).names), check.bundle_name)
     comparison = Comparison(bundle.info, task, own, check.tolerance)
     version = prefixed(check.bundle_name, MODEL_VERSION_FIELD.name)
@@ -74,7 +77,7 @@ def rescore_sample(uri: str, run_date: str, check: SampleCheck, storage: Storage
     texts = _read_texts(rows, [{**bundle.info.inputs, **check.inputs}[name] for name in task.inputs], storage)
     model = PlainModel(bundle, task)
     for row, row_texts in zip(rows, texts, strict=True):
-        comparison.add(row, model.run(row_texts))
+        comparison.add(row, model.run(row_texts.values, row_texts.are_words))
     return comparison.result(len(rows))
 
 
@@ -133,9 +136,9 @@ def _check_version(found: set[str], bundle: Bundle, check: SampleCheck) -> None:
         )
 
 
-def _read_texts(rows: Sequence[Row], columns: list[str], storage: Storage) -> list[list[str]]:
+def _read_texts(rows: Sequence[Row], columns: list[str], storage: Storage) -> list[_RowTexts]:
     """The input texts of some rows, from the corpus."""
-    texts: dict[tuple[str, int], list[str]] = {}
+    texts: dict[tuple[str, int], _RowTexts] = {}
     by_file: dict[str, list[int]] = defaultdict(list)
     for row in rows:
         by_file[row[SOURCE_FILE]].append(row[SOURCE_ROW])
@@ -146,8 +149,9 @@ def _read_texts(rows: Sequence[Row], columns: list[str], storage: Storage) -> li
         for index, within in groups.items():
             table = _read_inputs(uri, index, columns, storage).take(within)
             cleaned = [clean_text(table[name].combine_chunks(), False).values.to_pylist() for name in columns]
+            are_words = is_word_list(table.schema.field(columns[-1]).type)
             for row_texts in zip(*cleaned, strict=True):
-                texts[uri, next(remaining)] = [text or "" for text in row_texts]
+                texts[uri, next(remaining)] = _RowTexts([text or "" for text in row_texts], are_words)
     return [texts[row[SOURCE_FILE], row[SOURCE_ROW]] for row in rows]
 
 

@@ -9,9 +9,9 @@ import torch
 from pipeline.config import StorageConfig
 from pipeline.errors import GateError, ModelError
 from pipeline.inference import gates
-from pipeline.inference.closeness import Tolerance
 from pipeline.inference.gates import LabelledRows, MetricGate, ParityGate
 from pipeline.inference.reference import PlainModel
+from pipeline.inference.tolerance import Tolerance
 from tests.tiny import make_bundle, make_network, make_rows
 
 
@@ -79,8 +79,8 @@ def test_parity_sees_results_that_are_off(
     rows: LabelledRows, bundle_directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Off(PlainModel):
-        def run(self, texts):  # type: ignore[no-untyped-def]
-            return super().run([texts[0][::-1]])
+        def run(self, given, are_words=False):  # type: ignore[no-untyped-def]
+            return super().run([given[0][::-1]], are_words)
 
     monkeypatch.setattr(gates, "PlainModel", Off)
     with pytest.raises(GateError, match=r"parity with fp32: \d+ problems; first: .*labelled\.parquet row 0"):

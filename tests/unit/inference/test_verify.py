@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
-from transformers import BertForSequenceClassification, BertForTokenClassification, BertModel
+import torch
+from transformers import BertForQuestionAnswering, BertForSequenceClassification, BertForTokenClassification, BertModel
 
 from pipeline.errors import CorpusError, ModelError, SpecError
 from pipeline.inference.publish import publish_run
@@ -25,13 +27,14 @@ LONG = " ".join(["good film and bad plot"] * 20)
 
 @pytest.fixture
 def corpus(tmp_path: Path) -> Path:
-    """60 short texts, one long one, in columns text, body and other."""
+    """60 short texts, one long one, in columns text, words, body and other."""
     write_corpus(tmp_path / "corpus", num_files=3)
     for path in (tmp_path / "corpus").iterdir():
         rows = pq.read_table(path)
         rows = rows.append_column("body", rows["text"]).append_column("other", rows["label"])
+        rows = rows.append_column("words", pc.split_pattern(rows["text"], " "))
         pq.write_table(rows, path, row_group_size=8)
-    texts = {"id": ["long"], "text": [LONG], "label": ["x"], "body": [LONG], "other": ["x"]}
+    texts = {"id": ["long"], "text": [LONG], "label": ["x"], "body": [LONG], "other": ["x"], "words": [LONG.split()]}
     pq.write_table(pa.table(texts), tmp_path / "corpus" / "part-long.parquet")
     return tmp_path / "corpus"
 
@@ -68,6 +71,20 @@ def network(labels: tuple[str, ...], **changes: Any) -> Any:
     return BertForSequenceClassification(config).eval()
 
 
+TAGS = ("O", "B-a", "I-a")
+
+
+def tagger(kind: Any) -> Any:
+    """A network with a head over tokens, of which some say one thing and some another."""
+    torch.manual_seed(3)
+    return kind(tiny_config(TAGS if kind is BertForTokenClassification else ("start", "end"))).eval()
+
+
+def make_kind(directory: Path, kind: str) -> None:
+    changes = dict(BUNDLES[kind])
+    make_bundle(directory, changes.pop("labels", LABELS), **changes)
+
+
 BUNDLES: dict[str, dict[str, Any]] = {
     "truncate": {},
     "window": {"long_text": "window", "stride": 4},
@@ -83,19 +100,40 @@ BUNDLES: dict[str, dict[str, Any]] = {
         "network": network(("similarity",)),
     },
     "embedding": {"task": "embedding", "labels": (), "network": BertModel(tiny_config()).eval()},
-    "tags": {"task": "token-classification", "network": BertForTokenClassification(tiny_config(("O", "B-a"))).eval()},
+    "tags": {"task": "token-classification", "labels": TAGS, "network": tagger(BertForTokenClassification)},
+    "windows of tags": {
+        "task": "token-classification",
+        "inputs": {"text": "words"},
+        "labels": TAGS,
+        "network": tagger(BertForTokenClassification),
+        "long_text": "window",
+        "stride": 4,
+    },
+    "answers": {
+        "task": "question-answering",
+        "inputs": {"question": "other", "context": "text"},
+        "labels": (),
+        "network": tagger(BertForQuestionAnswering),
+        "options": {"may_decline": 1.0, "null_threshold": 0.5},
+        "stride": 4,
+    },
+    "answers to long questions": {
+        "task": "question-answering",
+        "inputs": {"question": "body", "context": "text"},
+        "labels": (),
+        "network": tagger(BertForQuestionAnswering),
+        "options": {"may_decline": 0.0, "null_threshold": 0.0},
+        "stride": 4,
+    },
 }
 
 
 @pytest.mark.parametrize("kind", BUNDLES)
 def test_what_was_scored_is_found_again(tmp_path: Path, corpus: Path, kind: str) -> None:
-    changes = dict(BUNDLES[kind])
-    labels = ("O", "B-a") if kind == "tags" else changes.pop("labels", LABELS)
-    make_bundle(tmp_path / "bundle", labels, **changes)
+    make_kind(tmp_path / "bundle", kind)
     found = rescore(score(tmp_path / "bundle", corpus), tmp_path / "bundle")
     assert_close(found)
-    has_scores = kind not in ("embedding", "tags")
-    assert (found.max_score_difference is not None) == has_scores
+    assert (found.max_score_difference is not None) == (kind != "embedding")
     assert (found.max_score_difference or 0) < 1e-5
     assert {"embedding", "num_tokens", "truncated"} <= set(found.compared)
 
@@ -130,6 +168,47 @@ def test_a_wrong_number_is_found(
     assert f"{corpus}/part-0.parquet row 0: " in "\n".join(problems)
 
 
+def moved(entity: dict[str, Any]) -> dict[str, Any]:
+    return {**entity, "start": entity["start"] + 1, "end": entity["end"] + 1}
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (lambda entities: entities[1:], "is missing"),
+        (lambda entities: [{**item, "label": "b"} for item in entities], "is stored, fp32 has none"),
+        (lambda entities: [moved(item) for item in entities], "the text has"),
+        (lambda entities: [{**item, "score": item["score"] - 0.03} for item in entities], "differs by 0.0300"),
+    ],
+)
+@pytest.mark.parametrize("kind", ["tags", "windows of tags"])
+def test_wrong_entities_are_found(
+    tmp_path: Path, corpus: Path, kind: str, change: Callable[[list[dict[str, Any]]], object], expected: str
+) -> None:
+    make_kind(tmp_path / "bundle", kind)
+    table = score(tmp_path / "bundle", corpus)
+    spoil(table, lambda row: {**row, "entities": change(row["entities"])})
+    problems = rescore(table, tmp_path / "bundle").problems
+    assert sum(expected in problem for problem in problems) > 10
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({"answer": "", "start": None, "end": None, "is_answerable": False}, "is_answerable is False, fp32 says True"),
+        ({"answer": "nonsense"}, "answer is 'nonsense', the text has"),
+        ({"start": 0, "end": 1, "answer": "t"}, "answer is 't', fp32 says"),
+        ({"score": 0.0}, "score differs by"),
+    ],
+)
+def test_wrong_answers_are_found(tmp_path: Path, corpus: Path, change: dict[str, Any], expected: str) -> None:
+    make_kind(tmp_path / "bundle", "answers")
+    table = score(tmp_path / "bundle", corpus)
+    spoil(table, lambda row: {**row, **change} if row["is_answerable"] else row)
+    problems = rescore(table, tmp_path / "bundle").problems
+    assert any(expected in problem for problem in problems)
+
+
 def test_rows_in_the_wrong_order_are_found(bundle_directory: Path, corpus: Path) -> None:
     """The mistake that batching by length could make: every row has another row's scores."""
     table = score(bundle_directory, corpus)
@@ -144,8 +223,6 @@ def test_rows_in_the_wrong_order_are_found(bundle_directory: Path, corpus: Path)
 
 
 def test_labels_may_differ_where_two_are_nearly_as_probable(tmp_path: Path, corpus: Path) -> None:
-    import torch
-
     flat = network(LABELS)
     with torch.no_grad():
         flat.classifier.weight.mul_(1e-4)
