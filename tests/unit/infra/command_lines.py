@@ -1,17 +1,15 @@
-"""`bertmill ...` command lines wherever infra/ and the documents have them, read by the real command line parser."""
+"""`bertmill ...` command lines wherever infra/ has them, read by the real command line parser."""
 
 from __future__ import annotations
 
 import re
 import shlex
-from pathlib import Path
 
 from typer.main import get_command
 
 from jobs.cli import app
 
 _STARTS = re.compile(r"(?:^|[;&|(]\s*|\bexec\s+|/bin/)bertmill\s+(?=[a-z])")
-_FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 
 
 def assert_parses(words: list[str]) -> None:
@@ -37,12 +35,6 @@ def in_text(text: str) -> list[list[str]]:
         for match in _STARTS.finditer(line):
             found.append(_words(line[match.end() :]))
     return found
-
-
-def in_document(path: Path) -> list[list[str]]:
-    """The command lines of a Markdown file's fenced blocks."""
-    blocks = _FENCE.findall(path.read_text(encoding="utf-8"))
-    return [words for language, text in blocks if language in ("", "sh", "bash") for words in in_text(text)]
 
 
 def _words(rest: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""Every `bertmill ...` that infra/ and the documents tell somebody to run is one that the command line takes."""
+"""Every `bertmill ...` that infra/ tells somebody to run is one that the command line takes."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.unit.infra.command_lines import assert_parses, in_document, in_text
+from tests.rules.documents import blocks
+from tests.unit.infra.command_lines import assert_parses, in_text
 from tests.unit.infra.manifests import INFRA, ROOT, cronjob, ray_jobs
 
-DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 GUIDES = sorted((ROOT / "docs" / "targets").glob("*.md"))
 SCHEDULES = [INFRA / "schedules" / name for name in ("bertmill-nightly@.service", "crontab")]
 
@@ -21,17 +21,6 @@ def script() -> str:
     assert container["command"] == ["/bin/sh", "-euc"]
     (text,) = container["args"]
     return str(text)
-
-
-@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.relative_to(ROOT).as_posix())
-def test_documents(path: Path) -> None:
-    for words in in_document(path):
-        assert_parses(words)
-
-
-def test_there_are_command_lines_in_the_guides() -> None:
-    assert sum(len(in_document(path)) for path in DOCUMENTS) > 10
-    assert sum(len(in_document(path)) for path in GUIDES) > 5
 
 
 @pytest.mark.parametrize("path", SCHEDULES, ids=lambda path: path.name)
@@ -111,8 +100,8 @@ def test_cron_s_line_gives_today(stub: dict[str, str]) -> None:
 
 def shell_texts() -> list[str]:
     """Every piece of shell in infra/: scripts of manifests, launchers' commands, guides."""
-    guides = [text for path in GUIDES for text in path.read_text(encoding="utf-8").split("```sh\n")[1:]]
-    return [script(), *(job["entrypoint"] for _, job in ray_jobs()), *(text.split("```")[0] for text in guides)]
+    guides = [block.text for path in GUIDES for block in blocks(path) if block.language == "sh"]
+    return [script(), *(job["entrypoint"] for _, job in ray_jobs()), *guides]
 
 
 def test_all_shell_parses() -> None:
