@@ -13,7 +13,7 @@ from pipeline.studies.benchmark.spec import BenchmarkSpec
 
 
 def benchmark(spec: SpecPath, set_: Overrides = None, debug: Debug = False) -> None:
-    """Measure bertmill beside Sentence Transformers, OpenVINO, transformers pipelines and the Trainer, in this process."""
+    """Measure bertmill beside Sentence Transformers, OpenVINO, pipelines and the Trainer, in this process."""
     with running("benchmark", spec, debug):
         from pipeline.studies.benchmark.run import run_benchmark
 

@@ -19,7 +19,11 @@ from pipeline.storage import Storage
 from tests.tiny import make_rows
 from tests.unit.inference.scoring import score_all, score_spec
 
-CURRENT = "SELECT * FROM scored QUALIFY run_date = max(run_date) OVER (PARTITION BY source_file)"
+CURRENT = """
+    WITH seen AS (SELECT source_file, run_date FROM scored UNION ALL SELECT source_file, run_date FROM quarantine),
+         newest AS (SELECT source_file, max(run_date) AS run_date FROM seen GROUP BY source_file)
+    SELECT scored.* FROM scored JOIN newest USING (source_file, run_date)
+"""
 Rows = dict[tuple[str, int], str]
 
 
@@ -95,8 +99,9 @@ class Story:
 
     def current(self) -> Rows:
         """The documented query for the newest scores of each file."""
-        scored = DeltaTable(self.table).to_pyarrow_dataset()  # DuckDB finds it by this name
-        assert scored is not None
+        scored = DeltaTable(self.table).to_pyarrow_dataset()  # DuckDB finds them by these names
+        quarantine = DeltaTable(self.table / "_quarantine").to_pyarrow_dataset()
+        assert (scored, quarantine) != (None, None)
         return by_key(duckdb.sql(CURRENT).to_arrow_table())
 
     def quarantined(self) -> set[tuple[str, int]]:

@@ -58,6 +58,15 @@ def test_each_night_holds_what_is_new_and_together_they_hold_the_corpus(story: S
     assert story.quarantined() == {(str(story.corpus / "b.parquet"), 0)}
 
 
+def test_a_file_whose_rows_all_turn_bad_has_no_current_rows(story: Story) -> None:
+    story.night(D20)
+    story.put("d", 30, 3)
+    story.put("b", 1, 4, bad=True)
+    story.night(D21)
+    assert story.current() == story.rows
+    assert not any(path.endswith("b.parquet") for path, _ in story.rows)
+
+
 def test_a_night_with_nothing_new_is_empty_done_and_built_upon(story: Story) -> None:
     story.night(D20)
     version = DeltaTable(story.table).version()
