@@ -51,6 +51,11 @@ class _Parts:
     down: Any
     output_norm: Any
 
+    @property
+    def linears(self) -> tuple[Any, ...]:
+        """What multiplies by a matrix."""
+        return (*self.query_key_value, self.attention_output, self.up, self.down)
+
 
 class _Linear:
     """Several linear modules over the same input, as one."""
@@ -115,7 +120,10 @@ class FastEncoder:
         """Whether an encoder is made of such layers."""
         config = encoder.config
         is_known = config.model_type in _BERT_LIKE or config.model_type == "distilbert"
-        return is_known and takes_packs(encoder) and _activation(config) in _ACTIVATIONS
+        if not (is_known and takes_packs(encoder) and _activation(config) in _ACTIVATIONS):
+            return False
+        # Adapters wrap linear modules, and would be passed over.
+        return all(type(module) is torch.nn.Linear for layer in _layers(encoder) for module in layer.linears)
 
     def __call__(self, batch: ModelBatch) -> BaseModelOutput:
         """Token states of a packed batch: [1, T, H], in half precision."""

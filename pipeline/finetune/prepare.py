@@ -25,6 +25,7 @@ from pipeline.finetune.classes import check_classes
 from pipeline.finetune.labelled import LabelledSet, LabelPlaces, LabelTarget, check_labels, open_split
 from pipeline.finetune.layers import check_layers, check_recomputing
 from pipeline.finetune.linear_head import check_linear_head
+from pipeline.finetune.lora import check_lora
 from pipeline.finetune.spec import FinetuneSpec, HeadSpec
 from pipeline.finetune.teacher import find_target, read_teacher
 from pipeline.finetune.token_cache import CACHE_FORMAT
@@ -169,6 +170,7 @@ def _check_recipe(
     checks = Checks()
     checks.run(lambda: check_layers(encoder, spec.training, source))
     checks.run(lambda: check_recomputing(encoder, spec.training, source))
+    checks.run(lambda: check_lora(encoder, spec.training.lora, source))
     checks.run(lambda: check_classes(spec.training, known, source))
     checks.run(lambda: check_best(spec.training, judged, source))
     checks.run(lambda: check_linear_head(spec, encoder, tasks, source))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import Field, NonNegativeInt
+from pydantic import Field, NonNegativeInt, model_validator
 
 from pipeline.config import ComputeConfig, EncoderUse, SpecModel, StorageConfig, Uri, Uris, parse_spec
 from pipeline.finetune.spec import CheckpointConfig, FinetuneSpec, TrainingConfig
@@ -57,6 +57,14 @@ class PretrainSpec(EncoderUse):
     compute: ComputeConfig = ComputeConfig()
     storage: StorageConfig = StorageConfig()
     registry: Uri | None = Field(None, description="where models:// is looked up; default: $BERTMILL_REGISTRY")
+
+    @model_validator(mode="after")
+    def _adapters_have_an_encoder(self) -> PretrainSpec:
+        if self.training.lora is not None and not isinstance(self.model, str):
+            raise ValueError(
+                "training.lora leaves the encoder's weights as they are, and a new encoder has random ones"
+            )
+        return self
 
     def as_training(self, model: str, source: str) -> FinetuneSpec:
         """The same as a training of one task.

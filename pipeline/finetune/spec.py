@@ -40,6 +40,24 @@ class MaskingConfig(SpecModel):
     whole_words: bool = Field(False, description="all tokens of a word, or none")
 
 
+class LoraConfig(SpecModel):
+    """Low-rank adapters: the encoder's own weights stay as they are, each adapted matrix learns a small change."""
+
+    rank: PositiveInt = Field(8, description="columns of an adapter: how much it can learn")
+    alpha: float | None = Field(
+        None, gt=0, description="a change counts alpha / rank; default: twice the rank, so that it counts twice"
+    )
+    dropout: float = Field(0.0, ge=0, lt=1, description="share of an adapter's input that is dropped in training")
+    target_modules: Literal["auto"] | Annotated[tuple[str, ...], Field(min_length=1)] = Field(
+        "auto", description="names (or their ends) of linear modules in the encoder's layers; auto: all of them"
+    )
+
+    @property
+    def scale(self) -> float:
+        """Alpha, given or not."""
+        return 2.0 * self.rank if self.alpha is None else self.alpha
+
+
 class TrainingConfig(SpecModel):
     """The recipe."""
 
@@ -75,6 +93,9 @@ class TrainingConfig(SpecModel):
         None, description="the embeddings and so many of the lowest layers stay as they are"
     )
     reset_layers: int = Field(0, ge=0, description="so many of the highest layers start from random weights")
+    lora: LoraConfig | None = Field(
+        None, description="adapters learn in the encoder's place; the bundle holds plain weights"
+    )
     evaluate_every_steps: PositiveInt | None = Field(None, description="instead of after each epoch")
     keep_best: str | None = Field(
         None, description="the bundle gets the weights with the best validation figure: auto, METRIC or HEAD.METRIC"
@@ -99,6 +120,9 @@ class TrainingConfig(SpecModel):
             raise ValueError(f"{unused[0]} has no meaning with method: linear_head, which takes no steps")
         if self.batch_tokens is not None and "batch_rows" in self.model_fields_set:
             raise ValueError("batch_rows and batch_tokens: give one of the two")
+        if self.lora is not None and (self.freeze_layers is not None or self.reset_layers):
+            field = "reset_layers" if self.reset_layers else "freeze_layers"
+            raise ValueError(f"{field} has no meaning with lora, which leaves all weights of the encoder as they are")
         if self.patience is not None and self.keep_best is None:
             raise ValueError("patience counts evaluations without a better figure: say which with keep_best, or auto")
         return self

@@ -23,6 +23,7 @@ from pipeline.finetune.labelled import LabelledSet, check_usable, read_usable
 from pipeline.finetune.layers import freeze_layers, recompute_layers, reset_layers
 from pipeline.finetune.linear_head import fit_linear_head
 from pipeline.finetune.loop import Judgements, LoopHooks, LoopJob, TrainingStatus, ValidationRows, status_record, train
+from pipeline.finetune.lora import add_adapters, merge_adapters
 from pipeline.finetune.plan import TrainingPlan
 from pipeline.finetune.prepare import PreparedHead, PreparedTraining
 from pipeline.finetune.step import StepContext, TrainingHead
@@ -61,6 +62,8 @@ def build_job(run: PreparedTraining, rank: int, world_size: int) -> tuple[LoopJo
     reset_layers(network, recipe.reset_layers)
     if recipe.freeze_layers is not None:
         freeze_layers(network, recipe.freeze_layers)
+    if recipe.lora is not None:
+        add_adapters(network, recipe.lora)
     if recipe.gradient_checkpointing:
         recompute_layers(network)
     network = network.to(runtime.device)
@@ -86,8 +89,14 @@ def build_job(run: PreparedTraining, rank: int, world_size: int) -> tuple[LoopJo
 
 
 def learn(job: LoopJob, hooks: LoopHooks) -> Judgements:
-    """Train as the recipe says; the network holds the result."""
-    return fit_linear_head(job, hooks) if job.context.config.method == "linear_head" else train(job, hooks)
+    """Train as the recipe says; the network holds the result, without adapters."""
+    recipe = job.context.config
+    if recipe.method == "linear_head":
+        return fit_linear_head(job, hooks)
+    judgements = train(job, hooks)
+    if recipe.lora is not None:
+        merge_adapters(job.context.joined)
+    return judgements
 
 
 def _locate(run: PreparedTraining, context: StepContext, rows: npt.NDArray[np.int64]) -> list[str]:

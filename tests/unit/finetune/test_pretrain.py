@@ -141,3 +141,9 @@ def test_fields_that_do_not_agree_are_refused(tmp_path: Path, texts: dict[str, s
     without = spec.model_copy(update={"data": spec.data.model_copy(update={"validation": None})})
     with pytest.raises(SpecError, match=r"give data\.validation"):
         without.as_training("somewhere", "spec")
+
+
+def test_adapters_have_no_place_beside_random_weights(tmp_path: Path, texts: dict[str, str]) -> None:
+    assert spec_of(tmp_path, texts, "somewhere", lora={}).training.lora is not None
+    with pytest.raises(SpecError, match=r"training\.lora leaves the encoder's weights as they are, and a new encoder"):
+        spec_of(tmp_path, texts, {"config": {"model_type": "bert", **SIZES}}, lora={})
