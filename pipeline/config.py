@@ -101,8 +101,8 @@ class ComputeConfig(SpecModel):
 
     workers: PositiveInt | Literal["auto"] = Field("auto", description="processes; auto: one per GPU, or one on CPU")
     device: Literal["auto", "cpu", "gpu"] = "auto"
-    precision: Literal["auto", "bf16", "fp32"] = Field(
-        "auto", description="auto: bf16 where the hardware multiplies it natively, else fp32"
+    precision: Literal["auto", "bf16", "fp16", "fp32"] = Field(
+        "auto", description="auto: bf16 where the hardware multiplies it natively, fp16 on older GPUs, else fp32"
     )
     cpus_per_worker: PositiveInt | Literal["auto"] = Field("auto", description="threads of one worker on CPU")
     batch_tokens: PositiveInt | Literal["auto"] = Field("auto", description="padded tokens of one forward pass")

@@ -18,20 +18,27 @@ from pipeline.errors import ComputeError
 # Measured with all-MiniLM-L6-v2 on 2 cores with avx512_bf16: bf16 autocast reaches 27k tokens/s with batches of
 # 4,096 tokens, 15k with 16,384 (they fall out of the cache).
 _CPU_BATCH = BatchBudget(tokens=4_096, rows=1_024)
+_PRECISIONS = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": None}
+_FIRST_WITH_TENSOR_CORES = (7, 0)
 _GPU_BATCH = BatchBudget(tokens=65_536, rows=8_192)
 
 
 @dataclass(frozen=True)
 class Runtime:
-    """Where a model runs and in which precision."""
+    """Where a model runs, and what matrices are multiplied in; `autocast_dtype` None is fp32."""
 
     device: torch.device
-    autocast_bf16: bool
+    autocast_dtype: torch.dtype | None
     budget: BatchBudget
 
     def autocast(self) -> torch.autocast:
-        """A context in which matmuls run in bf16 where that was chosen; weights stay fp32 either way."""
-        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.autocast_bf16)
+        """A context in which matmuls run in half precision where that was chosen; weights stay fp32 either way."""
+        is_half = self.autocast_dtype is not None
+        return torch.autocast(self.device.type, dtype=self.autocast_dtype or torch.bfloat16, enabled=is_half)
+
+    def make_scaler(self) -> torch.amp.GradScaler:
+        """Scales losses where gradients are fp16 and would vanish; elsewhere it leaves them alone."""
+        return torch.amp.GradScaler(self.device.type, enabled=self.autocast_dtype is torch.float16)
 
 
 def choose_runtime(compute: ComputeConfig) -> Runtime:
@@ -50,14 +57,17 @@ def choose_runtime(compute: ComputeConfig) -> Runtime:
     budget = _GPU_BATCH if use_gpu else _CPU_BATCH
     if compute.batch_tokens != "auto":
         budget = BatchBudget(compute.batch_tokens, budget.rows)
-    return Runtime(device, wants_bf16(compute, use_gpu), budget)
+    return Runtime(device, choose_dtype(compute, use_gpu), budget)
 
 
-def wants_bf16(compute: ComputeConfig, use_gpu: bool) -> bool:
-    """Whether matmuls run in bf16: as told, or where the hardware multiplies bf16 natively."""
+def choose_dtype(compute: ComputeConfig, use_gpu: bool) -> torch.dtype | None:
+    """What matrices are multiplied in: as told, or the half precision that the hardware has; None is fp32."""
     if compute.precision != "auto":
-        return compute.precision == "bf16"
-    return bool(torch.cuda.is_bf16_supported(including_emulation=False)) if use_gpu else cpu_has_bf16()
+        return _PRECISIONS[compute.precision]
+    if torch.cuda.is_bf16_supported(including_emulation=False) if use_gpu else cpu_has_bf16():
+        return torch.bfloat16
+    has_fp16 = use_gpu and torch.cuda.get_device_capability() >= _FIRST_WITH_TENSOR_CORES
+    return torch.float16 if has_fp16 else None
 
 
 @lru_cache(maxsize=1)

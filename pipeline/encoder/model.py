@@ -212,7 +212,8 @@ class EncoderModel:
         self._is_padded = not takes_packs(self._encoder)
         for network in (self._encoder, *(head.network for head in heads)):
             network.to(runtime.device).eval()
-        is_fast = runtime.autocast_bf16 and FastEncoder.fits(self._encoder)
+        # fp16 would overflow between layers, where autocast normalises in fp32.
+        is_fast = runtime.autocast_dtype is torch.bfloat16 and FastEncoder.fits(self._encoder)
         self._fast = FastEncoder(self._encoder, torch.bfloat16) if is_fast else None
 
     def flops(self, rows: TokenRows) -> float:
@@ -229,10 +230,10 @@ class EncoderModel:
         num_padded_tokens = 0
         for indices in plan_batches(rows.lengths, self._budget, self._is_padded):
             num_padded_tokens += self._run_fitting(rows, gathered, indices)
-        if self.runtime.autocast_bf16:
+        if self.runtime.autocast_dtype is not None:
             finite = np.logical_and.reduce([part.finite_windows() for part in gathered])
             for index in np.flatnonzero(~finite):
-                self._run_batch(rows, gathered, np.array([index]), autocast_bf16=False)
+                self._run_batch(rows, gathered, np.array([index]), replace(self.runtime, autocast_dtype=None))
         parts = zip(self._heads, gathered, strict=True)
         return tuple(part.conclude(head.embedding, num_padded_tokens) for head, part in parts)
 
@@ -248,7 +249,7 @@ class EncoderModel:
             first, *others = [whole[part] for part in plan_batches(rows.lengths[whole], self._budget, self._is_padded)]
             pending += others[::-1]
             try:
-                num_padded_tokens += self._run_batch(rows, gathered, first, self.runtime.autocast_bf16)
+                num_padded_tokens += self._run_batch(rows, gathered, first, self.runtime)
                 continue
             except RuntimeError as error:
                 if not is_out_of_memory(error):
@@ -268,14 +269,14 @@ class EncoderModel:
         return num_padded_tokens
 
     def _run_batch(
-        self, rows: TokenRows, gathered: list[_Gathered], indices: npt.NDArray[np.int64], autocast_bf16: bool
+        self, rows: TokenRows, gathered: list[_Gathered], indices: npt.NDArray[np.int64], runtime: Runtime
     ) -> int:
-        device = self.runtime.device
+        device = runtime.device
         batch = lay_out(rows, indices, self._encoder, self._padding, device)
-        with torch.inference_mode(), torch.autocast(device.type, dtype=torch.bfloat16, enabled=autocast_bf16):
+        with torch.inference_mode(), runtime.autocast():
             encoded = (
                 Encoded(self._encoder, batch, self._fast(batch))
-                if self._fast is not None and autocast_bf16
+                if self._fast is not None and runtime.autocast_dtype is not None
                 else encode(self._encoder, batch)
             )
             logits = [encoded.logits(head.network) for head in self._heads]

@@ -11,6 +11,7 @@ of a head.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -31,6 +32,7 @@ _PACKABLE = frozenset(
 # Windows of unlike length share a rectangle while it has few tokens (they are copied into it and out again) and few
 # cells (query x key) of padding. A call forward and backward costs more than one forward, so training merges more.
 _MAX_PADDED_CELLS = 8_192
+_FIRST_WITH_VARLEN = (8, 0)
 _MAX_MERGED_TOKENS = {"inference": 400, "training": 4_000}
 
 
@@ -161,7 +163,7 @@ def packed_attention(
         )
     query_THD, key_THD, value_THD = (states[0].transpose(0, 1) for states in (query, key, value))
     reach = None if sliding_window is None else sliding_window - 1
-    if query.is_cuda and query.dtype in (torch.float16, torch.bfloat16) and dropout == 0.0:
+    if query.dtype in (torch.float16, torch.bfloat16) and dropout == 0.0 and _has_varlen(query.device):
         window = (-1, -1) if reach is None else (reach, reach)
         offsets, longest = pack.offsets, pack.longest
         output_THD = varlen_attn(
@@ -183,6 +185,12 @@ def packed_attention(
             output_NHLD = scaled_dot_product_attention(query_NHLD, key_NHLD, value_NHLD, attn_mask=mask, scale=scaling)
         outputs.append(rectangle.gather(output_NHLD.transpose(1, 2)))
     return (torch.cat(outputs) if len(outputs) > 1 else outputs[0]).unsqueeze(0), None
+
+
+@lru_cache(maxsize=16)
+def _has_varlen(device: torch.device) -> bool:
+    """Whether torch's varlen attention (FlashAttention 2) runs there."""
+    return device.type == "cuda" and torch.cuda.get_device_capability(device) >= _FIRST_WITH_VARLEN
 
 
 def _attend_with_dropout(

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -44,11 +45,12 @@ class Standing:
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a run stands: the next step, the run it belongs to, and its best evaluation."""
+    """Where a run stands: the next step, the run it belongs to, its best evaluation, and in fp16 its scaler's state."""
 
     next_step: int
     fingerprint: str
     standing: Standing = Standing()
+    scaler: Mapping[str, float] = field(default_factory=dict)
 
 
 def save_checkpoint(

@@ -140,6 +140,8 @@ def train(job: LoopJob, hooks: LoopHooks) -> Judgements:
     if hooks.restore is not None:
         progress = load_checkpoint(hooks.restore, network, optimizer, job.fingerprint)
         keeper.resume(progress.standing, load_best(hooks.restore))
+        if progress.scaler and context.scaler.is_enabled():
+            context.scaler.load_state_dict(dict(progress.scaler))
         first_step = progress.next_step
     window = _Window(job, hooks)
     judgements: Judgements | None = None
@@ -158,7 +160,7 @@ def train(job: LoopJob, hooks: LoopHooks) -> Judgements:
             window.close(step, factor, judgements or {}, _remarks(keeper))
             wish = window.ask_wish()
             if window.wants_checkpoint(at_epoch_end or keeper.is_over or wish is not Wish.GO_ON):
-                progress = Progress(step + 1, job.fingerprint, keeper.standing)
+                progress = Progress(step + 1, job.fingerprint, keeper.standing, context.scaler.state_dict())
                 hooks.save(_writer(network, optimizer, progress, keeper.weights))
             if wish is Wish.STOP and step + 1 < plan.num_steps:
                 raise InterruptedRunError(
@@ -237,7 +239,7 @@ class _Window:
         self._results: list[StepResult] = []
         self._remarks: tuple[str, ...] = ()
         self._sums = torch.zeros(3, dtype=torch.float64)
-        self._norms = NormWatch()
+        self._norms, self._norm = NormWatch(), 0.0
         self._started_s = self._saved_s = self._asked_s = time.monotonic()
 
     def add(self, result: StepResult) -> None:
@@ -254,10 +256,16 @@ class _Window:
         if job.context.world_size > 1:
             by_step = _all_reduce(by_step, job.context.runtime.device)
         for number, (result, step_loss) in enumerate(zip(results, by_step[:, 0].tolist(), strict=True), first_step):
-            _check_finite(job, number, step_loss, result.grad_norm)
-            remark = self._norms.add(number, result.grad_norm)
+            _check_finite(job, number, step_loss, 0.0 if result.is_skipped else result.grad_norm)
+            remark = self._note_norm(number, result)
             self._remarks += (remark,) if remark else ()
         self._sums = by_step.sum(dim=0)
+
+    def _note_norm(self, step: int, result: StepResult) -> str | None:
+        if result.is_skipped:
+            return f"fp16 gradients overflowed at step {step}: it was skipped, the loss is scaled less"
+        self._norm = result.grad_norm
+        return self._norms.add(step, result.grad_norm)
 
     def close(self, step: int, factor: float, judgements: Judgements, remarks: tuple[str, ...]) -> None:
         """Report on rank 0 what was checked, and start anew."""
@@ -271,7 +279,7 @@ class _Window:
             epoch=job.plan.epoch_of(step),
             loss=loss,
             learning_rate=job.context.config.learning_rate * factor,
-            grad_norm=self._results[-1].grad_norm,
+            grad_norm=self._norm,
             tokens_per_s=num_tokens / max(now_s - self._started_s, 1e-9),
             padding_share=1 - num_tokens / max(num_padded, 1),
             validation=figures_of(judgements) or None,

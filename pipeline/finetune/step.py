@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import chain, pairwise
 from typing import Any
@@ -56,6 +57,7 @@ class StepContext:
 
     Rows are numbered through all heads, the first head's first. `network` is a JoinedHeads, which may be wrapped in
     DistributedDataParallel: that averages gradients over `world_size` ranks. `epoch` decides which tokens are hidden.
+    `scaler` is of use in fp16 only.
     """
 
     network: Any
@@ -65,6 +67,7 @@ class StepContext:
     padding: Padding
     world_size: int = 1
     epoch: int = 0
+    scaler: torch.amp.GradScaler = field(default_factory=lambda: torch.amp.GradScaler("cpu", enabled=False))
 
     def in_epoch(self, epoch: int) -> StepContext:
         """The context of an epoch's steps."""
@@ -93,12 +96,21 @@ class StepContext:
 
 @dataclass(frozen=True)
 class StepResult:
-    """This rank's part of a step: losses add up over ranks to the step's; the gradient norm is global."""
+    """This rank's part of a step: losses add up over ranks to the step's; the gradient norm is global.
+
+    Attributes:
+        loss: The sum of this rank's terms.
+        num_tokens: Of this rank.
+        num_padded_tokens: The same, padding included.
+        grad_norm: Before clipping.
+        is_skipped: The gradients overflowed in fp16: nothing was changed but the scale, which is lower now.
+    """
 
     loss: float
     num_tokens: int
     num_padded_tokens: int
     grad_norm: float
+    is_skipped: bool = False
 
 
 @dataclass(frozen=True)
@@ -144,11 +156,21 @@ def run_step(
         with _no_sync(network):
             losses.append(_backward(context, [micro]))
     losses.append(_backward(context, [queue[-1] for queue in queues]))
-    grad_norm = torch.nn.utils.clip_grad_norm_(network.parameters(), context.config.max_grad_norm)
-    optimizer.step()
+    grad_norm, is_skipped = _update(context, optimizer)
     batches = [micro.call.batch for micro in chain.from_iterable(queues) if not micro.is_idle]
     num_tokens, num_padded = sum(own.num_tokens for own in batches), sum(own.num_computed_tokens for own in batches)
-    return StepResult(sum(losses), num_tokens, num_padded, float(grad_norm))
+    return StepResult(sum(losses), num_tokens, num_padded, grad_norm, is_skipped)
+
+
+def _update(context: StepContext, optimizer: torch.optim.Optimizer) -> tuple[float, bool]:
+    """Clip and update; the gradient's norm, and whether it overflowed where a lower scale may help."""
+    scaler = context.scaler
+    scaler.unscale_(optimizer)
+    grad_norm = float(torch.nn.utils.clip_grad_norm_(context.network.parameters(), context.config.max_grad_norm))
+    can_fall = scaler.get_scale() > 1
+    scaler.step(optimizer)
+    scaler.update()
+    return grad_norm, can_fall and not math.isfinite(grad_norm)
 
 
 def _planner(head: TrainingHead) -> Callable[..., tuple[list[_MicroBatch], float]]:
@@ -263,7 +285,8 @@ def _backward(context: StepContext, micros: list[_MicroBatch]) -> float:
     with context.runtime.autocast():
         outputs = context.network({micro.head: micro.call for micro in micros})
     objectives = [micro.objective(outputs[micro.head]) for micro in micros]
-    torch.autograd.backward(sum(objectives[1:], objectives[0]) * context.world_size)
+    total = sum(objectives[1:], objectives[0]) * context.world_size
+    torch.autograd.backward(context.scaler.scale(total))
     compares = {head.name for head in context.heads if head.task.compares_rows}
     own = zip(objectives, micros, strict=True)
     return sum(float(objective.detach()) for objective, micro in own if micro.head not in compares)

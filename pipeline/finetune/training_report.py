@@ -168,10 +168,11 @@ def _settings(run: PreparedTraining) -> Html:
 
 def _environment(job: LoopJob) -> Html:
     runtime = job.context.runtime
+    half = runtime.autocast_dtype
     device = torch.cuda.get_device_name(runtime.device) if runtime.device.type == "cuda" else platform.processor()
     rows: list[tuple[str, object]] = [
         ("device", f"{runtime.device} {device}".strip()),
-        ("precision", "bf16 autocast over fp32 weights" if runtime.autocast_bf16 else "fp32"),
+        ("precision", "fp32" if half is None else f"{half} autocast over fp32 weights"),
         ("workers", job.context.world_size),
         ("threads of the first worker", torch.get_num_threads()),
         ("system", platform.platform()),

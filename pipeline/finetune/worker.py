@@ -73,7 +73,7 @@ def build_job(run: PreparedTraining, rank: int, world_size: int) -> tuple[LoopJo
     tokenizer = load_tokenizer(run.encoder)
     padding = Padding.of(tokenizer)
     heads = tuple(_training_head(run, head, tokenizer) for head in run.heads)
-    context = StepContext(network, heads, runtime, recipe, padding, world_size)
+    context = StepContext(network, heads, runtime, recipe, padding, world_size, scaler=runtime.make_scaler())
     labels = {head.name: head.train.learned.labels for head in run.heads}
     plan = plan_run(context, labels)
     validation = {

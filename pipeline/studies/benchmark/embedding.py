@@ -55,7 +55,7 @@ class EmbeddingWork:
 def embedding_contenders(work: EmbeddingWork) -> tuple[list[Contender], dict[str, str]]:
     """Everyone who can run here, bertmill first and the reference in fp32 second; and why others cannot."""
     contenders = [_bertmill(work), _default_sentence_transformers(work), bare_model(work)]
-    if work.runtime.autocast_bf16:
+    if work.runtime.autocast_dtype is torch.bfloat16:
         contenders.append(_best_sentence_transformers(work))
     missing = {}
     if importlib.util.find_spec("openvino") is None:
@@ -155,7 +155,7 @@ def _compile_openvino(work: EmbeddingWork) -> Callable[[Any, Any], FloatArray]:
     shape = openvino.PartialShape([-1, -1])
     converted = openvino.convert_model(_States(network), example_input=example, input=[shape, shape])
     options = {
-        "INFERENCE_PRECISION_HINT": "bf16" if work.runtime.autocast_bf16 else "f32",
+        "INFERENCE_PRECISION_HINT": "bf16" if work.runtime.autocast_dtype is torch.bfloat16 else "f32",
         "INFERENCE_NUM_THREADS": work.num_threads,
     }
     request = openvino.compile_model(converted, "CPU", options).create_infer_request()

@@ -30,7 +30,7 @@ _PROBE_SHARE = 8
 def head_contenders(work: HeadWork) -> list[Contender]:
     """bertmill, then transformers in bf16 (where the hardware has it) and fp32; each gives `Answers`."""
     peers = {"bf16": torch.bfloat16, "fp32": torch.float32}
-    if not work.runtime.autocast_bf16:
+    if work.runtime.autocast_dtype is not torch.bfloat16:
         del peers["bf16"]
     return [_bertmill(work), *(_transformers(work, name, dtype) for name, dtype in peers.items())]
 

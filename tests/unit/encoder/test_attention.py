@@ -8,7 +8,7 @@ from transformers import BertConfig
 
 from pipeline.config import ComputeConfig
 from pipeline.encoder import attention
-from pipeline.encoder.attention import attention_kernel, choose_runtime, set_threads, wants_bf16
+from pipeline.encoder.attention import attention_kernel, choose_dtype, choose_runtime, set_threads
 from pipeline.errors import ComputeError
 
 
@@ -40,22 +40,50 @@ def test_batch_tokens_replace_the_budget() -> None:
 
 @pytest.mark.parametrize(
     ("precision", "cpu_can", "expected"),
-    [("fp32", True, False), ("bf16", False, True), ("auto", True, True), ("auto", False, False)],
+    [
+        ("fp32", True, None),
+        ("bf16", False, torch.bfloat16),
+        ("fp16", True, torch.float16),
+        ("auto", True, torch.bfloat16),
+        ("auto", False, None),
+    ],
 )
 def test_precision_is_as_told_or_what_the_cpu_multiplies(
-    precision: str, cpu_can: bool, expected: bool, monkeypatch: pytest.MonkeyPatch
+    precision: str, cpu_can: bool, expected: torch.dtype | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(attention, "cpu_has_bf16", lambda: cpu_can)
-    assert wants_bf16(ComputeConfig(precision=precision), use_gpu=False) is expected
+    assert choose_dtype(ComputeConfig(precision=precision), use_gpu=False) is expected
+
+
+@pytest.mark.parametrize(
+    ("capability", "has_bf16", "expected"),
+    [
+        ((9, 0), True, torch.bfloat16),
+        ((7, 5), False, torch.float16),
+        ((7, 0), False, torch.float16),
+        ((6, 1), False, None),
+    ],
+)
+def test_a_gpu_multiplies_in_the_half_precision_it_has(
+    capability: tuple[int, int], has_bf16: bool, expected: torch.dtype | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """bf16 from Ampere on; fp16 on the tensor cores of Volta and Turing; older ones gain nothing."""
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: has_bf16)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: capability)
+    assert choose_dtype(ComputeConfig(), use_gpu=True) is expected
+    assert choose_dtype(ComputeConfig(precision="fp32"), use_gpu=True) is None
 
 
 @pytest.mark.usefixtures("no_gpu")
-@pytest.mark.parametrize(("precision", "dtype"), [("bf16", torch.bfloat16), ("fp32", torch.float32)])
-def test_autocast_is_on_only_for_bf16(precision: str, dtype: torch.dtype) -> None:
+@pytest.mark.parametrize(
+    ("precision", "dtype"), [("bf16", torch.bfloat16), ("fp16", torch.float16), ("fp32", torch.float32)]
+)
+def test_matrices_are_multiplied_in_the_precision_asked_for(precision: str, dtype: torch.dtype) -> None:
     runtime = choose_runtime(ComputeConfig(precision=precision))
     with runtime.autocast():
         product = torch.ones(2, 2) @ torch.ones(2, 2)
     assert product.dtype == dtype
+    assert runtime.make_scaler().is_enabled() is (precision == "fp16")
 
 
 def test_families_without_sdpa_fall_back_to_eager() -> None:

@@ -64,7 +64,7 @@ def test_transformers_loads_a_bundle_and_agrees(bundle_directory: Path) -> None:
     with torch.no_grad():
         plain = network(**tokenizer(texts, padding=True, return_tensors="pt")).logits.numpy()
     head = Head(load_network(bundle_directory, "AutoModelForSequenceClassification"), EmbeddingOptions("mean", True))
-    model = EncoderModel([head], Runtime(torch.device("cpu"), False, BatchBudget(100, 10)), Padding(0))
+    model = EncoderModel([head], Runtime(torch.device("cpu"), None, BatchBudget(100, 10)), Padding(0))
     rows = TextTokenizer(load_tokenizer(bundle_directory), TokenOptions(32)).encode(pa.array(texts))
     (own,) = model.run(rows)
     np.testing.assert_allclose(own.logits, plain, atol=1e-5)

@@ -31,7 +31,7 @@ TEXTS = [
     "good good film was it",
 ]
 OTHERS = ["was it?", "the film was not so bad, and the book was lovely.", "a", "b c", ""]
-RUNTIME = Runtime(torch.device("cpu"), autocast_bf16=False, budget=BatchBudget(tokens=100_000, rows=64))
+RUNTIME = Runtime(torch.device("cpu"), autocast_dtype=None, budget=BatchBudget(tokens=100_000, rows=64))
 
 
 def encoded(family: str, *texts: list[str]) -> tuple[TokenRows, Padding]:

@@ -76,7 +76,7 @@ def test_in_bf16_every_head_stays_near_fp32(family: str, head: str) -> None:
     rows, padding = encoded(family, TEXTS)
     outputs = []
     for bf16 in (True, False):
-        runtime = Runtime(CPU, bf16, BatchBudget(tokens=100, rows=8))
+        runtime = Runtime(CPU, torch.bfloat16 if bf16 else None, BatchBudget(tokens=100, rows=8))
         model = EncoderModel([Head(network, EmbeddingOptions("mean", normalize=True))], runtime, padding)
         assert (model._fast is not None) == bf16
         outputs.append(model.run(rows)[0])

@@ -27,7 +27,7 @@ class SmallMachine:
     def __init__(self, room_tokens: int, error: RuntimeError) -> None:
         self.model = EncoderModel(
             [Head(make_network(), EmbeddingOptions("mean", normalize=False))],
-            Runtime(torch.device("cpu"), False, BUDGET),
+            Runtime(torch.device("cpu"), None, BUDGET),
             Padding(0),
         )
         self.sizes: list[int] = []

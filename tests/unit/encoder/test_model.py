@@ -28,7 +28,7 @@ def rows(encoder_directory: Path) -> TokenRows:
 
 
 def model_of(network: Any, embedding: EmbeddingOptions = MEAN, bf16: bool = False) -> EncoderModel:
-    return EncoderModel([Head(network, embedding)], Runtime(CPU, bf16, SMALL), Padding(0))
+    return EncoderModel([Head(network, embedding)], Runtime(CPU, torch.bfloat16 if bf16 else None, SMALL), Padding(0))
 
 
 def run_model(network: Any, rows: TokenRows, embedding: EmbeddingOptions = MEAN, bf16: bool = False) -> ModelOutputs:

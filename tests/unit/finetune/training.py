@@ -28,7 +28,7 @@ from tests.tiny import LABELS, make_network, make_rows
 
 TASK = TextClassification()
 LEARNED = Learned(LABELS)
-RUNTIME = Runtime(torch.device("cpu"), autocast_bf16=False, budget=BatchBudget(tokens=512, rows=64))
+RUNTIME = Runtime(torch.device("cpu"), autocast_dtype=None, budget=BatchBudget(tokens=512, rows=64))
 
 
 def token_data(tokenizer: Any, num_rows: int, seed: int = 0) -> TokenData:
