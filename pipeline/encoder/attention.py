@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,9 @@ _PRECISIONS = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": None}
 _FIRST_WITH_TENSOR_CORES = (7, 0)
 _GPU_BATCH = BatchBudget(tokens=65_536, rows=8_192)
 
+# transformers' code for these mixes precisions in a way that autocast does not take.
+_FP32_ONLY = frozenset(["deberta", "xmod"])
+
 
 @dataclass(frozen=True)
 class Runtime:
@@ -39,6 +42,10 @@ class Runtime:
     def make_scaler(self) -> torch.amp.GradScaler:
         """Scales losses where gradients are fp16 and would vanish; elsewhere it leaves them alone."""
         return torch.amp.GradScaler(self.device.type, enabled=self.autocast_dtype is torch.float16)
+
+    def suited_to(self, config: Any) -> Runtime:
+        """The same, in fp32 for families that cannot run in less."""
+        return replace(self, autocast_dtype=None) if config.model_type in _FP32_ONLY else self
 
 
 def choose_runtime(compute: ComputeConfig) -> Runtime:

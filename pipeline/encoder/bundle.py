@@ -221,10 +221,12 @@ def _checked_directory(directory: Path) -> str:
     if not names & set(_TOKENIZER_FILES):
         missing.append("a tokenizer (tokenizer.json or vocab.txt)")
     if missing:
-        raise ModelError(
-            f"{directory}: lacks {', '.join(missing)}",
-            "save model and tokenizer there: model.save_pretrained(dir); tokenizer.save_pretrained(dir)",
-        )
+        remedy = "save model and tokenizer there: model.save_pretrained(dir); tokenizer.save_pretrained(dir)"
+        if any(name.endswith(".bin") for name in names):
+            remedy = f"AutoModel.from_pretrained(dir).save_pretrained(dir) writes what pickled weights hold; {remedy}"
+        elif (directory / "0_Transformer" / "config.json").is_file():
+            remedy = f"the model stands in {directory / '0_Transformer'}"
+        raise ModelError(f"{directory}: lacks {', '.join(missing)}", remedy)
     return str(directory)
 
 

@@ -20,9 +20,10 @@ from transformers.utils import logging as transformers_logging
 
 from pipeline.encoder.attention import Runtime, attention_kernel
 from pipeline.encoder.batching import plan_batches
+from pipeline.encoder.checks import EXPECTED_MODEL, check_weights, first_line, no_head
 from pipeline.encoder.fast import FastEncoder
 from pipeline.encoder.flops import forward_flops
-from pipeline.encoder.forward import Encoded, ModelBatch, encode, lay_out, positions_before_first, takes_packs
+from pipeline.encoder.forward import Encoded, ModelBatch, encode, lay_out, takes_packs
 from pipeline.encoder.pooling import merge_windows
 from pipeline.encoder.tokenize import Padding, TokenRows, flat_positions
 from pipeline.errors import ComputeError, ModelError
@@ -34,9 +35,6 @@ _NOT_OF_THE_ENCODER = frozenset(
         *("classifier_dropout", "summary_last_dropout", "classifier_pooling"),
         *("_name_or_path", "transformers_version", "dtype", "torch_dtype"),
     )
-)
-_EXPECTED_MODEL = (
-    "expected a Hugging Face directory with config.json and model.safetensors, or an id of a reachable hub"
 )
 
 
@@ -77,42 +75,13 @@ def load_tokenizer(source: str | Path) -> Any:
         return AutoTokenizer.from_pretrained(str(source), trust_remote_code=False)
     except Exception as error:
         raise ModelError(
-            f"{source}: its tokenizer cannot be loaded: {_first_line(error)}",
+            f"{source}: its tokenizer cannot be loaded: {first_line(error)}",
             "save the tokenizer beside the weights with tokenizer.save_pretrained(directory)",
         ) from None
 
 
-def check_family(source: str, head_class: str, max_length: int) -> None:
-    """Make sure a model's family has a head and positions for so many tokens, from its configuration alone.
-
-    Raises:
-        ModelError: it has not, or the configuration cannot be read.
-    """
-    try:
-        config = AutoConfig.from_pretrained(source, trust_remote_code=False)
-    except Exception as error:
-        raise ModelError(f"{source}: config.json cannot be read: {_first_line(error)}", _EXPECTED_MODEL) from None
-    if type(config) not in getattr(transformers, head_class)._model_mapping:
-        raise _no_head(source, config, head_class)
-    num_positions = getattr(config, "max_position_embeddings", None)
-    num_positions = num_positions and num_positions - positions_before_first(config)
-    if num_positions and 0 < num_positions < max_length:
-        raise ModelError(
-            f"{source}: has positions for {num_positions} tokens, and max_length is {max_length}",
-            f"set max_length to {num_positions} or less; long_text: window keeps longer texts",
-        )
-
-
-def _no_head(source: str | Path, config: Any, head_class: str) -> ModelError:
-    family = type(config).__name__.removesuffix("Config")
-    return ModelError(
-        f"{source}: a {family} model has no {head_class} head",
-        "choose an encoder of the BERT family (BERT, RoBERTa, DistilBERT, ELECTRA, ALBERT, MPNet, ...)",
-    )
-
-
 def load_network(source: str | Path, head_class: str, **config_changes: Any) -> Any:
-    """Load weights with a task's head, in fp32.
+    """Load weights with a task's head, in fp32. A head that the weights lack, or have in another size, is a new one.
 
     Args:
         source: A Hugging Face directory or id.
@@ -120,28 +89,32 @@ def load_network(source: str | Path, head_class: str, **config_changes: Any) -> 
         config_changes: Passed to the configuration (labels of a new head, for one).
 
     Raises:
-        ModelError: weights or configuration are missing or do not fit the head.
+        ModelError: weights or configuration are missing or do not fit the encoder.
     """
     _quiet_transformers()
     auto_class = getattr(transformers, head_class)
     try:
         config = AutoConfig.from_pretrained(str(source), trust_remote_code=False, **config_changes)
         model_class = auto_class._model_mapping[type(config)]
-        return auto_class.from_pretrained(
+        network, found = auto_class.from_pretrained(
             str(source),
             config=config,
             dtype=torch.float32,
             attn_implementation=attention_kernel(model_class, config),
             use_safetensors=True,
             trust_remote_code=False,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # of a head that was trained for other labels; the encoder's are checked
         )
     except KeyError:
-        raise _no_head(source, config, head_class) from None
+        raise no_head(source, config, head_class) from None
     except Exception as error:
         raise ModelError(
-            f"{source}: the model cannot be loaded: {_first_line(error)}",
-            _EXPECTED_MODEL,
+            f"{source}: the model cannot be loaded: {first_line(error)}",
+            EXPECTED_MODEL,
         ) from None
+    check_weights(source, network, found)
+    return network
 
 
 @dataclass(frozen=True)
@@ -204,16 +177,16 @@ class EncoderModel:
     """
 
     def __init__(self, heads: Sequence[Head], runtime: Runtime, padding: Padding) -> None:
-        self.runtime = runtime
-        self._budget = runtime.budget
         self._heads = heads
         self._padding = padding
         self._encoder = share_encoder([head.network for head in heads])
+        self.runtime = runtime.suited_to(self._encoder.config)
+        self._budget = runtime.budget
         self._is_padded = not takes_packs(self._encoder)
         for network in (self._encoder, *(head.network for head in heads)):
             network.to(runtime.device).eval()
         # fp16 would overflow between layers, where autocast normalises in fp32.
-        is_fast = runtime.autocast_dtype is torch.bfloat16 and FastEncoder.fits(self._encoder)
+        is_fast = self.runtime.autocast_dtype is torch.bfloat16 and FastEncoder.fits(self._encoder)
         self._fast = FastEncoder(self._encoder, torch.bfloat16) if is_fast else None
 
     def flops(self, rows: TokenRows) -> float:
@@ -254,7 +227,7 @@ class EncoderModel:
             except RuntimeError as error:
                 if not is_out_of_memory(error):
                     raise
-                reason = _first_line(error)
+                reason = first_line(error)
             lengths = rows.lengths[first]
             if len(first) == 1:
                 raise ComputeError(
@@ -333,10 +306,6 @@ class _Gathered:
         finite = np.ones(rows.num_rows, np.bool_)
         finite[rows.window_rows[~self.finite_windows()]] = False
         return ModelOutputs(logits, embeddings, finite, num_padded_tokens)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
 
 
 def _quiet_transformers() -> None:

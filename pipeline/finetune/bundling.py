@@ -12,7 +12,8 @@ from pipeline.encoder.bundle import (
     resolve_encoder,
     write_bundle,
 )
-from pipeline.encoder.model import check_family, load_network, load_tokenizer
+from pipeline.encoder.checks import check_encoder
+from pipeline.encoder.model import load_network, load_tokenizer
 from pipeline.errors import Checks
 from pipeline.finetune.spec import BundleSpec
 from pipeline.registry.resolve import resolve_model
@@ -32,7 +33,8 @@ def bundle_encoder(spec: BundleSpec) -> BundleInfo:
     checks.run(lambda: check_bundle_target(spec.output, storage))
     checks.raise_failures()
     assert encoder is not None
-    check_family(encoder, task.head_class, spec.max_length)
+    tokenizer = load_tokenizer(encoder)
+    check_encoder(encoder, task.head_class, spec.max_length, tokenizer)
     recipe = json.dumps(spec.encoder_use(), sort_keys=True)
     fingerprint = hashlib.sha256((recipe + fingerprint_model(encoder)).encode()).hexdigest()
     info = BundleInfo(
@@ -44,4 +46,4 @@ def bundle_encoder(spec: BundleSpec) -> BundleInfo:
         metrics={},
         **spec.encoder_use(),
     )
-    return write_bundle(spec.output, load_network(encoder, task.head_class), load_tokenizer(encoder), info, storage)
+    return write_bundle(spec.output, load_network(encoder, task.head_class), tokenizer, info, storage)

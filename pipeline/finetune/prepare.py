@@ -16,8 +16,9 @@ from pipeline.encoder.bundle import (
     read_bundle_info,
     resolve_encoder,
 )
+from pipeline.encoder.checks import check_encoder
 from pipeline.encoder.masking import find_mask
-from pipeline.encoder.model import check_family, load_tokenizer
+from pipeline.encoder.model import load_tokenizer
 from pipeline.encoder.tokenize import TokenOptions
 from pipeline.errors import Checks, ModelError, Problem, SpecError
 from pipeline.finetune.best import check_best
@@ -140,13 +141,13 @@ def prepare_training(spec: FinetuneSpec, source: str) -> PreparedTraining:
     checks.raise_failures()
     assert encoder is not None
     _check_recipe(spec, encoder, {name: split for name, split in splits.items() if split is not None}, source)
-    heads = []
+    heads, tokenizer = [], load_tokenizer(encoder)
     for name, split in splits.items():
         assert split is not None
         task = find_task(spec.all_heads[name].task, source)
-        check_family(encoder, task.head_class, spec.max_length)
+        check_encoder(encoder, task.head_class, spec.max_length, tokenizer)
         if task.hides_tokens:
-            find_mask(load_tokenizer(encoder))
+            find_mask(tokenizer)
         options = _token_options(spec, task)
         heads.append(
             PreparedHead(name, spec.all_heads[name], *split, options, _cache_uri(spec, task, split[0], encoder))

@@ -59,6 +59,7 @@ def build_job(run: PreparedTraining, rank: int, world_size: int) -> tuple[LoopJo
         for head in run.heads
     }
     network: Any = JoinedHeads(networks, EmbeddingOptions(spec.pooling, spec.normalize))
+    runtime = runtime.suited_to(network.encoder.config)
     reset_layers(network, recipe.reset_layers)
     if recipe.freeze_layers is not None:
         freeze_layers(network, recipe.freeze_layers)

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 from pipeline.encoder.bundle import check_bundle_target, fingerprint_model, resolve_encoder
-from pipeline.encoder.model import check_family
+from pipeline.encoder.checks import check_encoder
+from pipeline.encoder.model import load_tokenizer
 from pipeline.errors import Checks, InputError, Problem, SpecError
 from pipeline.finetune.labelled import LabelTarget, check_usable, open_split, read_usable
 from pipeline.finetune.prepare import PreparedTraining, prepare_training
@@ -132,7 +133,7 @@ def _bundled(run: SuiteRun, suite: SuiteSpec, named: str) -> _Work:
     storage = Storage(suite.storage)
     check_bundle_target(spec.output, storage)
     encoder = resolve_encoder(resolve_model(spec.model, None, storage), storage)
-    check_family(encoder, Embedding.head_class, spec.max_length)
+    check_encoder(encoder, Embedding.head_class, spec.max_length, load_tokenizer(encoder))
     recipe = spec.model_dump(exclude={"model", "output", "storage"})
     return _Work(None, spec, fingerprint_of([recipe, fingerprint_model(encoder)]))
 

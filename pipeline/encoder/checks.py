@@ -1,0 +1,117 @@
+"""What a checkpoint must have before it is trained or bundled: a family with the head, positions, tokens, weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import transformers
+from transformers import AutoConfig
+
+from pipeline.encoder.forward import positions_before_first
+from pipeline.errors import ModelError
+
+EXPECTED_MODEL = "expected a Hugging Face directory with config.json and model.safetensors, or an id of a reachable hub"
+_FAMILIES = "BERT, RoBERTa, DistilBERT, ELECTRA, ALBERT, MPNet, ..."
+# What they compute of a text changes with its padding, so with the other texts of its batch.
+_READ_PADDING = frozenset(["convbert", "fnet", "funnel", "mobilebert", "nystromformer"])
+# Those that could compute positions of another kind, until transformers dropped that.
+_ONCE_RELATIVE = frozenset(["bert", "roberta", "xlm-roberta", "camembert", "electra", "albert"])
+
+
+def check_encoder(source: str, head_class: str, max_length: int, tokenizer: Any) -> None:
+    """Make sure a model's family has a head and positions for so many tokens, from its configuration alone.
+
+    Args:
+        source: A Hugging Face directory or id.
+        head_class: Name of the transformers Auto class that has the head.
+        max_length: Tokens of the longest window.
+        tokenizer: The model's.
+
+    Raises:
+        ModelError: it has not, its tokenizer knows more tokens than it, or the configuration cannot be read.
+    """
+    try:
+        config = AutoConfig.from_pretrained(source, trust_remote_code=False)
+    except Exception as error:
+        raise ModelError(f"{source}: config.json cannot be read: {first_line(error)}", EXPECTED_MODEL) from None
+    if type(config) not in getattr(transformers, head_class)._model_mapping:
+        raise no_head(source, config, head_class)
+    _check_kind(source, config)
+    num_positions = getattr(config, "max_position_embeddings", None)
+    num_positions = num_positions and num_positions - positions_before_first(config)
+    if num_positions and 0 < num_positions < max_length:
+        raise ModelError(
+            f"{source}: has positions for {num_positions} tokens, and max_length is {max_length}",
+            f"set max_length to {num_positions} or less; long_text: window keeps longer texts",
+        )
+    _check_vocabulary(source, config, tokenizer)
+
+
+def no_head(source: str | Path, config: Any, head_class: str) -> ModelError:
+    """A family has no such head."""
+    family = type(config).__name__.removesuffix("Config")
+    return ModelError(
+        f"{source}: a {family} model has no {head_class} head", f"choose an encoder of the BERT family ({_FAMILIES})"
+    )
+
+
+def check_weights(source: str | Path, network: Any, found: dict[str, Any]) -> None:
+    """Refuse an encoder of which some weights would be random: transformers only warns. A pooler may be new.
+
+    Args:
+        source: Where it was loaded from.
+        network: The loaded network.
+        found: What `from_pretrained` tells with `output_loading_info`.
+
+    Raises:
+        ModelError: naming the first of those weights.
+    """
+    prefix = "" if network.base_model is network else f"{network.base_model_prefix}."
+    wrong = dict.fromkeys(found["missing_keys"], "is missing")
+    wrong |= {name: f"is {tuple(got)}, expected {tuple(want)}" for name, got, want in found["mismatched_keys"]}
+    lacking = sorted(name for name in wrong if name.startswith(prefix) and "pooler." not in name)
+    if lacking:
+        others = f", and {len(lacking) - 1} more do not fit" if len(lacking) > 1 else ""
+        unknown = sorted(found["unexpected_keys"])
+        remedy = f"; the file has weights that the model does not know, such as {unknown[0]}" if unknown else ""
+        raise ModelError(
+            f"{source}: the encoder's weight {lacking[0]} {wrong[lacking[0]]}{others}",
+            f"check that config.json is of these weights, or save the model again{remedy}",
+        )
+
+
+def first_line(error: Exception) -> str:
+    """An error in one line."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+
+
+def _check_kind(source: str, config: Any) -> None:
+    """Refuse what loads and is computed otherwise than it was trained, or fails at the first text."""
+    if config.is_encoder_decoder:
+        raise ModelError(
+            f"{source}: a {config.model_type} model has a decoder",
+            f"choose an encoder of the BERT family ({_FAMILIES})",
+        )
+    if config.model_type in _READ_PADDING:
+        raise ModelError(
+            f"{source}: a {config.model_type} model's results depend on the other texts of a batch",
+            f"choose an encoder of the BERT family ({_FAMILIES})",
+        )
+    positions = getattr(config, "position_embedding_type", "absolute") or "absolute"
+    if config.model_type in _ONCE_RELATIVE and positions != "absolute":
+        raise ModelError(
+            f"{source}: position_embedding_type is {positions}, which transformers computes no longer",
+            "choose an encoder with absolute positions",
+        )
+
+
+def _check_vocabulary(source: str, config: Any, tokenizer: Any) -> None:
+    """A token beyond the embeddings would stop a run at the first text that has it."""
+    token, last_id = max(tokenizer.get_vocab().items(), key=lambda item: int(item[1]), default=("", -1))
+    num_tokens = getattr(config, "vocab_size", None)
+    if num_tokens is not None and last_id >= num_tokens:
+        raise ModelError(
+            f"{source}: the tokenizer has {last_id + 1} tokens (the last is {token!r}), the model {num_tokens}",
+            "save the model after resize_token_embeddings(len(tokenizer)), or the tokenizer of its training",
+        )

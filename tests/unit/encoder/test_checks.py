@@ -1,0 +1,110 @@
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from safetensors.torch import load_file, save_file
+
+from pipeline.encoder.attention import Runtime
+from pipeline.encoder.batching import BatchBudget
+from pipeline.encoder.checks import check_encoder
+from pipeline.encoder.model import EmbeddingOptions, EncoderModel, Head, load_network, load_tokenizer
+from pipeline.encoder.tokenize import Padding, TextTokenizer, TokenOptions
+from pipeline.errors import ModelError
+from tests.tiny import make_rows
+
+_SHAPE = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64}
+
+
+@pytest.fixture
+def encoder(tmp_path: Path, encoder_directory: Path) -> Path:
+    return Path(shutil.copytree(encoder_directory, tmp_path / "encoder"))
+
+
+def rewrite_weights(directory: Path, weights: dict[str, torch.Tensor]) -> None:
+    save_file(weights, directory / "model.safetensors", metadata={"format": "pt"})
+
+
+@pytest.mark.parametrize("head", ["AutoModel", "AutoModelForSequenceClassification", "AutoModelForMaskedLM"])
+def test_an_encoder_with_a_layer_that_is_not_in_the_file_is_refused(encoder: Path, head: str) -> None:
+    weights = load_file(encoder / "model.safetensors")
+    rewrite_weights(encoder, {name: value for name, value in weights.items() if ".layer.1." not in name})
+    with pytest.raises(ModelError, match=r"encoder\.layer\.1\.\S+ is missing, and 15 more do not fit"):
+        load_network(encoder, head)
+
+
+def test_weights_under_other_names_are_refused_and_named(encoder: Path) -> None:
+    weights = load_file(encoder / "model.safetensors")
+    rewrite_weights(encoder, {f"network.{name}": value for name, value in weights.items()})
+    with pytest.raises(ModelError, match="is missing") as caught:
+        load_network(encoder, "AutoModel")
+    assert "such as network.embeddings" in str(caught.value)
+
+
+def test_an_encoder_of_another_size_is_refused(encoder: Path) -> None:
+    weights = load_file(encoder / "model.safetensors")
+    name = "embeddings.word_embeddings.weight"
+    rewrite_weights(encoder, {**weights, name: weights[name][:50].contiguous()})
+    with pytest.raises(ModelError, match=r"word_embeddings\.weight is \(50, 32\), expected"):
+        load_network(encoder, "AutoModel")
+
+
+def test_a_masked_language_model_has_no_pooler_and_is_an_encoder(tmp_path: Path) -> None:
+    transformers.BertForMaskedLM(transformers.BertConfig(vocab_size=50, **_SHAPE)).save_pretrained(tmp_path)
+    assert load_network(tmp_path, "AutoModel").pooler is not None
+
+
+@pytest.mark.parametrize("head", ["AutoModelForSequenceClassification", "AutoModelForTokenClassification"])
+def test_a_head_for_other_labels_makes_room_for_a_new_one(tmp_path: Path, head: str) -> None:
+    config = transformers.BertConfig(vocab_size=50, num_labels=3, **_SHAPE)
+    trained = getattr(transformers, head).from_config(config)
+    trained.save_pretrained(tmp_path)
+    labels = {"id2label": dict(enumerate("abcde")), "label2id": {label: i for i, label in enumerate("abcde")}}
+    network = load_network(tmp_path, head, **labels)
+    assert network.classifier.weight.shape == (5, 32)
+    assert torch.equal(network.bert.embeddings.word_embeddings.weight, trained.bert.embeddings.word_embeddings.weight)
+
+
+def save_config(directory: Path, config: Any) -> str:
+    config.save_pretrained(directory)
+    return str(directory)
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (transformers.T5Config(), "a t5 model has a decoder"),
+        (transformers.FNetConfig(), "a fnet model's results depend on the other texts of a batch"),
+        (transformers.BertConfig(position_embedding_type="relative_key"), "position_embedding_type is relative_key"),
+    ],
+)
+def test_what_would_be_computed_wrongly_is_refused(
+    tmp_path: Path, encoder_directory: Path, config: Any, message: str
+) -> None:
+    with pytest.raises(ModelError, match=message):
+        check_encoder(save_config(tmp_path, config), "AutoModel", 64, load_tokenizer(encoder_directory))
+
+
+def test_a_tokenizer_with_tokens_that_the_model_has_not_is_refused(encoder_directory: Path) -> None:
+    tokenizer = load_tokenizer(encoder_directory)
+    check_encoder(str(encoder_directory), "AutoModel", 64, tokenizer)
+    tokenizer.add_tokens(["bertmill"])
+    with pytest.raises(ModelError, match=r"the last is 'bertmill'\), the model"):
+        check_encoder(str(encoder_directory), "AutoModel", 64, tokenizer)
+
+
+def test_a_family_that_takes_no_bf16_runs_in_fp32(encoder_directory: Path) -> None:
+    tokenizer = load_tokenizer(encoder_directory)
+    config = transformers.DebertaConfig(
+        vocab_size=len(tokenizer), relative_attention=True, pos_att_type=["p2c", "c2p"], type_vocab_size=0, **_SHAPE
+    )
+    network = transformers.DebertaModel(config)
+    runtime = Runtime(torch.device("cpu"), torch.bfloat16, BatchBudget(tokens=256, rows=8))
+    model = EncoderModel([Head(network, EmbeddingOptions("mean", False))], runtime, Padding.of(tokenizer))
+    (outputs,) = model.run(TextTokenizer(tokenizer, TokenOptions(32)).encode(make_rows(8)["text"]))
+    assert outputs.finite.all()
+    assert model.runtime.autocast_dtype is None
