@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from jobs.metrics import exported_progress
 from jobs.quiet import muted_stderr, own_sigterm
-from pipeline.config import ComputeConfig, PoolOptions
+from pipeline.config import ElasticCompute, PoolOptions
 from pipeline.errors import ComputeError
 
 _CONNECT_TIMEOUT_S = 5
@@ -28,7 +28,7 @@ class Resources:
     can_grow_gpus: bool = False  # an autoscaler can bring nodes with GPUs, though none may be there yet
 
 
-def ray_session(compute: ComputeConfig, address: str | None) -> AbstractContextManager[PoolOptions]:
+def ray_session(compute: ElasticCompute, address: str | None) -> AbstractContextManager[PoolOptions]:
     """Connects to a cluster, or starts a local Ray and stops it afterwards; gives the pool the spec asks for.
 
     What can be known before Ray starts is checked by this call, and the rest when the session is entered: a job that
@@ -45,7 +45,7 @@ def ray_session(compute: ComputeConfig, address: str | None) -> AbstractContextM
 
 
 @contextlib.contextmanager
-def _open_session(compute: ComputeConfig, address: str | None) -> Iterator[PoolOptions]:
+def _open_session(compute: ElasticCompute, address: str | None) -> Iterator[PoolOptions]:
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # C++ warnings about what Ray Data does on purpose
     import ray
@@ -99,7 +99,7 @@ def _no_cluster(address: str, reason: str) -> ComputeError:
     )
 
 
-def check_local_gpus(compute: ComputeConfig, address: str | None) -> None:
+def check_local_gpus(compute: ElasticCompute, address: str | None) -> None:
     """Refuse a GPU where none is, before Ray starts; only a local Ray can be judged so early."""
     if compute.device != "gpu" or address is not None:
         return
@@ -112,8 +112,8 @@ def check_local_gpus(compute: ComputeConfig, address: str | None) -> None:
         )
 
 
-def choose_pool(compute: ComputeConfig, resources: Resources) -> PoolOptions:
-    """Resolve `auto`: one worker per GPU, or one with every core on CPU.
+def choose_pool(compute: ElasticCompute, resources: Resources) -> PoolOptions:
+    """Resolve `auto`: one worker per GPU, or one with every core on CPU. Of a range, a local Ray gets what fits.
 
     Raises:
         ComputeError: GPUs are asked for and the cluster has none, or more workers than fit a local Ray.
@@ -122,17 +122,21 @@ def choose_pool(compute: ComputeConfig, resources: Resources) -> PoolOptions:
     if use_gpu and resources.num_gpus == 0 and not resources.can_grow_gpus:
         raise ComputeError("compute.device is gpu, but the Ray cluster has no GPU", "set compute.device: auto")
     default_workers = max(1, resources.num_gpus) if use_gpu else 1
-    workers = default_workers if compute.workers == "auto" else compute.workers
+    asked = default_workers if compute.workers == "auto" else compute.workers
+    least, workers = asked if isinstance(asked, tuple) else (asked, asked)
     cpus = compute.cpus_per_worker if compute.cpus_per_worker != "auto" else max(1, resources.num_cpus // workers)
     room = max(_MIN_LOGICAL_CPUS, resources.num_cpus)
-    if resources.is_local and use_gpu and workers > resources.num_gpus:
+    if resources.is_local and use_gpu and least > resources.num_gpus:
         raise ComputeError(
-            f"compute asks for {workers} GPU workers; this machine has {resources.num_gpus} GPUs",
+            f"compute asks for {least} GPU workers; this machine has {resources.num_gpus} GPUs",
             "lower compute.workers or set it to auto",
         )
-    if resources.is_local and workers * cpus > room:
+    if resources.is_local and least * cpus > room:
         raise ComputeError(
-            f"compute asks for {workers} workers with {cpus} CPUs each; this machine has room for {room}",
+            f"compute asks for {least} workers with {cpus} CPUs each; this machine has room for {room}",
             "lower compute.workers or compute.cpus_per_worker, or set both to auto",
         )
-    return PoolOptions(workers, cpus, 1.0 if use_gpu else 0.0, compute.shard_deadline_s)
+    if resources.is_local:
+        workers = min(workers, room // cpus, resources.num_gpus if use_gpu else workers)
+    is_elastic = isinstance(asked, tuple) and not resources.is_local
+    return PoolOptions(workers, cpus, 1.0 if use_gpu else 0.0, compute.shard_deadline_s, least if is_elastic else None)

@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar
 from urllib.parse import urlsplit
 
 import yaml
@@ -24,6 +24,7 @@ from pydantic import (
     PositiveInt,
     ValidationError,
     WithJsonSchema,
+    model_validator,
 )
 
 from pipeline.errors import Problem, SpecError
@@ -96,10 +97,14 @@ class CorpusConfig(SpecModel):
 SHARD_DEADLINE_S = 6 * 3600.0  # a usual shard of 64k rows through a large model on a few cores takes hours
 
 
-class ComputeConfig(SpecModel):
-    """What runs the model, and how many of it."""
+class ElasticCompute(SpecModel):
+    """What runs the model, and how many of it: a number, or between two."""
 
-    workers: PositiveInt | Literal["auto"] = Field("auto", description="processes; auto: one per GPU, or one on CPU")
+    workers: PositiveInt | Literal["auto"] | tuple[PositiveInt, PositiveInt] = Field(
+        "auto",
+        description="processes; auto: one per GPU, or one on CPU; [min, max]: as many as the cluster holds, "
+        "fewer when a node is lost, more when nodes come (needs cpus_per_worker, and places that every node reaches)",
+    )
     device: Literal["auto", "cpu", "gpu"] = "auto"
     precision: Literal["auto", "bf16", "fp16", "fp32"] = Field(
         "auto", description="auto: bf16 where the hardware multiplies it natively, fp16 on older GPUs, else fp32"
@@ -115,6 +120,22 @@ class ComputeConfig(SpecModel):
     price_per_hour: float | None = Field(
         None, ge=0, description="what one worker costs an hour, in any currency: reports then say what a night cost"
     )
+
+    @model_validator(mode="after")
+    def _range_is_one(self) -> Self:
+        if isinstance(self.workers, tuple):
+            least, most = self.workers
+            if least > most:
+                raise ValueError(f"workers: [{least}, {most}] is [min, max], so the first is not above the second")
+            if self.cpus_per_worker == "auto":
+                raise ValueError("workers: [min, max] needs cpus_per_worker, the same whichever nodes are there")
+        return self
+
+
+class ComputeConfig(ElasticCompute):
+    """What runs the model, and how many of it."""
+
+    workers: PositiveInt | Literal["auto"] = Field("auto", description="processes; auto: one per GPU, or one on CPU")
 
 
 class EncoderUse(SpecModel):
@@ -148,12 +169,16 @@ def check_bundle_names(names: Iterable[str]) -> None:
 
 @dataclass(frozen=True)
 class PoolOptions:
-    """A ComputeConfig with every `auto` resolved: how many workers, and what each of them reserves."""
+    """A compute block with every `auto` resolved: how many workers, and what each of them reserves.
+
+    With `min_workers` training may go on with any number from that to `num_workers`.
+    """
 
     num_workers: int
     cpus_per_worker: float
     gpus_per_worker: float
     shard_deadline_s: float = SHARD_DEADLINE_S
+    min_workers: int | None = None
 
 
 def load_spec(path: str | Path, model: type[SpecT], overrides: Sequence[str] = ()) -> SpecT:

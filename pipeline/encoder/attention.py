@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from pipeline.config import ComputeConfig
+from pipeline.config import ElasticCompute
 from pipeline.encoder.batching import BatchBudget
 from pipeline.encoder.packing import PACKED, can_pack
 from pipeline.errors import ComputeError
@@ -48,7 +48,7 @@ class Runtime:
         return replace(self, autocast_dtype=None) if config.model_type in _FP32_ONLY else self
 
 
-def choose_runtime(compute: ComputeConfig) -> Runtime:
+def choose_runtime(compute: ElasticCompute) -> Runtime:
     """Resolve `auto` on the machine this runs on.
 
     Raises:
@@ -67,7 +67,7 @@ def choose_runtime(compute: ComputeConfig) -> Runtime:
     return Runtime(device, choose_dtype(compute, use_gpu), budget)
 
 
-def choose_dtype(compute: ComputeConfig, use_gpu: bool) -> torch.dtype | None:
+def choose_dtype(compute: ElasticCompute, use_gpu: bool) -> torch.dtype | None:
     """What matrices are multiplied in: as told, or the half precision that the hardware has; None is fp32."""
     if compute.precision != "auto":
         return _PRECISIONS[compute.precision]

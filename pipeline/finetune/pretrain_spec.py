@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import Field, NonNegativeInt, model_validator
 
-from pipeline.config import ComputeConfig, EncoderUse, SpecModel, StorageConfig, Uri, Uris, parse_spec
+from pipeline.config import ElasticCompute, EncoderUse, SpecModel, StorageConfig, Uri, Uris, parse_spec
 from pipeline.finetune.spec import CheckpointConfig, FinetuneSpec, TrainingConfig
 
 
@@ -54,7 +54,7 @@ class PretrainSpec(EncoderUse):
     stride: NonNegativeInt = Field(0, description="tokens that neighbouring windows share")
     training: TrainingConfig = TrainingConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
-    compute: ComputeConfig = ComputeConfig()
+    compute: ElasticCompute = ElasticCompute()
     storage: StorageConfig = StorageConfig()
     registry: Uri | None = Field(None, description="where models:// is looked up; default: $BERTMILL_REGISTRY")
 

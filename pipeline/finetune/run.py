@@ -21,6 +21,7 @@ import ray.train.collective
 import ray.train.torch
 from ray.train import Checkpoint, CheckpointUploadMode, FailureConfig, RunConfig, ScalingConfig
 from ray.train import CheckpointConfig as RayCheckpointConfig
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from pipeline.config import PoolOptions
 from pipeline.corpus.stream import stream_shards
@@ -46,7 +47,7 @@ def run_training(run: PreparedTraining, pool: PoolOptions) -> dict[str, BundleIn
     """
     for head in run.heads:
         tokenize_training(run, head, pool)
-    board = ray.remote(num_cpus=0)(_Board).remote()
+    board = _open_board()
     filesystem, path = run.storage.open_arrow(run.spec.work_uri)
     if hasattr(filesystem, "create_dir"):
         filesystem.create_dir(path, recursive=True)
@@ -55,7 +56,9 @@ def run_training(run: PreparedTraining, pool: PoolOptions) -> dict[str, BundleIn
         _train_on_worker,
         train_loop_config={"run": run, "board": board, "threads": max(1, int(pool.cpus_per_worker))},
         scaling_config=ScalingConfig(
-            num_workers=pool.num_workers,
+            num_workers=pool.num_workers if pool.min_workers is None else (pool.min_workers, pool.num_workers),
+            # A resize goes back to the last checkpoint: looked for as often as one is made, so that work gets on.
+            elastic_resize_monitor_interval_s=config.every_s,
             use_gpu=pool.gpus_per_worker > 0,
             resources_per_worker={"CPU": pool.cpus_per_worker, "GPU": pool.gpus_per_worker},
         ),
@@ -137,6 +140,12 @@ class _Board:
 
     def failure(self) -> BertmillError | None:
         return self._failure
+
+
+def _open_board() -> Any:
+    """A board on the driver's node, where Ray Train's controller is too: it outlives every other node."""
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    return ray.remote(num_cpus=0)(_Board).options(scheduling_strategy=here).remote()
 
 
 class _Watch:

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
-from pipeline.config import ComputeConfig, EncoderUse, SpecModel, StorageConfig, Uri, Uris, check_bundle_names
+from pipeline.config import ElasticCompute, EncoderUse, SpecModel, StorageConfig, Uri, Uris, check_bundle_names
 from pipeline.tasks import TASKS
 from pipeline.uris import join_uri, overlaps
 
@@ -157,7 +157,7 @@ class FinetuneSpec(EncoderUse):
     tensorboard: Uri | None = Field(None, description="local directory for event files that TensorBoard reads")
     training: TrainingConfig = TrainingConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
-    compute: ComputeConfig = ComputeConfig()
+    compute: ElasticCompute = ElasticCompute()
     storage: StorageConfig = StorageConfig()
 
     @model_validator(mode="after")

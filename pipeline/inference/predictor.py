@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import pyarrow as pa
 
-from pipeline.config import ComputeConfig
+from pipeline.config import ElasticCompute
 from pipeline.corpus.reader import input_column
 from pipeline.encoder.attention import Runtime, choose_runtime, set_threads
 from pipeline.encoder.bundle import Bundle, BundleInfo, fetch_bundle
@@ -46,7 +46,7 @@ class ModelSource:
 
     bundles: Mapping[str, str]
     texts: Mapping[str, TextSource]
-    compute: ComputeConfig
+    compute: ElasticCompute
     num_threads: int
     storage: Storage
 

@@ -128,3 +128,26 @@ def test_the_learning_rate_stays_between_zero_and_its_peak(
     peak = factors.index(1)
     assert factors[: peak + 1] == sorted(factors[: peak + 1])
     assert factors[peak:] == sorted(factors[peak:], reverse=True)
+
+
+@given(plans(), st.data())
+def test_a_run_whose_workers_come_and_go_sees_the_batches_of_an_undisturbed_one(
+    plan: TrainingPlan, data: st.DataObject
+) -> None:
+    """Each attempt has its own number of workers, starts at a checkpoint, and may lose steps that it did."""
+    assert plan.lengths is not None
+    seen: dict[int, list[int]] = {}
+    first = 0
+    while first < plan.num_steps:
+        num_workers = data.draw(st.integers(1, 5))
+        end = data.draw(st.integers(first + 1, plan.num_steps))
+        again = TrainingPlan(**{name: getattr(plan, name) for name in TrainingPlan.__dataclass_fields__})
+        for step in range(first, end):
+            batch = again.batch(step)
+            shares = share_batch(batch, plan.lengths[batch], num_workers)
+            rows = sorted(row for share in shares for row in share.tolist())
+            assert seen.setdefault(step, rows) == rows
+        first = data.draw(st.integers(first + 1, end))
+    assert [seen[step] for step in range(plan.num_steps)] == [
+        sorted(plan.batch(step).tolist()) for step in range(plan.num_steps)
+    ]

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.config import parse_spec
+from pipeline.config import ComputeConfig, parse_spec
 from pipeline.errors import SpecError
 from pipeline.finetune.spec import BundleSpec, FinetuneSpec
 
@@ -134,3 +134,28 @@ def test_a_recipe_with_validation_rows_may_keep_the_best() -> None:
     held_out = {"task": "embedding", "data": {**DATA, "validation": "/data/validation"}}
     spec = parse(**held_out, training={"keep_best": "auto", "patience": 2, "batch_tokens": 512})
     assert (spec.training.patience, spec.training.batch_tokens) == (2, 512)
+
+
+def test_training_may_have_between_two_numbers_of_workers() -> None:
+    spec = parse(**HEAD, compute={"workers": [1, 4], "cpus_per_worker": 2})
+    assert spec.compute.workers == (1, 4)
+    fixed = parse(**HEAD, compute={"workers": 4})
+    assert spec.recipe("data", "model") == fixed.recipe("data", "model"), "a run may go on with another number"
+
+
+@pytest.mark.parametrize(
+    ("compute", "message"),
+    [
+        ({"workers": [3, 1], "cpus_per_worker": 2}, r"[3, 1] is [min, max], so the first is not above the second"),
+        ({"workers": [1, 3]}, "workers: [min, max] needs cpus_per_worker, the same whichever nodes are there"),
+        ({"workers": [0, 3], "cpus_per_worker": 2}, "holds 0; expected Input should be greater than 0"),
+        ({"workers": [1, 2, 3], "cpus_per_worker": 2}, "at most 2 items"),
+    ],
+)
+def test_a_range_of_workers_has_an_order_and_says_what_each_takes(compute: dict[str, Any], message: str) -> None:
+    assert any(message in problem for problem in problems_of(**HEAD, compute=compute))
+
+
+def test_scoring_takes_a_fixed_number_of_workers() -> None:
+    with pytest.raises(SpecError, match="workers"):
+        parse_spec({"workers": [1, 3], "cpus_per_worker": 2}, ComputeConfig, "score.yaml")

@@ -5,7 +5,7 @@ import torch
 
 from jobs.cluster import Resources, check_local_gpus, choose_pool, ray_session
 from jobs.session import guarded
-from pipeline.config import ComputeConfig, PoolOptions
+from pipeline.config import ComputeConfig, ElasticCompute, PoolOptions
 from pipeline.errors import AccountingError, ComputeError, TransientStorageError
 
 
@@ -33,19 +33,42 @@ def test_auto_becomes_one_worker_per_gpu_or_one_with_all_cores(
 
 
 @pytest.mark.parametrize(
+    ("workers", "resources", "expected"),
+    [
+        ([1, 3], Resources(8, 0, False), PoolOptions(3, 2, 0.0, min_workers=1)),
+        ([2, 9], Resources(4, 0, False), PoolOptions(9, 2, 0.0, min_workers=2)),
+        ([3, 3], Resources(4, 0, False), PoolOptions(3, 2, 0.0, min_workers=3)),
+        ([2, 4], Resources(1, 0, False, can_grow_gpus=True), PoolOptions(4, 2, 0.0, min_workers=2)),
+        ([1, 4], Resources(16, 2, False), PoolOptions(4, 2, 1.0, min_workers=1)),
+        ([1, 9], Resources(8, 0, True), PoolOptions(4, 2, 0.0)),
+        ([1, 2], Resources(8, 0, True), PoolOptions(2, 2, 0.0)),
+        ([1, 9], Resources(16, 4, True), PoolOptions(4, 2, 1.0)),
+        ([1, 9], Resources(6, 4, True), PoolOptions(3, 2, 1.0)),
+    ],
+)
+def test_a_range_is_left_to_a_cluster_and_settled_on_one_machine(
+    workers: list[int], resources: Resources, expected: PoolOptions
+) -> None:
+    compute = ElasticCompute.model_validate({"workers": workers, "cpus_per_worker": 2})
+    assert choose_pool(compute, resources) == expected
+
+
+@pytest.mark.parametrize(
     ("compute", "resources", "message"),
     [
         ({"device": "gpu"}, Resources(8, 0, False), "the Ray cluster has no GPU"),
         ({"device": "gpu", "workers": 3}, Resources(8, 2, True), "3 GPU workers; this machine has 2 GPUs"),
         ({"workers": 3, "cpus_per_worker": 3}, Resources(8, 0, True), "3 workers with 3 CPUs each; .* room for 8"),
         ({"workers": 9}, Resources(4, 0, True), "9 workers with 1 CPUs each"),
+        ({"workers": [3, 9], "cpus_per_worker": 2}, Resources(4, 0, True), "3 workers with 2 CPUs each; .* room for 4"),
+        ({"workers": [3, 9], "cpus_per_worker": 1}, Resources(8, 2, True), "3 GPU workers; this machine has 2 GPUs"),
     ],
 )
 def test_what_the_machine_cannot_hold_is_refused(
     compute: dict[str, object], resources: Resources, message: str
 ) -> None:
     with pytest.raises(ComputeError, match=message) as caught:
-        choose_pool(ComputeConfig.model_validate(compute), resources)
+        choose_pool(ElasticCompute.model_validate(compute), resources)
     assert caught.value.remedy
 
 

@@ -1,0 +1,71 @@
+"""Three ranks, then two, then three: the batches of one rank alone, its losses and its weights."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.recording import whole_steps
+from tests.rules.sources import ROOT
+from tests.unit.finetune.elastic_ranks import EPOCHS, NUM_ROWS, STEPS_PER_EPOCH, UNDISTURBED, run_attempts
+
+NUM_STEPS = EPOCHS * STEPS_PER_EPOCH
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("alone")
+    run_attempts(directory, UNDISTURBED, rank=0)
+    return directory
+
+
+@pytest.fixture(scope="module")
+def disturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("disturbed")
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
+    command = [sys.executable, "-m", "tests.unit.finetune.elastic_ranks", str(directory)]
+    done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=150)
+    assert done.returncode == 0, done.stderr
+    return directory
+
+
+def test_the_attempts_are_what_they_are_meant_to_be(disturbed: Path) -> None:
+    steps = whole_steps(disturbed)
+    done = {attempt: sorted(step for step, of in steps if of == attempt) for attempt in (0.0, 1.0, 2.0)}
+    assert done == {0.0: [*range(20)], 1.0: [*range(10, 30)], 2.0: [*range(30, NUM_STEPS)]}
+    assert [steps[done[attempt][0], attempt].num_ranks for attempt in done] == [3, 2, 3]
+
+
+def test_every_step_has_the_rows_of_an_undisturbed_run(disturbed: Path, alone: Path) -> None:
+    expected = {step: whole.rows for (step, _), whole in whole_steps(alone).items()}
+    assert sorted(expected) == list(range(NUM_STEPS))
+    for epoch in range(EPOCHS):
+        steps = range(epoch * STEPS_PER_EPOCH, (epoch + 1) * STEPS_PER_EPOCH)
+        assert sorted(row for step in steps for row in expected[step]) == list(range(NUM_ROWS))
+    steps = whole_steps(disturbed)
+    assert {key: whole.rows for key, whole in steps.items()} == {key: expected[key[0]] for key in steps}
+
+
+def test_losses_and_gradients_are_those_of_an_undisturbed_run(disturbed: Path, alone: Path) -> None:
+    expected = {step: whole for (step, _), whole in whole_steps(alone).items()}
+    steps = whole_steps(disturbed)
+    for (step, attempt), whole in steps.items():
+        assert whole.loss == pytest.approx(expected[step].loss, rel=0, abs=1e-6), (step, attempt)
+        assert whole.grad_norm == pytest.approx(expected[step].grad_norm, rel=1e-5), (step, attempt)
+
+
+def test_weights_are_those_of_an_undisturbed_run(disturbed: Path, alone: Path) -> None:
+    """All but keys' biases: they change no attention, so Adam walks them along the rounding of gradients that are 0."""
+    weights = [dict(np.load(disturbed / f"weights-{rank}.npz")) for rank in range(3)]
+    assert all(np.array_equal(weights[0][name], weights[rank][name]) for name in weights[0] for rank in (1, 2))
+    expected = dict(np.load(alone / "weights-0.npz"))
+    assert weights[0].keys() == expected.keys()
+    compared = {name: value for name, value in expected.items() if not name.endswith(".key.bias")}
+    assert len(compared) > len(expected) - 5
+    for name, value in compared.items():
+        np.testing.assert_allclose(weights[0][name], value, rtol=0, atol=1e-5, err_msg=name)
