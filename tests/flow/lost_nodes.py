@@ -5,6 +5,7 @@ python -m tests.flow.lost_nodes FATE WORK NUM_NODES SPEC [OPTIONS]
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import psutil
 from ray.cluster_utils import Cluster
 
 from tests.recording import hold_at, read_record
@@ -54,7 +56,12 @@ class Story:
         """Kill -9 to everything on it, the checkpoints' writer included."""
         name = self._node_of_rank_0()
         (node,) = (node for node in self.cluster.worker_nodes if node.node_id == name)
+        (raylet,) = node.all_processes["raylet"]
+        workers = psutil.Process(raylet.process.pid).children(recursive=True)
         self.cluster.remove_node(node, allow_graceful=False)
+        for worker in workers:  # by themselves they would go on for a moment
+            with contextlib.suppress(psutil.NoSuchProcess):
+                worker.kill()
 
     def announce_loss_of_node_of_rank_0(self) -> None:
         """What a cloud's notice of preemption becomes in Ray."""
@@ -67,15 +74,16 @@ class Story:
     def _node_of_rank_0(self) -> str:
         return max((part for part in read_record(self.work) if part.rank == 0), key=lambda part: part.attempt).node
 
-    def wait_for_step(self, step: int, num_ranks: int) -> None:
-        """Until the newest attempt has so many workers and is done with a step."""
+    def wait_for_step(self, step: int, attempt: int, num_ranks: int) -> None:
+        """Until an attempt, the run's first being 1, is done with a step and has so many workers."""
 
         def is_there() -> bool:
             parts = read_record(self.work)
-            newest = max((part.attempt for part in parts), default=0.0)
-            return any(part.step == step and part.num_ranks == num_ranks for part in parts if part.attempt == newest)
+            attempts = sorted({part.attempt for part in parts})
+            found = {part.rank for part in parts if attempts.index(part.attempt) + 1 == attempt and part.step == step}
+            return len(found) == num_ranks
 
-        self._wait(is_there, f"step {step} on {num_ranks} workers")
+        self._wait(is_there, f"step {step} of attempt {attempt} on {num_ranks} workers")
 
     def wait_for_checkpoints(self, number: int) -> None:
         """Until so many are complete where they are kept."""
@@ -101,34 +109,40 @@ def nothing(story: Story) -> None:
 
 def replaced(story: Story) -> None:
     """A node dies, another one comes."""
-    _lose_a_node(story)
+    num_nodes = _lose_a_node(story)
     story.add_node()
+    story.wait_for_step(FIRST_HOLD - 1, 2, num_nodes)
 
 
 def shrinks_and_grows(story: Story) -> None:
     """A node dies and is missed for a while."""
-    _lose_a_node(story)
-    num_left = len(story.cluster.worker_nodes)
+    num_nodes = _lose_a_node(story)
+    story.wait_for_step(FIRST_HOLD - 1, 2, num_nodes - 1)
     hold_at(story.work, SECOND_HOLD)
-    story.wait_for_step(SECOND_HOLD - 1, num_left)
+    story.wait_for_step(SECOND_HOLD - 1, 2, num_nodes - 1)
     story.add_node()
-    story.wait_for_step(SECOND_HOLD - 1, num_left + 1)
+    story.wait_for_step(SECOND_HOLD - 1, 3, num_nodes)
 
 
 def announced(story: Story) -> None:
     """A node is lost with a notice, long after the last checkpoint; another one comes."""
-    story.wait_for_step(FIRST_HOLD - 1, len(story.cluster.worker_nodes))
+    num_nodes = len(story.cluster.worker_nodes)
+    story.wait_for_step(FIRST_HOLD - 1, 1, num_nodes)
     story.announce_loss_of_node_of_rank_0()
     hold_at(story.work, AFTER_NOTICE)
     story.wait_for_checkpoints(1)
     story.kill_node_of_rank_0()
     story.add_node()
+    story.wait_for_step(AFTER_NOTICE - 1, 2, num_nodes)
 
 
-def _lose_a_node(story: Story) -> None:
-    story.wait_for_step(FIRST_HOLD - 1, len(story.cluster.worker_nodes))
+def _lose_a_node(story: Story) -> int:
+    """In the middle of the first epoch; returns how many nodes there were."""
+    num_nodes = len(story.cluster.worker_nodes)
+    story.wait_for_step(FIRST_HOLD - 1, 1, num_nodes)
     story.wait_for_checkpoints(2)
     story.kill_node_of_rank_0()
+    return num_nodes
 
 
 FATES: dict[str, Callable[[Story], None]] = {
