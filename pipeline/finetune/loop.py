@@ -54,6 +54,7 @@ class TrainingStatus:
     padding_share: float
     validation: dict[str, float] | None = None
     remarks: tuple[str, ...] | None = None
+    num_workers: int = 1
 
 
 class Wish(IntEnum):
@@ -284,6 +285,7 @@ class _Window:
             padding_share=1 - num_tokens / max(num_padded, 1),
             validation=figures_of(judgements) or None,
             remarks=(*remarks, *self._remarks) or None,
+            num_workers=job.context.world_size,
         )
         if job.rank == 0:
             self._hooks.report(status)

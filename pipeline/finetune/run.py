@@ -194,10 +194,11 @@ def _note(status: TrainingStatus) -> str:
     figures = "".join(
         f", {name} {value:.3f}" for name, value in (status.validation or {}).items() if not name.endswith("loss")
     )
+    workers = f", {status.num_workers} workers" if status.num_workers > 1 else ""
     remarks = "".join(f", {remark}" for remark in status.remarks or ())
     return (
         f"epoch {status.epoch + 1}, loss {status.loss:.3f}, lr {status.learning_rate:.1e}, "
-        f"{status.tokens_per_s:,.0f} tokens/s, {status.padding_share:.0%} padding{figures}{remarks}"
+        f"{status.tokens_per_s:,.0f} tokens/s, {status.padding_share:.0%} padding{workers}{figures}{remarks}"
     )
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -77,6 +79,12 @@ def losses(steps: Steps) -> list[float]:
     return [steps[max(key for key in steps if key[0] == step)].loss for step in range(NUM_STEPS)]
 
 
+def read_log(root: Path, name: str) -> list[dict[str, Any]]:
+    """A run's metrics.jsonl."""
+    (log,) = root.glob(f"{name}.work/run-*/metrics.jsonl")
+    return [json.loads(line) for line in log.read_text().splitlines()]
+
+
 def sizes(steps: Steps) -> list[tuple[int, int, int]]:
     """Each attempt's number of workers, its first and its last step."""
     attempts = sorted({attempt for _, attempt in steps})
@@ -114,3 +122,7 @@ def test_training_goes_on_with_fewer_workers_and_grows_again(root: Path, monkeyp
     assert sizes(steps) == [(3, 0, first - 1), (2, 20, second - 1), (3, 40, NUM_STEPS - 1)]
     assert_same_rows(steps, alone)
     np.testing.assert_allclose(losses(steps), losses(alone), rtol=0, atol=1e-6)
+    logged = read_log(root, "elastic")
+    assert [line["num_workers"] for line in logged] == [2 if 20 < line["step"] <= 40 else 3 for line in logged]
+    found, expected = ({line["step"]: line["loss"] for line in log} for log in (logged, read_log(root, "alone")))
+    assert found == pytest.approx(expected, rel=0, abs=1e-6)
