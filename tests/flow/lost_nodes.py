@@ -6,6 +6,7 @@ python -m tests.flow.lost_nodes FATE WORK NUM_NODES SPEC [OPTIONS]
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import subprocess
 import sys
@@ -86,11 +87,15 @@ class Story:
         self._wait(is_there, f"step {step} of attempt {attempt} on {num_ranks} workers")
 
     def wait_for_checkpoints(self, number: int) -> None:
-        """Until so many are complete where they are kept."""
-        self._wait(lambda: len(self._checkpoints()) >= number, f"{number} checkpoints")
+        """Until Ray Train's controller knows of so many; it hears of them only seconds after they are complete."""
+        self._wait(lambda: self._num_checkpoints() >= number, f"{number} checkpoints")
 
-    def _checkpoints(self) -> list[Path]:
-        return list(self.work.glob("run-*/checkpoint_*/COMPLETE"))
+    def _num_checkpoints(self) -> int:
+        notes = list(self.work.glob("run-*/checkpoint_manager_snapshot.json"))
+        try:
+            return sum(len(json.loads(note.read_text())["checkpoint_results"]) for note in notes)
+        except ValueError:  # just being written
+            return 0
 
     def _wait(self, is_there: Callable[[], bool], what: str, within_s: float = 180) -> None:
         deadline_s = time.monotonic() + within_s
