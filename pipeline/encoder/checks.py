@@ -9,6 +9,7 @@ import transformers
 from transformers import AutoConfig
 
 from pipeline.encoder.forward import positions_before_first
+from pipeline.encoder.loading import first_line
 from pipeline.errors import ModelError
 
 EXPECTED_MODEL = "expected a Hugging Face directory with config.json and model.safetensors, or an id of a reachable hub"
@@ -79,11 +80,6 @@ def check_weights(source: str | Path, network: Any, found: dict[str, Any]) -> No
             f"{source}: the encoder's weight {lacking[0]} {wrong[lacking[0]]}{others}",
             f"check that config.json is of these weights, or save the model again{remedy}",
         )
-
-
-def first_line(error: Exception) -> str:
-    """An error in one line."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
 
 
 def _check_kind(source: str, config: Any) -> None:

@@ -5,7 +5,6 @@ Loading never runs code from a model directory (`trust_remote_code` stays off) a
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,15 +14,15 @@ import numpy as np
 import numpy.typing as npt
 import torch
 import transformers
-from transformers import AutoConfig, AutoTokenizer
-from transformers.utils import logging as transformers_logging
+from transformers import AutoConfig
 
 from pipeline.encoder.attention import Runtime, attention_kernel
 from pipeline.encoder.batching import plan_batches
-from pipeline.encoder.checks import EXPECTED_MODEL, check_weights, first_line, no_head
+from pipeline.encoder.checks import EXPECTED_MODEL, check_weights, no_head
 from pipeline.encoder.fast import FastEncoder
 from pipeline.encoder.flops import forward_flops
 from pipeline.encoder.forward import Encoded, ModelBatch, encode, lay_out, takes_packs
+from pipeline.encoder.loading import first_line, quiet_transformers
 from pipeline.encoder.pooling import merge_windows
 from pipeline.encoder.tokenize import Padding, TokenRows, flat_positions
 from pipeline.errors import ComputeError, ModelError
@@ -64,22 +63,6 @@ class ModelOutputs:
     num_padded_tokens: int
 
 
-def load_tokenizer(source: str | Path) -> Any:
-    """Load a tokenizer.
-
-    Raises:
-        ModelError: it cannot be loaded.
-    """
-    _quiet_transformers()
-    try:
-        return AutoTokenizer.from_pretrained(str(source), trust_remote_code=False)
-    except Exception as error:
-        raise ModelError(
-            f"{source}: its tokenizer cannot be loaded: {first_line(error)}",
-            "save the tokenizer beside the weights with tokenizer.save_pretrained(directory)",
-        ) from None
-
-
 def load_network(source: str | Path, head_class: str, **config_changes: Any) -> Any:
     """Load weights with a task's head, in fp32. A head that the weights lack, or have in another size, is a new one.
 
@@ -91,7 +74,7 @@ def load_network(source: str | Path, head_class: str, **config_changes: Any) -> 
     Raises:
         ModelError: weights or configuration are missing or do not fit the encoder.
     """
-    _quiet_transformers()
+    quiet_transformers()
     auto_class = getattr(transformers, head_class)
     try:
         config = AutoConfig.from_pretrained(str(source), trust_remote_code=False, **config_changes)
@@ -306,10 +289,3 @@ class _Gathered:
         finite = np.ones(rows.num_rows, np.bool_)
         finite[rows.window_rows[~self.finite_windows()]] = False
         return ModelOutputs(logits, embeddings, finite, num_padded_tokens)
-
-
-def _quiet_transformers() -> None:
-    """Silence progress bars and new-head warnings: a new head is what fine-tuning asks for."""
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
-    logging.getLogger("transformers").setLevel(logging.ERROR)

@@ -13,7 +13,8 @@ from pipeline.encoder.bundle import (
     write_bundle,
 )
 from pipeline.encoder.checks import check_encoder
-from pipeline.encoder.model import load_network, load_tokenizer
+from pipeline.encoder.loading import load_tokenizer
+from pipeline.encoder.model import load_network
 from pipeline.errors import Checks
 from pipeline.finetune.spec import BundleSpec
 from pipeline.registry.resolve import resolve_model

@@ -17,8 +17,8 @@ from pipeline.encoder.bundle import (
     resolve_encoder,
 )
 from pipeline.encoder.checks import check_encoder
+from pipeline.encoder.loading import load_tokenizer
 from pipeline.encoder.masking import find_mask
-from pipeline.encoder.model import load_tokenizer
 from pipeline.encoder.tokenize import TokenOptions
 from pipeline.errors import Checks, ModelError, Problem, SpecError
 from pipeline.finetune.best import check_best

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 
 from pipeline.corpus.shards import Shard
 from pipeline.encoder.attention import set_threads
-from pipeline.encoder.model import load_tokenizer
+from pipeline.encoder.loading import load_tokenizer
 from pipeline.encoder.tokenize import TextTokenizer, TokenOptions, TokenRows, concat_lengths, interleave_rows
 from pipeline.finetune.labelled import LabelledSet, UsableRows, check_usable, read_usable
 from pipeline.output.writer import write_parquet

@@ -15,8 +15,9 @@ import torch
 from pipeline.encoder.attention import choose_runtime
 from pipeline.encoder.bundle import BundleInfo, write_bundle
 from pipeline.encoder.heads import JoinedHeads
+from pipeline.encoder.loading import load_tokenizer
 from pipeline.encoder.masking import HidingRules
-from pipeline.encoder.model import EmbeddingOptions, load_network, load_tokenizer
+from pipeline.encoder.model import EmbeddingOptions, load_network
 from pipeline.encoder.tokenize import Padding, TextTokenizer
 from pipeline.finetune.classes import make_emphasis, weigh_rows
 from pipeline.finetune.labelled import LabelledSet, check_usable, read_usable

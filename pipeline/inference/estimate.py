@@ -11,10 +11,10 @@ import pyarrow.compute as pc
 from pipeline.corpus.reader import REASON, input_column, read_shard
 from pipeline.corpus.shards import Piece, Shard, name_shard
 from pipeline.encoder.bundle import fetch_bundle
-from pipeline.encoder.model import load_tokenizer
+from pipeline.encoder.loading import load_tokenizer
 from pipeline.encoder.tokenize import TextTokenizer
-from pipeline.inference.predictor import token_groups, token_options
 from pipeline.inference.prepare import PreparedRun
+from pipeline.inference.source import token_groups, token_options
 from pipeline.tasks import find_task
 from pipeline.uris import join_uri
 

@@ -26,8 +26,9 @@ from pipeline.corpus.shards import Shard, ShardSize
 from pipeline.corpus.stream import stream_shards
 from pipeline.encoder.bundle import BundleInfo
 from pipeline.errors import CorpusError
-from pipeline.inference.predictor import ModelSource, Predictor, TextSource, load_predictor
+from pipeline.inference.predictor import Predictor, load_predictor
 from pipeline.inference.prepare import open_inputs
+from pipeline.inference.source import ModelSource, TextSource
 from pipeline.inference.spec import EvaluateSpec
 from pipeline.registry.resolve import resolve_model
 from pipeline.storage import Storage

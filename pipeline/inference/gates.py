@@ -14,8 +14,9 @@ from pipeline.encoder.bundle import fetch_bundle
 from pipeline.errors import GateError, ModelError
 from pipeline.inference.closeness import Comparison, OwnColumns
 from pipeline.inference.evaluate import PreparedEvaluation, evaluate_alone, prepare_evaluation
-from pipeline.inference.predictor import ModelSource, load_predictor
+from pipeline.inference.predictor import load_predictor
 from pipeline.inference.reference import PlainModel
+from pipeline.inference.source import ModelSource
 from pipeline.inference.spec import EvaluateSpec
 from pipeline.inference.tolerance import Tolerance
 from pipeline.inference.worker import bundle_columns

@@ -7,48 +7,16 @@ from dataclasses import dataclass, replace
 
 import pyarrow as pa
 
-from pipeline.config import ElasticCompute
 from pipeline.corpus.reader import input_column
 from pipeline.encoder.attention import Runtime, choose_runtime, set_threads
 from pipeline.encoder.bundle import Bundle, BundleInfo, fetch_bundle
-from pipeline.encoder.model import (
-    EmbeddingOptions,
-    EncoderModel,
-    Head,
-    ModelOutputs,
-    load_network,
-    load_tokenizer,
-    shares_encoder,
-)
-from pipeline.encoder.tokenize import Padding, TextTokenizer, TokenOptions
+from pipeline.encoder.loading import load_tokenizer
+from pipeline.encoder.model import EmbeddingOptions, EncoderModel, Head, ModelOutputs, load_network, shares_encoder
+from pipeline.encoder.tokenize import Padding, TextTokenizer
+from pipeline.inference.source import ModelSource, TextSource, token_groups, token_options
 from pipeline.inference.stages import StageClock
-from pipeline.storage import Storage
 from pipeline.tasks import find_task
 from pipeline.tasks.base import Examples, Learned, Task
-
-
-@dataclass(frozen=True)
-class TextSource:
-    """The texts one bundle reads: corpus columns in the order of its task's inputs.
-
-    Attributes:
-        columns: Column names.
-        are_words: The last of them holds lists of words.
-    """
-
-    columns: tuple[str, ...]
-    are_words: bool = False
-
-
-@dataclass(frozen=True)
-class ModelSource:
-    """Which bundles a worker loads (by name), what texts they read, and what runs them."""
-
-    bundles: Mapping[str, str]
-    texts: Mapping[str, TextSource]
-    compute: ElasticCompute
-    num_threads: int
-    storage: Storage
 
 
 @dataclass(frozen=True)
@@ -123,23 +91,6 @@ def load_predictor(source: ModelSource) -> Predictor:
     members = {name: _member(bundle.info, source.bundles[name]) for name, bundle in bundles.items()}
     groups = token_groups({name: member.info for name, member in members.items()}, source.texts)
     return Predictor(members, [_load_pass(names, bundles, members, runtime) for names in groups])
-
-
-def token_groups(infos: Mapping[str, BundleInfo], texts: Mapping[str, TextSource]) -> list[list[str]]:
-    """Names of bundles that tokenise alike: same tokenizer, same options, same columns."""
-    groups: dict[object, list[str]] = {}
-    for name, info in infos.items():
-        options = token_options(info, find_task(info.task, name))
-        # A question keeps its context, another pair shares the room: only there do spans change the tokens.
-        options = replace(options, with_spans=options.with_spans and len(texts[name].columns) > 1)
-        groups.setdefault((info.tokenizer_hashes, options, texts[name]), []).append(name)
-    return list(groups.values())
-
-
-def token_options(info: BundleInfo, task: Task) -> TokenOptions:
-    """How a bundle's text becomes tokens."""
-    long_text = "window" if task.windows_always else info.long_text
-    return TokenOptions(info.max_length, long_text, info.stride, task.needs_spans)
 
 
 def _member(info: BundleInfo, uri: str) -> Member:

@@ -15,13 +15,13 @@ from pipeline.corpus.shards import ShardSize, cut_shards
 from pipeline.encoder.bundle import BundleInfo, read_bundle_info
 from pipeline.errors import Checks, CorpusError, Problem, SpecError
 from pipeline.inference.coverage import NOTHING, Coverage, CoverageStore
+from pipeline.inference.job import ScoreJob
 from pipeline.inference.models import NightModels, UsedModel, resolve_bundles
 from pipeline.inference.plan import ScorePlan, fingerprint_run, plan_scoring
-from pipeline.inference.predictor import ModelSource, TextSource
 from pipeline.inference.reuse import ReuseSource
+from pipeline.inference.source import InputSource, ModelSource, TextSource, joined_versions
 from pipeline.inference.spec import ScoreSpec
 from pipeline.inference.standing import shown_files, standing_files
-from pipeline.inference.worker import InputSource, ScoreJob, joined_versions
 from pipeline.output.compacted import stand_in
 from pipeline.output.ledger import Ledger
 from pipeline.output.table import check_table_target, live_files, open_table, read_notes

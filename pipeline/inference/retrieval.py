@@ -21,7 +21,8 @@ from pipeline.corpus.shards import Shard
 from pipeline.corpus.stream import stream_shards
 from pipeline.encoder.bundle import read_bundle_info
 from pipeline.errors import Checks, CorpusError, ModelError
-from pipeline.inference.predictor import ModelSource, Predictor, TextSource, load_predictor
+from pipeline.inference.predictor import Predictor, load_predictor
+from pipeline.inference.source import ModelSource, TextSource
 from pipeline.inference.spec import EvaluateSpec, RetrievalConfig
 from pipeline.registry.resolve import resolve_model
 from pipeline.storage import Storage

@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.corpus.reader import input_column
-from pipeline.inference.predictor import TextSource
+from pipeline.inference.source import TextSource
 from pipeline.output.texts import HASH_BYTES, HashArray, HashedFile, IntArray, TextIndex, TextStore, group_equal
 from pipeline.schema import FINGERPRINT_FOOTER
 from pipeline.storage import retrying

@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Mapping
-from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.corpus.reader import REASON, Columns, ReadOptions, read_shard
+from pipeline.corpus.reader import REASON, read_shard
 from pipeline.corpus.shards import Shard
-from pipeline.encoder.bundle import BundleInfo
 from pipeline.encoder.model import ModelOutputs
-from pipeline.inference.predictor import Member, ModelSource, Prediction, Predictor, TextSource, load_predictor
-from pipeline.inference.reuse import Answers, ResultReuse, ReuseSource, hash_texts
+from pipeline.inference.job import ScoreJob
+from pipeline.inference.predictor import Member, Prediction, Predictor
+from pipeline.inference.reuse import Answers, ResultReuse, hash_texts
+from pipeline.inference.source import joined_versions
 from pipeline.inference.stages import StageClock
-from pipeline.output.ledger import DoneRecord, Ledger
+from pipeline.output.ledger import DoneRecord
 from pipeline.output.texts import HashArray
 from pipeline.output.writer import write_parquet
 from pipeline.schema import (
@@ -36,31 +35,6 @@ from pipeline.schema import (
 from pipeline.uris import join_uri
 
 NON_FINITE = "model output is not finite, in fp32 too"
-
-
-@dataclass(frozen=True)
-class InputSource:
-    """Which columns a worker reads, how, and which of them each bundle takes."""
-
-    columns: Columns
-    options: ReadOptions
-    texts: Mapping[str, TextSource]
-
-
-@dataclass(frozen=True)
-class ScoreJob:
-    """Everything a worker of one run is told; picklable, holds no secret."""
-
-    model: ModelSource
-    source: InputSource
-    ledger: Ledger
-    table_schema: pa.Schema
-    run_id: str
-    reuse: ReuseSource | None = None
-
-    def build(self) -> ShardScorer:
-        """Load the model in the worker's own process."""
-        return ShardScorer(self, load_predictor(self.model))
 
 
 class ShardScorer:
@@ -195,11 +169,6 @@ def _source_footer(shard: Shard) -> dict[str, str]:
     """The corpus file a shard is of, where it is of one alone: a snapshot that keeps vanished files goes by it."""
     uris = {piece.file.uri for piece in shard.pieces}
     return {SOURCE_FOOTER: uris.pop()} if len(uris) == 1 else {}
-
-
-def joined_versions(bundles: Mapping[str, BundleInfo]) -> str:
-    """The model version of a run: that of its one bundle, or `name=version` for each of several."""
-    return ", ".join(f"{name}={info.model_version}" if name else info.model_version for name, info in bundles.items())
 
 
 def bundle_columns(member: Member, prediction: Prediction) -> dict[str, pa.Array]:

@@ -7,7 +7,8 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from pipeline.encoder.attention import choose_runtime
-from pipeline.encoder.model import EmbeddingOptions, EncoderModel, Head, load_network, load_tokenizer
+from pipeline.encoder.loading import load_tokenizer
+from pipeline.encoder.model import EmbeddingOptions, EncoderModel, Head, load_network
 from pipeline.encoder.tokenize import Padding, TextTokenizer, TokenOptions, TokenRows
 from pipeline.finetune.spec import FinetuneSpec
 

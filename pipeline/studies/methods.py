@@ -15,7 +15,8 @@ from pipeline.encoder.tokenize import TokenRows
 from pipeline.finetune.alone import train_alone
 from pipeline.finetune.prepare import prepare_training
 from pipeline.finetune.spec import DataConfig, FinetuneSpec
-from pipeline.inference.predictor import ModelSource, TextSource, load_predictor
+from pipeline.inference.predictor import load_predictor
+from pipeline.inference.source import ModelSource, TextSource
 from pipeline.storage import Storage
 from pipeline.studies.encoding import FrozenEncoder
 from pipeline.studies.rows import TextRows

@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from pipeline.encoder.bundle import check_bundle_target, fingerprint_model, resolve_encoder
 from pipeline.encoder.checks import check_encoder
-from pipeline.encoder.model import load_tokenizer
+from pipeline.encoder.loading import load_tokenizer
 from pipeline.errors import Checks, InputError, Problem, SpecError
 from pipeline.finetune.labelled import LabelTarget, check_usable, open_split, read_usable
 from pipeline.finetune.prepare import PreparedTraining, prepare_training

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 from pipeline.corpus.shards import Shard
-from pipeline.inference.worker import ScoreJob, ShardScorer
+from pipeline.inference.job import ScoreJob
+from pipeline.inference.worker import ShardScorer
 from pipeline.storage import Storage
 
 _HANGING_BERTMILL = """

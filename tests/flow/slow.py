@@ -13,7 +13,8 @@ from typing import Any
 
 import psutil
 
-from pipeline.inference.worker import ScoreJob, ShardScorer
+from pipeline.inference.job import ScoreJob
+from pipeline.inference.worker import ShardScorer
 
 SHARD_S = 0.7
 _SLOW_BERTMILL = """

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from pipeline.corpus.stream import stream_shards
-from pipeline.inference.predictor import ModelSource
 from pipeline.inference.prepare import PreparedRun, prepare_run
 from pipeline.inference.publish import publish_run
+from pipeline.inference.source import ModelSource
 from pipeline.inference.spec import ScoreSpec
 from pipeline.output.ledger import DoneRecord, records_from
 from pipeline.output.table import open_table

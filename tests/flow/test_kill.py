@@ -14,10 +14,11 @@ import pytest
 
 from pipeline.corpus.shards import Shard
 from pipeline.corpus.stream import stream_shards
-from pipeline.inference.predictor import ModelSource
+from pipeline.inference.job import ScoreJob
 from pipeline.inference.prepare import PreparedRun, prepare_run
 from pipeline.inference.publish import publish_run
-from pipeline.inference.worker import ScoreJob, ShardScorer
+from pipeline.inference.source import ModelSource
+from pipeline.inference.worker import ShardScorer
 from pipeline.output.ledger import DoneRecord, Ledger, records_from
 from pipeline.output.table import open_table
 from pipeline.storage import Storage

@@ -19,7 +19,8 @@ from jobs.demo.corpus import prepare_data
 from pipeline.config import ComputeConfig
 from pipeline.corpus.reader import input_column
 from pipeline.encoder.attention import cpu_has_bf16
-from pipeline.inference.predictor import ModelSource, TextSource, load_predictor
+from pipeline.inference.predictor import load_predictor
+from pipeline.inference.source import ModelSource, TextSource
 from pipeline.storage import Storage
 from tests.flow import helpers
 

@@ -17,13 +17,14 @@ from pydantic import ValidationError
 from jobs.nights import parse_date
 from pipeline.config import StorageConfig, parse_spec
 from pipeline.encoder.bundle import BUNDLE_FILE, fetch_bundle, read_bundle_info, resolve_encoder
-from pipeline.encoder.model import load_network, load_tokenizer
+from pipeline.encoder.loading import load_tokenizer
+from pipeline.encoder.model import load_network
 from pipeline.errors import ModelError, SpecError, StorageDeniedError
-from pipeline.inference.predictor import ModelSource
+from pipeline.inference.job import ScoreJob
 from pipeline.inference.prepare import PreparedRun
 from pipeline.inference.publish import publish_run
+from pipeline.inference.source import ModelSource
 from pipeline.inference.spec import ScoreSpec
-from pipeline.inference.worker import ScoreJob
 from pipeline.storage import Storage, _resolve_s3, classify_error, retrying
 from tests.tiny import write_corpus
 from tests.unit.inference.scoring import prepared, score_all, score_spec

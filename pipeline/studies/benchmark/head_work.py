@@ -13,9 +13,10 @@ import transformers
 
 from pipeline.config import ComputeConfig
 from pipeline.encoder.attention import Runtime, choose_runtime
-from pipeline.encoder.model import load_tokenizer
+from pipeline.encoder.loading import load_tokenizer
 from pipeline.encoder.tokenize import TextTokenizer, TokenRows
-from pipeline.inference.predictor import ModelSource, Predictor, TextSource, load_predictor, token_options
+from pipeline.inference.predictor import Predictor, load_predictor
+from pipeline.inference.source import ModelSource, TextSource, token_options
 from pipeline.storage import Storage
 from pipeline.studies.benchmark.bundles import ANSWERING, CLASSIFICATION, QUESTION, TAGGING
 

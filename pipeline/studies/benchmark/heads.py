@@ -15,8 +15,8 @@ import torch
 import transformers
 
 from pipeline.corpus.reader import input_column
-from pipeline.encoder.model import load_tokenizer
-from pipeline.inference.predictor import TextSource
+from pipeline.encoder.loading import load_tokenizer
+from pipeline.inference.source import TextSource
 from pipeline.inference.worker import bundle_columns
 from pipeline.studies.benchmark.bundles import ANSWERING, TAGGING
 from pipeline.studies.benchmark.head_work import ANSWER_COLUMN, Answers, HeadWork, tag_tuples

@@ -14,7 +14,8 @@ import numpy as np
 import torch
 
 from pipeline.encoder.attention import choose_runtime
-from pipeline.encoder.model import EmbeddingOptions, EncoderModel, Head, load_network, load_tokenizer
+from pipeline.encoder.loading import load_tokenizer
+from pipeline.encoder.model import EmbeddingOptions, EncoderModel, Head, load_network
 from pipeline.encoder.tokenize import Padding
 from pipeline.finetune.alone import train_alone
 from pipeline.finetune.prepare import PreparedTraining

@@ -22,7 +22,8 @@ from pipeline.encoder.bundle import (
     read_bundle_info,
     resolve_encoder,
 )
-from pipeline.encoder.model import EmbeddingOptions, EncoderModel, Head, load_network, load_tokenizer
+from pipeline.encoder.loading import load_tokenizer
+from pipeline.encoder.model import EmbeddingOptions, EncoderModel, Head, load_network
 from pipeline.encoder.tokenize import Padding, TextTokenizer, TokenOptions
 from pipeline.errors import ModelError, OutputTakenError
 from pipeline.storage import Storage

@@ -12,7 +12,8 @@ from safetensors.torch import load_file, save_file
 from pipeline.encoder.attention import Runtime
 from pipeline.encoder.batching import BatchBudget
 from pipeline.encoder.checks import check_encoder
-from pipeline.encoder.model import EmbeddingOptions, EncoderModel, Head, load_network, load_tokenizer
+from pipeline.encoder.loading import load_tokenizer
+from pipeline.encoder.model import EmbeddingOptions, EncoderModel, Head, load_network
 from pipeline.encoder.tokenize import Padding, TextTokenizer, TokenOptions
 from pipeline.errors import ModelError
 from tests.tiny import make_rows

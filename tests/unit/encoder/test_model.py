@@ -11,7 +11,8 @@ import torch
 
 from pipeline.encoder.attention import Runtime
 from pipeline.encoder.batching import BatchBudget
-from pipeline.encoder.model import EmbeddingOptions, EncoderModel, Head, ModelOutputs, load_network, load_tokenizer
+from pipeline.encoder.loading import load_tokenizer
+from pipeline.encoder.model import EmbeddingOptions, EncoderModel, Head, ModelOutputs, load_network
 from pipeline.encoder.tokenize import Padding, TextTokenizer, TokenOptions, TokenRows
 from pipeline.errors import ModelError
 from tests.tiny import make_network, make_rows

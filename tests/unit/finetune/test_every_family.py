@@ -15,7 +15,8 @@ from pipeline.corpus.reader import input_column
 from pipeline.finetune.alone import train_alone
 from pipeline.finetune.prepare import prepare_training
 from pipeline.finetune.spec import FinetuneSpec
-from pipeline.inference.predictor import ModelSource, TextSource, load_predictor
+from pipeline.inference.predictor import load_predictor
+from pipeline.inference.source import ModelSource, TextSource
 from pipeline.storage import Storage
 from tests.unit.encoder.families import FAMILIES
 

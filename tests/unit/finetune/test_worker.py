@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from pipeline.encoder.bundle import fetch_bundle
-from pipeline.encoder.model import load_tokenizer
+from pipeline.encoder.loading import load_tokenizer
 from pipeline.finetune.labelled import read_usable
 from pipeline.finetune.loop import TrainingStatus, train
 from pipeline.finetune.prepare import PreparedTraining, prepare_training

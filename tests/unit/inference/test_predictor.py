@@ -15,7 +15,8 @@ from transformers import BertModel
 from pipeline.config import ComputeConfig
 from pipeline.corpus.reader import input_column
 from pipeline.encoder.bundle import BundleInfo
-from pipeline.inference.predictor import ModelSource, Prediction, TextSource, load_predictor, token_groups
+from pipeline.inference.predictor import Prediction, load_predictor
+from pipeline.inference.source import ModelSource, TextSource, token_groups
 from pipeline.storage import Storage
 from tests.tiny import make_rows
 from tests.unit.inference.bundles import make_network, write, write_family

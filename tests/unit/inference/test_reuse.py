@@ -15,8 +15,9 @@ import torch
 from deltalake import DeltaTable
 from transformers import AutoTokenizer
 
-from pipeline.inference.predictor import Predictor, TextSource
+from pipeline.inference.predictor import Predictor
 from pipeline.inference.reuse import hash_texts
+from pipeline.inference.source import TextSource
 from pipeline.output.compact import compact_night
 from pipeline.output.texts import HashedFile, TextStore
 from pipeline.output.vacuum import vacuum_table

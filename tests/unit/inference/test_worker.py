@@ -12,8 +12,9 @@ import torch
 from transformers import AutoModel, AutoModelForSequenceClassification, AutoTokenizer
 
 from pipeline.errors import CorpusError, ModelError
-from pipeline.inference.predictor import ModelSource
-from pipeline.inference.worker import NON_FINITE, ScoreJob
+from pipeline.inference.job import ScoreJob
+from pipeline.inference.source import ModelSource
+from pipeline.inference.worker import NON_FINITE
 from pipeline.output.ledger import records_from
 from pipeline.schema import QUARANTINE_SCHEMA, file_schema
 from tests.tiny import make_bundle, make_network, make_rows, write_corpus

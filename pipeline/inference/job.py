@@ -1,0 +1,34 @@
+"""What every worker of a run is told; torch is loaded where a worker is built, and not by the driver."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+
+from pipeline.inference.reuse import ReuseSource
+from pipeline.inference.source import InputSource, ModelSource
+from pipeline.output.ledger import Ledger
+
+if TYPE_CHECKING:
+    from pipeline.inference.worker import ShardScorer
+
+
+@dataclass(frozen=True)
+class ScoreJob:
+    """Everything a worker of one run is told; picklable, holds no secret."""
+
+    model: ModelSource
+    source: InputSource
+    ledger: Ledger
+    table_schema: pa.Schema
+    run_id: str
+    reuse: ReuseSource | None = None
+
+    def build(self) -> ShardScorer:
+        """Load the model in the worker's own process."""
+        from pipeline.inference.predictor import load_predictor
+        from pipeline.inference.worker import ShardScorer
+
+        return ShardScorer(self, load_predictor(self.model))
