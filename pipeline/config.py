@@ -105,7 +105,7 @@ class ElasticCompute(SpecModel):
         description="processes; auto: one per GPU, or one on CPU; [min, max]: as many as the cluster holds, "
         "fewer when a node is lost, more when nodes come (needs cpus_per_worker, and places that every node reaches)",
     )
-    device: Literal["auto", "cpu", "gpu"] = "auto"
+    device: Literal["auto", "cpu", "gpu"] = Field("auto", description="auto: GPUs where there are any")
     precision: Literal["auto", "bf16", "fp16", "fp32"] = Field(
         "auto", description="auto: bf16 where the hardware multiplies it natively, fp16 on older GPUs, else fp32"
     )

@@ -35,11 +35,11 @@ def spec_reference() -> str:
     lines += ["`--set a.b=c` overrides a field on the command line; `plan` and `nightly` read the spec of `score`."]
     lines += ["The same as JSON schema: `bertmill schema`."]
     for job, title in tops.items():
-        lines += ["", f"## {job}", "", _sentence(blocks[title]), "", *_fields(blocks[title])]
+        lines += ["", f"## {job}", "", _sentence(blocks[title]), "", *_fields(blocks[title], blocks)]
     lines += ["", "## Blocks"]
     for title in sorted(set(blocks) - set(tops.values())):
         heading = f"### {_title(title)} {{#{_anchor(title)}}}"
-        lines += ["", heading, "", _sentence(blocks[title]), "", *_fields(blocks[title])]
+        lines += ["", heading, "", _sentence(blocks[title]), "", *_fields(blocks[title], blocks)]
     return "\n".join(lines) + "\n"
 
 
@@ -57,13 +57,19 @@ def _anchor(name: str) -> str:
     return "block-" + name.lower().replace("_", "-")
 
 
-def _fields(block: JsonSchema) -> list[str]:
+def _fields(block: JsonSchema, blocks: dict[str, JsonSchema]) -> list[str]:
     rows = ["| field | type | default | what it is |", "|---|---|---|---|"]
     for name, field in block.get("properties", {}).items():
         default = "**required**" if name in block.get("required", ()) else _default(field)
-        cells = (f"`{name}`", type_name(field), default, field.get("description", ""))
+        cells = (f"`{name}`", type_name(field), default, field.get("description") or _of_block(field, blocks))
         rows.append("| " + " | ".join(cell.translate(_CELL) for cell in cells) + " |")
     return rows
+
+
+def _of_block(field: JsonSchema, blocks: dict[str, JsonSchema]) -> str:
+    """A field that is a block, and says nothing of itself, is what the block is."""
+    names = [option["$ref"] for option in (field, *field.get("anyOf", ())) if "$ref" in option]
+    return _sentence(blocks[names[0]]) if names else ""
 
 
 def _default(field: JsonSchema) -> str:

@@ -64,21 +64,21 @@ class TrainingConfig(SpecModel):
     method: Literal["finetune", "linear_head"] = Field(
         "finetune", description="linear_head fits the last layer alone, on the frozen encoder's pooled states"
     )
-    epochs: int = Field(3, ge=1)
+    epochs: int = Field(3, ge=1, description="times that every row is learned from")
     min_steps: int = Field(0, ge=0, description="train at least so many steps, whatever the epochs")
     batch_rows: int = Field(32, ge=1, description="rows of one global batch, whatever the number of workers")
     batch_tokens: PositiveInt | None = Field(
         None, description="instead of batch_rows: a global batch holds as many rows as fit in so many tokens"
     )
-    learning_rate: float = Field(5e-5, gt=0)
+    learning_rate: float = Field(5e-5, gt=0, description="at its peak, after the warm-up")
     head_learning_rate: float | None = Field(None, gt=0, description="of the new head; default: the same")
     layer_decay: float = Field(1.0, gt=0, le=1, description="each layer's learning rate, as a share of the one above's")
     schedule: Literal["linear", "cosine", "constant"] = Field(
         "linear", description="how the learning rate falls after the warm-up: to 0, or not at all"
     )
-    warmup_fraction: float = Field(0.1, ge=0, le=1)
-    weight_decay: float = Field(0.01, ge=0)
-    max_grad_norm: float = Field(1.0, gt=0)
+    warmup_fraction: float = Field(0.1, ge=0, le=1, description="share of the steps until the learning rate's peak")
+    weight_decay: float = Field(0.01, ge=0, description="AdamW's, of matrices; none on biases and norms")
+    max_grad_norm: float = Field(1.0, gt=0, description="longer gradients are scaled down to this length")
     label_smoothing: float = Field(0.0, ge=0, lt=1, description="share of a label that is spread over all classes")
     temperature: float = Field(
         1.0, gt=0, description="above 1 a teacher's lesser scores count more (Hinton et al. 2015)"
@@ -111,7 +111,7 @@ class TrainingConfig(SpecModel):
         False, description="compute layers again in the backward pass: less memory, more work"
     )
     masking: MaskingConfig = MaskingConfig()
-    seed: int = 17
+    seed: int = Field(17, description="of the order of rows, new weights and dropout")
 
     @model_validator(mode="after")
     def _fields_agree(self) -> TrainingConfig:
@@ -132,14 +132,14 @@ class CheckpointConfig(SpecModel):
     """When training state is saved; it is also saved after each epoch."""
 
     every_s: float = Field(300.0, gt=0, description="seconds between checkpoints")
-    keep: int = Field(2, ge=1)
+    keep: int = Field(2, ge=1, description="so many of the newest checkpoints stay")
     max_failures: int = Field(3, ge=0, description="how often lost workers are replaced before giving up")
 
 
 class HeadSpec(SpecModel):
     """One of several tasks on one encoder."""
 
-    task: str
+    task: str = Field(description="what is learned, as in a spec of one task")
     data: DataConfig
     weight: float = Field(1.0, gt=0, description="how much a row of this task counts beside another task's")
 

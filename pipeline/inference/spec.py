@@ -114,10 +114,10 @@ class RetrievalConfig(SpecModel):
     queries: Uris = Field(description="rows of an id and a text")
     documents: Uris = Field(description="rows of an id and a text")
     relevance: Uris = Field(description="rows of a query's id, a document's id and, unless all are 1, a gain")
-    id: str = "id"
-    text: str = "text"
-    query_id: str = "query_id"
-    document_id: str = "document_id"
+    id: str = Field("id", description="column of a query's or a document's id")
+    text: str = Field("text", description="column of its text")
+    query_id: str = Field("query_id", description="column of the relevance rows: which query")
+    document_id: str = Field("document_id", description="column of the relevance rows: which document answers it")
     gain: str = Field("relevance", description="column of gains; 0 or less is not relevant")
     max_bad_fraction: float = Field(0.0, ge=0, le=1, description="share of rows without usable text")
 

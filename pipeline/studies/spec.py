@@ -34,14 +34,14 @@ class CurveData(SpecModel):
 class ScratchConfig(SpecModel):
     """The networks trained from scratch, BiLSTM and CNN."""
 
-    embedding_size: PositiveInt = 128
+    embedding_size: PositiveInt = Field(128, description="numbers for each word")
     hidden_size: PositiveInt = Field(128, description="LSTM units of each direction; filters of each CNN width")
-    dropout: float = Field(0.3, ge=0, lt=1)
+    dropout: float = Field(0.3, ge=0, lt=1, description="share of the states left out while training")
     word_dropout: float = Field(0.05, ge=0, lt=1, description="share of training tokens shown as unknown")
-    learning_rate: float = Field(2e-3, gt=0)
-    batch_rows: PositiveInt = 32
+    learning_rate: float = Field(2e-3, gt=0, description="Adam's")
+    batch_rows: PositiveInt = Field(32, description="rows of one step")
     min_steps: PositiveInt = Field(600, description="steps trained where there are too few rows to hold some out")
-    max_epochs: PositiveInt = 40
+    max_epochs: PositiveInt = Field(40, description="epochs at most, where some rows are held out")
     patience_epochs: PositiveInt = Field(5, description="epochs without a better held-out loss before stopping")
 
 
@@ -53,9 +53,13 @@ class CurveSpec(SpecModel):
         description="fields of a finetune spec: model, max_length, training, ...; not task, data, output, compute"
     )
     output: Uri = Field(description="URI under which curve.parquet, curve.md, curve.png and the cells' records go")
-    fractions: tuple[Fraction, ...] = Field((0.01, 0.05, 0.1, 0.3, 1.0), min_length=1)
-    seeds: tuple[Seed, ...] = Field((1, 2, 3), min_length=1)
-    methods: tuple[Method, ...] = Field(("finetune", "frozen", "bilstm", "cnn", "tfidf"), min_length=1)
+    fractions: tuple[Fraction, ...] = Field(
+        (0.01, 0.05, 0.1, 0.3, 1.0), min_length=1, description="shares of the training rows: nested, stratified"
+    )
+    seeds: tuple[Seed, ...] = Field((1, 2, 3), min_length=1, description="a cell for each, of its own rows and weights")
+    methods: tuple[Method, ...] = Field(
+        ("finetune", "frozen", "bilstm", "cnn", "tfidf"), min_length=1, description="what is compared"
+    )
     scratch: ScratchConfig = ScratchConfig()
     cpus_per_cell: PositiveInt = Field(1, description="cores of one cell; as many cells run side by side as fit")
     compute: ComputeConfig = ComputeConfig()
@@ -79,7 +83,7 @@ class CurveSpec(SpecModel):
 class Reference(SpecModel):
     """A figure from elsewhere to stand beside one's own."""
 
-    value: float
+    value: float = Field(description="the figure, in the unit of the run's metric")
     source: str = Field(min_length=1, description="who measured it, and where it is published")
 
 
@@ -103,7 +107,7 @@ class SuiteRun(SpecModel):
 class SuiteSpec(SpecModel):
     """Train and measure a list of runs, and put them into one table."""
 
-    runs: tuple[SuiteRun, ...] = Field(min_length=1)
+    runs: tuple[SuiteRun, ...] = Field(min_length=1, description="the lines of the table")
     defaults: Block = Field(default_factory=dict, description="fields merged into every finetune block, which win")
     seeds: tuple[Seed, ...] = Field((1, 2, 3), min_length=1, description="a training for each; a bundle runs once")
     output: Uri = Field(description="URI under which suite.parquet, suite.md, bundles and records go")

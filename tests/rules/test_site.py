@@ -43,6 +43,13 @@ def test_the_reference_has_every_field_of_every_spec(site: Path) -> None:
     assert 'href="#block-trainingconfig"' in page
 
 
+def test_every_field_says_what_it_is(site: Path) -> None:
+    page = (site / "reference" / "specs.html").read_text(encoding="utf-8")
+    rows = re.findall(r"<tr>\s*<td><code>(\w+)</code></td>(.*?)</tr>", page, re.DOTALL)
+    assert len(rows) > 100
+    assert [name for name, cells in rows if re.search(r"<td></td>\s*$", cells)] == []
+
+
 def test_the_reference_has_every_command(site: Path) -> None:
     page = (site / "reference" / "command-line.html").read_text(encoding="utf-8")
     headings = set(re.findall(r'<h2 id="[\w-]+">bertmill ([\w -]+)', page))

