@@ -22,6 +22,7 @@ from tests.unit.infra.command_lines import assert_parses, in_text
 
 NOT_RUN = re.compile(r"^# not run in this repository's tests$", re.MULTILINE)
 PART = re.compile(r"# part of a ([\w-]+) spec\b")
+_HEADING = re.compile(r"^#+ (.*)$", re.MULTILINE)
 PROGRAMS = ("bertmill", "make", "python", "pip")
 MODELS = {name.value: model for name, model in SPECS.items()}
 
@@ -131,3 +132,17 @@ def test_named_tests_exist() -> None:
     assert len(named) > 50
     assert {(page, file) for page, file, _ in named if file not in functions} == set()
     assert {(page, name) for page, file, name in named if name and name not in functions[file]} == set()
+
+
+@pytest.mark.parametrize("name", ["README.md", "infra/README.md"])
+def test_links_lead_somewhere(name: str) -> None:
+    """Of the two documents that are no pages of the site, whose links the site's build checks."""
+    path = ROOT / name
+    text = path.read_text(encoding="utf-8")
+    links = re.findall(r"\]\((?!https?:)([^)#\s]*)(?:#([\w-]+))?\)", text)
+    assert len(links) > 5
+    assert [target for target, _ in links if not (path.parent / target).exists()] == []
+    for target, anchor in links:
+        page = (path.parent / target if target else path).read_text(encoding="utf-8") if anchor else ""
+        headings = {re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in _HEADING.findall(page)}
+        assert not anchor or anchor in headings, f"{target}#{anchor}"
