@@ -14,6 +14,7 @@ SOURCE_FILE = "source_file"
 SOURCE_ROW = "source_row"
 SOURCE_FOOTER = "bertmill.source_file"  # in the Parquet footer of a file whose rows are all of one corpus file
 FINGERPRINT_FOOTER = "bertmill.fingerprint"  # in the Parquet footer of every scored file
+UUID = "arrow.uuid"
 RUN_DATE = "run_date"
 QUARANTINE = "_quarantine"  # below a table: the Delta table of the rows that could not be scored
 REPORTS = "_reports"  # below a table: a page for each night
@@ -99,7 +100,8 @@ def kept_field(field: pa.Field) -> pa.Field:
     """How a corpus column is stored: types every reader knows, always nullable.
 
     Dictionaries are decoded, large and view types narrowed, numbers widened to 64 bits and a column of nulls taken
-    as strings, so that files (and nights) that differ only in such ways give one table schema.
+    as strings, so that files (and nights) that differ only in such ways give one table schema. UUIDs are written as
+    text. What stands in lists, structs and maps keeps the width of its numbers.
     """
     return pa.field(field.name, _widened(_plain_type(field.type)), nullable=True)
 
@@ -114,6 +116,8 @@ def _widened(kind: pa.DataType) -> pa.DataType:
 
 
 def _plain_type(kind: pa.DataType) -> pa.DataType:
+    if isinstance(kind, pa.BaseExtensionType):
+        return pa.string() if kind.extension_name == UUID else _plain_type(kind.storage_type)
     if pa.types.is_dictionary(kind):
         return _plain_type(kind.value_type)
     if pa.types.is_large_string(kind) or pa.types.is_string_view(kind):
@@ -130,4 +134,8 @@ def _plain_type(kind: pa.DataType) -> pa.DataType:
         return pa.int64()
     if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
         return pa.list_(pa.field("element", _plain_type(kind.value_type)))
+    if pa.types.is_struct(kind):
+        return pa.struct([pa.field(field.name, _plain_type(field.type)) for field in kind])
+    if pa.types.is_map(kind):
+        return pa.map_(_plain_type(kind.key_type), _plain_type(kind.item_type))
     return kind

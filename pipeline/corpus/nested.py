@@ -5,6 +5,8 @@ from __future__ import annotations
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipeline.schema import UUID
+
 
 def find_path(fields: pa.Schema | pa.StructType, name: str) -> tuple[str, ...] | None:
     """Where a column stands: its name, or the names from a struct column down to the field; None if nowhere.
@@ -34,8 +36,16 @@ def field_at(schema: pa.Schema, path: tuple[str, ...], name: str) -> pa.Field:
 
 
 def column_at(table: pa.Table, path: tuple[str, ...]) -> pa.ChunkedArray:
-    """The values at a path of `find_path`; null where any struct above them is null."""
+    """The values at a path of `find_path`; null where any struct above them is null.
+
+    UUIDs are spelled out, other extension types (JSON) are what they are stored as.
+    """
     column = table[path[0]]
     for part in path[1:]:
         column = pc.struct_field(column, [column.type.get_field_index(part)])
-    return column
+    if not isinstance(column.type, pa.BaseExtensionType):
+        return column
+    if column.type.extension_name == UUID:
+        spelled = [None if value is None else str(value) for value in column.to_pylist()]
+        return pa.chunked_array([pa.array(spelled, pa.string())])
+    return pa.chunked_array([chunk.storage for chunk in column.chunks], column.type.storage_type)

@@ -226,7 +226,7 @@ def _unreadable_rows(piece: Piece, columns: Columns, options: ReadOptions, reaso
 def _cast(column: pa.ChunkedArray, field: pa.Field, file: CorpusFile) -> pa.ChunkedArray:
     """A kept column in its table type; timestamps lose what is below a microsecond, nothing else loses anything."""
     try:
-        return column.cast(field.type, safe=not pa.types.is_timestamp(field.type))
+        return column.cast(options=pc.CastOptions(field.type, allow_time_truncate=True))
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
         raise CorpusError(
             f"{file.uri}: column {field.name!r} is {column.type} and cannot be kept as {field.type}: "

@@ -82,7 +82,10 @@ def _is_valid(column: pa.Array | pa.ChunkedArray) -> bool:
 def is_word_list(kind: pa.DataType) -> bool:
     """Whether a column of this type holds lists of words."""
     is_list = pa.types.is_list(kind) or pa.types.is_large_list(kind)
-    return bool(is_list and _is_string(kind.value_type))
+    if not is_list:
+        return False
+    word = kind.value_type
+    return _is_string(word.value_type if pa.types.is_dictionary(word) else word)
 
 
 def _join_words(column: pa.Array) -> pa.Array:

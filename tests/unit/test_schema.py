@@ -58,6 +58,20 @@ def test_every_column_bertmill_writes_is_reserved() -> None:
         (pa.dictionary(pa.int8(), pa.int64()), pa.int64()),
         (pa.int32(), pa.int64()),
         (pa.uint8(), pa.int64()),
+        (pa.uuid(), pa.string()),
+        (pa.json_(), pa.string()),
+        (
+            pa.struct([("a", pa.uint8()), ("b", pa.timestamp("ns"))]),
+            pa.struct([("a", pa.int64()), ("b", pa.timestamp("us"))]),
+        ),
+        (
+            pa.list_(pa.struct([("a", pa.large_string())])),
+            pa.list_(pa.field("element", pa.struct([("a", pa.string())]))),
+        ),
+        (
+            pa.map_(pa.large_string(), pa.list_(pa.int32())),
+            pa.map_(pa.string(), pa.list_(pa.field("element", pa.int32()))),
+        ),
         (pa.uint64(), pa.int64()),
         (pa.float16(), pa.float64()),
         (pa.float64(), pa.float64()),

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import os
+import uuid
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -207,6 +209,21 @@ def test_kept_strings_of_every_encoding_are_one_type(tmp_path: Path) -> None:
         write(tmp_path / f"{number}.parquet", text=["x"], id=pa.array(value, kind))
     assert kept_schema(footers_of(tmp_path, TEXT_AND_ID), ("id",)) == pa.schema([("id", pa.string())])
     assert [row["id"] for row in read_all(tmp_path, TEXT_AND_ID)] == ["0", "1", "2", "3", None]
+
+
+def test_kept_columns_of_other_writers_are_read_as_plain_types(tmp_path: Path) -> None:
+    """What DuckDB, Polars and Spark write: JSON text, UUIDs, maps, nanoseconds inside of structs."""
+    number = uuid.UUID(int=7)
+    kept = {
+        "key": pa.array([number.bytes], pa.uuid()),
+        "tags": pa.array([[("a", "b")]], pa.map_(pa.large_string(), pa.large_string())),
+        "doc": pa.array([{"at": 1_001, "n": 3}], pa.struct([("at", pa.timestamp("ns")), ("n", pa.uint8())])),
+    }
+    write(tmp_path / "a.parquet", text=pa.array(['{"a": 1}'], pa.json_()), **kept)
+    (row,) = read_all(tmp_path, Columns(("text",), tuple(kept)))
+    assert row[input_column("text")] == '{"a": 1}'
+    assert (row["key"], row["tags"]) == (str(number), [("a", "b")])
+    assert row["doc"] == {"at": datetime(1970, 1, 1, microsecond=1), "n": 3}
 
 
 def test_kept_types_that_nothing_joins_are_refused(tmp_path: Path) -> None:

@@ -79,3 +79,8 @@ def test_broken_strings_are_found_at_any_depth() -> None:
 def test_columns_without_broken_strings_have_no_reasons() -> None:
     for column in (pa.chunked_array([["a", None]]), pa.chunked_array([], pa.string()), pa.chunked_array([[b"\xff"]])):
         assert find_broken_text(column, "name").null_count == len(column)
+
+
+def test_words_may_be_dictionary_encoded() -> None:
+    words = pa.ListArray.from_arrays([0, 2, 3], pa.array(["a", "b", "a"]).dictionary_encode())
+    assert clean_text(words, quarantine_blank=True).values.to_pylist() == ["a b", "a"]
