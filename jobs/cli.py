@@ -19,6 +19,7 @@ from jobs.remote.submit import submit
 from jobs.report import report
 from jobs.schema import schema
 from jobs.score import score
+from jobs.session import Version
 from jobs.suite import suite
 from jobs.table.app import app as table_app
 from jobs.tune import tune
@@ -36,6 +37,10 @@ for _other in (learning_curve, suite, tune, benchmark, schema, submit, logs, sto
 app.command("jobs")(list_jobs)
 app.add_typer(table_app, name="table")
 app.add_typer(models_app, name="models")
+
+
+@app.callback()
+def _bertmill(version: Version = False) -> None: ...
 
 
 def main() -> None:

@@ -11,6 +11,7 @@ from typing import Annotated
 
 import typer
 
+from pipeline import __version__
 from pipeline.errors import BertmillError, InterruptedRunError, StorageUnreachableError, TransientStorageError
 
 SpecPath = Annotated[str, typer.Argument(help="the YAML spec", metavar="SPEC", show_default=False)]
@@ -18,6 +19,16 @@ Overrides = Annotated[list[str] | None, typer.Option("--set", help="override a f
 Address = Annotated[str | None, typer.Option(help="Ray cluster; default: $RAY_ADDRESS, else a local one for this job")]
 Debug = Annotated[bool, typer.Option("--debug", help="show tracebacks")]
 Today = Annotated[str | None, typer.Option("--date", help="the night to publish, YYYY-MM-DD; default: today, UTC")]
+
+
+def tell_version(is_asked: bool) -> None:
+    """Print the version and leave."""
+    if is_asked:
+        print(f"bertmill {__version__}")
+        raise typer.Exit
+
+
+Version = Annotated[bool, typer.Option("--version", callback=tell_version, is_eager=True, help="print the version")]
 
 
 @contextlib.contextmanager

@@ -93,7 +93,9 @@ def test_its_command_and_version_are_those_of_the_code(wheel: Wheel) -> None:
     assert message_from_bytes(wheel.metadata("METADATA"))["Version"] == __version__
 
 
-@pytest.mark.parametrize(("arguments", "said"), [(["--help"], "finetune"), (["schema", "score"], "ScoreSpec")])
+@pytest.mark.parametrize(
+    ("arguments", "said"), [(["--version"], __version__), (["--help"], "finetune"), (["schema", "score"], "ScoreSpec")]
+)
 def test_the_command_line_runs_elsewhere_without_extras(
     wheel: Wheel, tmp_path: Path, arguments: list[str], said: str
 ) -> None:
