@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from jobs.cluster import ray_session
 from jobs.session import preparing
+from pipeline.encoder.bundle import BundleInfo
 from pipeline.finetune.spec import FinetuneSpec
 
 
 def train_bundles(parsed: FinetuneSpec, source: str, address: str | None, fresh: bool) -> None:
-    """Train what is not trained yet, and print what came of it.
+    """Train what is not trained yet, once or with each of several seeds, and print what came of it.
 
     Args:
         parsed: What is to be trained.
@@ -16,6 +17,15 @@ def train_bundles(parsed: FinetuneSpec, source: str, address: str | None, fresh:
         address: Of a Ray cluster, if not a local one.
         fresh: Give up what an unfinished run left.
     """
+    from pipeline.studies.seeds import write_seeds
+
+    if not parsed.seeds:
+        _train(parsed, source, address, fresh)
+    else:
+        print(write_seeds(parsed, {n: _train(parsed.with_seed(n), source, address, fresh) for n in parsed.seeds}))
+
+
+def _train(parsed: FinetuneSpec, source: str, address: str | None, fresh: bool) -> dict[str, BundleInfo]:
     from pipeline.finetune.prepare import prepare_training
     from pipeline.finetune.run import run_training
     from pipeline.finetune.track import check_track
@@ -47,3 +57,4 @@ def train_bundles(parsed: FinetuneSpec, source: str, address: str | None, fresh:
         figures = ", ".join(f"{metric} {value:.4f}" for metric, value in info.metrics.items())
         print(f"bundle {parsed.output_of(name)}  model_version {info.model_version}")
         print(f"validation: {figures or 'none given'}")
+    return finished

@@ -59,6 +59,8 @@ Uris = Annotated[
     WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}, "minItems": 1}]}),
 ]
 """One URI or a list of them."""
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+"""What random draws start from."""
 
 
 class StorageConfig(SpecModel):

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
-from pipeline.config import ElasticCompute, EncoderUse, SpecModel, StorageConfig, Uri, Uris, check_bundle_names
+from pipeline.config import ElasticCompute, EncoderUse, Seed, SpecModel, StorageConfig, Uri, Uris, check_bundle_names
 from pipeline.tasks import TASKS
 from pipeline.uris import join_uri, overlaps
 
@@ -156,6 +156,10 @@ class FinetuneSpec(EncoderUse):
     work: Uri | None = Field(None, description="URI for token cache, checkpoints and metrics; default: OUTPUT.work")
     tensorboard: Uri | None = Field(None, description="local directory for event files that TensorBoard reads")
     training: TrainingConfig = TrainingConfig()
+    seeds: tuple[Seed, ...] = Field(
+        (),
+        description="in place of training.seed: a training with each, into OUTPUT/seed-N, and a table of their figures",
+    )
     checkpoint: CheckpointConfig = CheckpointConfig()
     compute: ElasticCompute = ElasticCompute()
     storage: StorageConfig = StorageConfig()
@@ -176,6 +180,14 @@ class FinetuneSpec(EncoderUse):
         held_out = [head for head in self.all_heads.values() if head.data.validation is not None]
         if self.training.keep_best is not None and not held_out:
             raise ValueError("training.keep_best compares figures on validation rows: give data.validation")
+        return self
+
+    @model_validator(mode="after")
+    def _seeds_are_given_once(self) -> FinetuneSpec:
+        if len(set(self.seeds)) < len(self.seeds):
+            raise ValueError("a seed stands twice in seeds")
+        if self.seeds and "seed" in self.training.model_fields_set:
+            raise ValueError("seeds and training.seed: give one of the two")
         return self
 
     @model_validator(mode="after")
@@ -211,6 +223,16 @@ class FinetuneSpec(EncoderUse):
     def field_of(self, head: str, field: str) -> str:
         """A head's field as the spec spells it, for messages."""
         return f"heads.{head}.{field}" if head else field
+
+    def with_seed(self, seed: int) -> FinetuneSpec:
+        """The training with one of `seeds`; all share one token cache."""
+        changes = {
+            "training": self.training.model_copy(update={"seed": seed}),
+            "output": join_uri(self.output, f"seed-{seed}"),
+            "work": self.work_uri,
+            "seeds": (),
+        }
+        return self.model_copy(update=changes)
 
     def output_of(self, head: str) -> str:
         """Where a head's bundle is written."""

@@ -6,16 +6,15 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, PositiveInt, field_validator, model_validator
 
-from pipeline.config import ComputeConfig, SpecModel, StorageConfig, Uri, Uris
+from pipeline.config import ComputeConfig, Seed, SpecModel, StorageConfig, Uri, Uris
 from pipeline.uris import overlaps
 
 Method = Literal["finetune", "frozen", "bilstm", "cnn", "tfidf"]
 Fraction = Annotated[float, Field(gt=0, le=1)]
-Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Block = dict[str, Any]
 """Fields of another job's spec; checked against that job's own model when the study is prepared."""
 
-FINETUNE_FILLED = ("heads", "output", "work", "compute", "storage", "training.seed")
+FINETUNE_FILLED = ("heads", "output", "work", "compute", "storage", "training.seed", "seeds")
 CURVE_FILLED = ("task", "data", *FINETUNE_FILLED)
 BUNDLE_FILLED = ("output", "storage")
 """Fields that have no place in a study's block: it fills them in itself, and a cell trains one task."""

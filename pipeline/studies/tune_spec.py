@@ -6,11 +6,11 @@ from typing import Literal
 
 from pydantic import Field, PositiveInt
 
-from pipeline.config import ComputeConfig, SpecModel, StorageConfig, Uri
+from pipeline.config import ComputeConfig, Seed, SpecModel, StorageConfig, Uri
 from pipeline.studies.space import Dimension
-from pipeline.studies.spec import Block, Seed
+from pipeline.studies.spec import Block
 
-TUNE_FILLED = ("output", "work", "compute", "storage")
+TUNE_FILLED = ("output", "work", "compute", "storage", "seeds")
 """Fields that have no place in the finetune block: the search fills them in itself."""
 SAME_FOR_ALL = ("task", "data", "heads", "registry", "checkpoint", *TUNE_FILLED)
 """Fields that cannot be searched over: figures on other data do not compare, and places decide nothing."""

@@ -89,6 +89,24 @@ def test_a_bundle_that_this_recipe_made_is_not_made_again(train_raw: dict[str, A
     assert "macro_f1 0.7500" in finished.stdout
 
 
+def test_a_training_with_several_seeds_ends_in_a_table(train_raw: dict[str, Any], tmp_path: Path) -> None:
+    """Here both were trained before, so nothing starts."""
+    from pipeline.finetune.prepare import prepare_training
+    from pipeline.finetune.spec import FinetuneSpec
+
+    raw = {**train_raw, "seeds": [5, 6]}
+    spec = FinetuneSpec.model_validate(raw)
+    for seed in spec.seeds:
+        one = spec.with_seed(seed)
+        fingerprint = prepare_training(one, "spec.yaml").fingerprint
+        make_bundle(one.output, run_fingerprint=fingerprint, metrics={"macro_f1": seed / 10})
+    finished = run_command("finetune", write_spec(tmp_path / "spec.yaml", raw))
+    assert finished.exit_code == 0
+    assert finished.stdout.count("already trained") == 2
+    assert "| macro_f1 | 0.5500 ± 0.0707 | 0.5000 | 0.6000 |" in finished.stdout
+    assert (Path(spec.output) / "seeds.md").exists()
+
+
 def test_every_job_explains_itself() -> None:
     for job in (
         "bundle",
