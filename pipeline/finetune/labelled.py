@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 
 from pipeline.config import Uris
 from pipeline.corpus.listing import CorpusFile, list_corpus
+from pipeline.corpus.nested import column_at, find_path
 from pipeline.corpus.reader import (
     REASON,
     Columns,
@@ -192,8 +193,9 @@ def _read_targets(files: Sequence[CorpusFile], schema: pa.Schema, storage: Stora
     for file in files:
         filesystem, path = storage.open_arrow(file.uri)
         with pq.ParquetFile(path, filesystem=filesystem) as parquet:
-            if field.name in parquet.schema_arrow.names:
-                chunks += parquet.read([field.name])[field.name].cast(field.type).chunks
+            place = find_path(parquet.schema_arrow, field.name)
+            if place is not None:
+                chunks += column_at(parquet.read([".".join(place)]), place).cast(field.type).chunks
             else:
                 value = pa.scalar(dict(file.partition)[field.name])
                 chunks.append(pa.repeat(value, parquet.metadata.num_rows).cast(field.type))

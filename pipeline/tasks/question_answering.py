@@ -54,8 +54,13 @@ class QuestionAnswering:
     main_metric = "f1"
 
     def learn(self, targets: pa.ChunkedArray) -> Learned:
-        """Whether unanswerable questions occur: only then does the bundle ever decline."""
-        answered = [bool(row["text"]) for row in targets.to_pylist() if row and row["text"] is not None]
+        """Whether unanswerable questions occur: only then does the bundle ever decline.
+
+        Raises:
+            TypeError: answers are of another type than SQuAD's.
+        """
+        _check_type(targets.type)
+        answered = [bool(_golds(row)) for row in targets.to_pylist() if row and row["text"] is not None]
         return Learned((), {"may_decline": float(not all(answered)), "null_threshold": 0.0})
 
     def head_config(self, learned: Learned) -> dict[str, object]:
@@ -129,7 +134,7 @@ class QuestionAnswering:
         for answers, context, span in zip(
             targets.to_pylist(), contexts, _best_spans(outputs[0].logits, examples), strict=True
         ):
-            text, golds = _answer(context, span), answers["text"]
+            text, golds = _answer(context, span), _golds(answers)
             rows.append((bool(golds), span.null_margin, exact_match(text, golds), token_f1(text, golds)))
         columns = [list(column) for column in zip(*rows, strict=True)] if rows else [[], [], [], []]
         return pa.table(columns, schema=_JUDGED)
@@ -161,23 +166,39 @@ class QuestionAnswering:
         return Evaluation(judged.num_rows, metrics)
 
 
+def _check_type(kind: pa.DataType) -> None:
+    fields = {field.name: getattr(field.type, "value_type", None) for field in kind} if pa.types.is_struct(kind) else {}
+    text, start = fields.get("text"), fields.get("answer_start")
+    is_text = text is not None and (text in (pa.string(), pa.large_string(), pa.string_view(), pa.null()))
+    if not is_text or start is None or not (pa.types.is_integer(start) or pa.types.is_null(start)):
+        raise TypeError("expected struct<text: list<string>, answer_start: list<int32>>, as SQuAD has them")
+
+
+def _golds(answers: dict[str, Any]) -> list[str]:
+    """Answers that say something; an empty one is how some data sets write that there is none."""
+    return [text for text in answers["text"] if text]
+
+
 def _problem(answers: dict[str, Any] | None, context: str) -> str | None:
     if answers is None or answers.get("text") is None or answers.get("answer_start") is None:
         return "answers are null"
     if len(answers["text"]) != len(answers["answer_start"]):
         return f"{len(answers['text'])} answer texts and {len(answers['answer_start'])} starts"
     for text, start in zip(answers["text"], answers["answer_start"], strict=True):
-        if context[start : start + len(text)] != text:
+        if text is None or start is None:
+            return "answers are null"
+        if text and context[start : start + len(text)] != text:
             return f"answer_start {start} does not match the context: {context[start : start + len(text)]!r}"
     return None
 
 
 def _answer_tokens(answers: dict[str, Any], spans: npt.NDArray[np.int32]) -> tuple[int, int]:
     """First and last token of the first answer in a window; (0, 0) if it is not wholly in it."""
-    if not answers["text"]:
+    first = next((place for place, text in enumerate(answers["text"]) if text), None)
+    if first is None:
         return 0, 0
-    start = answers["answer_start"][0]
-    end = start + len(answers["text"][0])
+    start = answers["answer_start"][first]
+    end = start + len(answers["text"][first])
     inside = np.flatnonzero((spans[:, 0] >= 0) & (spans[:, 1] > start) & (spans[:, 0] < end))
     context = np.flatnonzero(spans[:, 0] >= 0)
     if not len(inside) or spans[context[0], 0] > start or spans[context[-1], 1] < end:

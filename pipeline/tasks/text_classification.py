@@ -73,7 +73,7 @@ class TextClassification:
             usable = np.isfinite(soft).all(axis=1) & (soft >= 0).all(axis=1) & (soft.sum(axis=1) > 0)
             return pc.if_else(pa.array(usable), pa.scalar(None, pa.string()), "soft label is not a distribution")
         known = encode_labels(targets, learned.labels) >= 0
-        reason = pc.if_else(pc.is_null(targets), pa.scalar("label is null"), pa.scalar("label is unknown"))
+        reason = pc.if_else(pc.is_null(label_names(targets)), pa.scalar("label is null"), pa.scalar("label is unknown"))
         return pc.if_else(pa.array(known), pa.scalar(None, pa.string()), combined(reason))
 
     def window_targets(self, targets: pa.ChunkedArray, examples: Examples, learned: Learned) -> WindowTargets:
@@ -167,14 +167,20 @@ def encode_labels(targets: pa.ChunkedArray, labels: Sequence[str]) -> npt.NDArra
 
 
 def distinct_labels(values: pa.Array | pa.ChunkedArray) -> tuple[str, ...]:
-    """Names of the distinct labels, in the order of the values themselves; nulls are none."""
-    distinct = pc.drop_null(pc.unique(_decoded(values)))
+    """Names of the distinct labels, in the order of the values themselves; nulls and NaN are none."""
+    distinct = pc.drop_null(_without_nan(pc.unique(_decoded(values))))
     return tuple(label_names(distinct.take(pc.sort_indices(distinct))).to_pylist())
 
 
 def label_names(values: pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:
     """Labels of any type as text: Arrow's spelling (`true`, `1`, `0.5`), wherever labels are named or looked up."""
-    return _decoded(values).cast(pa.string())
+    return _without_nan(_decoded(values)).cast(pa.string())
+
+
+def _without_nan(values: pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:
+    """NaN is what some writers put where there is no label."""
+    is_number = pa.types.is_floating(values.type)
+    return pc.if_else(pc.is_nan(values), pa.scalar(None, values.type), values) if is_number else values
 
 
 def _decoded(values: pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:

@@ -71,8 +71,14 @@ class TokenClassification:
     main_metric = "f1"
 
     def learn(self, targets: pa.ChunkedArray) -> Learned:
-        """`O`, then `B-` and `I-` of every label, in string order."""
+        """`O`, then `B-` and `I-` of every label, in string order.
+
+        Raises:
+            TypeError: no row's tags can be read, and why.
+        """
         kinds = {span.label for row in targets.to_pylist() if row is not None for span in _known_spans(row)}
+        if not kinds and not _are_spans(targets):
+            _check_some_tags(targets)
         return Learned((OUTSIDE, *(f"{prefix}-{kind}" for kind in sorted(kinds) for prefix in "BI")))
 
     def head_config(self, learned: Learned) -> dict[str, object]:
@@ -155,6 +161,16 @@ def _known_spans(target: Sequence[Any]) -> list[TagSpan]:
         return read_tags(target)
     except (ValueError, TypeError, AttributeError):
         return []
+
+
+def _check_some_tags(targets: pa.ChunkedArray) -> None:
+    for tag in {tag: None for row in targets.to_pylist() if isinstance(row, list) for tag in row}:
+        if not isinstance(tag, str):
+            raise TypeError(f"a tag is {tag!r}; expected text such as B-PER, I-PER and O")
+        try:
+            split_tag(tag)
+        except ValueError as error:
+            raise TypeError(str(error)) from None
 
 
 def _are_spans(targets: pa.ChunkedArray) -> bool:

@@ -14,7 +14,7 @@ from pipeline.corpus.rows import open_rows
 from pipeline.corpus.shards import ShardSize
 from pipeline.encoder.tokenize import TextTokenizer, TokenOptions
 from pipeline.errors import CorpusError, SpecError
-from pipeline.finetune.labelled import LabelledSet, LabelPlaces, LabelTarget, check_labels, open_split
+from pipeline.finetune.labelled import LabelledSet, LabelPlaces, LabelTarget, check_labels, open_split, read_usable
 from pipeline.finetune.token_cache import (
     TokenCacheJob,
     TokenCacheWriter,
@@ -199,3 +199,11 @@ def test_a_shard_without_usable_rows_takes_no_segments_from_the_others(
     assert data.rows.type_ids is not None
     assert data.rows.type_ids.tolist() == [0, 0, 0, 0, 1, 1, 0, 0, 0, 1, 1]
     assert data.targets.values.tolist() == [0, 1]
+
+
+def test_a_label_may_be_a_field_of_a_struct(tmp_path: Path) -> None:
+    rows = {"text": ["x", "y"], "doc": [{"label": "b"}, {"label": "a"}]}
+    pq.write_table(pa.table(rows), tmp_path / "a.parquet")
+    split = open_split((str(tmp_path),), TASK, TEXT, LabelTarget("doc.label"), STORAGE)
+    assert split.learned.labels == ("a", "b")
+    assert read_usable(split.shards[0], split, TASK, split.learned, STORAGE).targets.to_pylist() == ["b", "a"]

@@ -223,3 +223,28 @@ def test_a_head_has_a_start_and_an_end_whatever_classes_the_encoder_names(encode
     assert len(AutoConfig.from_pretrained(encoder_directory).id2label) == 3
     network = load_network(encoder_directory, TASK.head_class, **TASK.head_config(ALWAYS))
     assert network.qa_outputs.out_features == 2
+
+
+@pytest.mark.parametrize(
+    "answers",
+    [
+        pa.array(["x"]),
+        pa.array([[{"text": "x", "answer_start": 0}]]),
+        pa.array([{"text": "x", "answer_start": 0}]),
+        pa.array([{"text": ["x"], "answer_start": [0.0]}]),
+    ],
+)
+def test_answers_of_another_type_are_refused(answers: pa.Array) -> None:
+    with pytest.raises(TypeError, match="expected struct<text: list<string>, answer_start: list<int32>>"):
+        TASK.learn(pa.chunked_array([answers]))
+
+
+def test_an_empty_answer_is_none_at_all(tokenizer: Any) -> None:
+    empty = column([{"text": [""], "answer_start": [-1]}], ANSWERS)
+    learned = TASK.learn(empty)
+    examples = examples_of(tokenizer, ["why?"], [CONTEXT], long_text="window", max_length=64)
+    assert learned.options["may_decline"] == 1
+    assert TASK.check(empty, list(examples.texts), learned).to_pylist() == [None]
+    assert TASK.window_targets(empty, examples, learned).values[0] == 3
+    judged = TASK.judge([outputs_of(np.zeros((len(examples.tokens.ids), 2), np.float32))], examples, empty, learned)
+    assert judged["answerable"].to_pylist() == [False]

@@ -192,3 +192,10 @@ def test_a_pair_is_one_input_of_two_texts_judged_as_a_class() -> None:
     figures = pair.evaluate(table, ABC).metrics
     assert figures == judged(logits, names.to_pylist(), ABC).metrics
     assert figures[pair.main_metric] == pytest.approx(accuracy_score(targets, logits.argmax(axis=1)))
+
+
+def test_a_number_that_is_nan_is_no_label() -> None:
+    targets = column([1.0, float("nan"), 0.0, None], pa.float64())
+    learned = TASK.learn(targets)
+    assert learned.labels == ("0", "1")
+    assert TASK.check(targets, [], learned).to_pylist() == [None, "label is null", None, "label is null"]

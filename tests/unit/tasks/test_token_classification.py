@@ -254,3 +254,17 @@ def test_no_rows_give_zeros_and_no_warning(tokenizer: Any) -> None:
 def test_a_column_that_is_no_list_is_refused_row_by_row() -> None:
     reasons = TASK.check(column(["B-PER O"]), (pa.chunked_array([["a b"]]),), LEARNED).to_pylist()
     assert reasons == ["7 tags for 2 words"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "rows", "message"),
+    [
+        (pa.list_(pa.int64()), [[3, 0]], "a tag is 3; expected text such as B-PER"),
+        (TAGS, [["PER", "O"]], "tag 'PER'; expected O, or B-"),
+        (TAGS, [[None, "O"]], "a tag is None; expected text"),
+    ],
+)
+def test_tags_of_which_none_can_be_read_say_why(kind: pa.DataType, rows: list[Any], message: str) -> None:
+    with pytest.raises(TypeError, match=message):
+        TASK.learn(column(rows, kind))
+    assert TASK.learn(column([["O"], []], TAGS)).labels == ("O",)
