@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 
 import typer
 
@@ -15,12 +16,16 @@ from pipeline.studies.benchmark.spec import BenchmarkSpec
 def benchmark(spec: SpecPath, set_: Overrides = None, debug: Debug = False) -> None:
     """Measure bertmill beside Sentence Transformers, OpenVINO, pipelines and the Trainer, in this process."""
     with running("benchmark", spec, debug):
-        from pipeline.studies.benchmark.run import run_benchmark
+        from jobs.cluster import ray_session
+        from pipeline.studies.benchmark.run import Jobs, run_benchmark
+        from pipeline.studies.benchmark.start_up import Commands
 
         parsed = load_spec(spec, BenchmarkSpec, set_ or ())
         given = parsed.compute.cpus_per_worker
-        print(run_benchmark(parsed, (os.cpu_count() or 1) if given == "auto" else given))
-        print(f"written to {parsed.output}: benchmark.md, benchmark.parquet")
+        commands = [(sys.executable, "-m", *module) for module in (("jobs.start_up",), ("jobs.cli", "plan"))]
+        jobs = Jobs(lambda compute: ray_session(compute, None), Commands(*commands))
+        print(run_benchmark(parsed, (os.cpu_count() or 1) if given == "auto" else given, jobs))
+        print(f"written to {parsed.output}: benchmark.md, benchmark.parquet, benchmark.png")
 
 
 if __name__ == "__main__":

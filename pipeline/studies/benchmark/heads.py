@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import partial
 
-import numpy as np
 import pyarrow as pa
 import torch
 import transformers
@@ -29,10 +28,14 @@ _PROBE_SHARE = 8
 
 def head_contenders(work: HeadWork) -> list[Contender]:
     """bertmill, then transformers in bf16 (where the hardware has it) and fp32; each gives `Answers`."""
-    peers = {"bf16": torch.bfloat16, "fp32": torch.float32}
-    if work.runtime.autocast_dtype is not torch.bfloat16:
-        del peers["bf16"]
-    return [_bertmill(work), *(_transformers(work, name, dtype) for name, dtype in peers.items())]
+    dtypes = dict.fromkeys([_best_dtype(work), torch.float32])
+    return [_bertmill(work), *(_transformers(work, dtype) for dtype in dtypes)]
+
+
+def best_settings(work: HeadWork) -> tuple[str, int]:
+    """Name of the dtype and rows of a batch that transformers is fastest with, found on a part of the texts."""
+    dtype = _best_dtype(work)
+    return str(dtype).removeprefix("torch."), _best_batch_rows(_answering(work, dtype), _longest_first(work)[1])
 
 
 def _bertmill(work: HeadWork) -> Contender:
@@ -47,12 +50,10 @@ def _bertmill(work: HeadWork) -> Contender:
     return Contender("bertmill", run)
 
 
-def _transformers(work: HeadWork, precision: str, dtype: torch.dtype) -> Contender:
-    """Longest first; the batch size is the best of several on a part of the texts."""
-    order = np.argsort([-len(text) for text in work.texts.to_pylist()], kind="stable")
-    texts = np.array(work.texts.to_pylist(), object)[order].tolist()
-    answer = answering_loop(work, dtype) if work.task == ANSWERING else _pipeline(work, dtype)
-    batch_rows = find_fastest({rows: partial(answer, texts[::_PROBE_SHARE], rows) for rows in _BATCH_ROWS})
+def _transformers(work: HeadWork, dtype: torch.dtype) -> Contender:
+    order, texts = _longest_first(work)
+    answer = _answering(work, dtype)
+    batch_rows = _best_batch_rows(answer, texts)
 
     def run() -> Answers:
         answers: Answers = [None] * len(texts)
@@ -61,7 +62,27 @@ def _transformers(work: HeadWork, precision: str, dtype: torch.dtype) -> Contend
         return answers
 
     kind = "loop" if work.task == ANSWERING else "pipeline"
+    precision = "bf16" if dtype == torch.bfloat16 else "fp32"
     return Contender(f"transformers {kind}, {precision}, sorted, batches of {batch_rows} (its best)", run)
+
+
+def _best_dtype(work: HeadWork) -> torch.dtype:
+    return torch.bfloat16 if work.runtime.autocast_dtype is torch.bfloat16 else torch.float32
+
+
+def _longest_first(work: HeadWork) -> tuple[list[int], list[str]]:
+    """Places of the texts, and the texts in that order."""
+    texts = work.texts.to_pylist()
+    order = sorted(range(len(texts)), key=lambda row: -len(texts[row]))
+    return order, [texts[row] for row in order]
+
+
+def _best_batch_rows(answer: Callable[[Sequence[str], int], Answers], texts: Sequence[str]) -> int:
+    return find_fastest({rows: partial(answer, texts[::_PROBE_SHARE], rows) for rows in _BATCH_ROWS})
+
+
+def _answering(work: HeadWork, dtype: torch.dtype) -> Callable[[Sequence[str], int], Answers]:
+    return answering_loop(work, dtype) if work.task == ANSWERING else _pipeline(work, dtype)
 
 
 def _pipeline(work: HeadWork, dtype: torch.dtype) -> Callable[[Sequence[str], int], Answers]:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import yaml
 
+from pipeline.config import ComputeConfig, PoolOptions
 from pipeline.encoder.attention import choose_runtime, set_threads
 from pipeline.encoder.bundle import resolve_encoder
 from pipeline.errors import InputError
@@ -20,25 +23,47 @@ from pipeline.finetune.prepare import prepare_training
 from pipeline.finetune.spec import FinetuneSpec
 from pipeline.output.writer import write_parquet
 from pipeline.storage import Storage
-from pipeline.studies.benchmark.bundles import BundleOrder, train_bundles
+from pipeline.studies.benchmark.bundles import CLASSIFICATION, BundleOrder, train_bundles
 from pipeline.studies.benchmark.embedding import EmbeddingWork, embedding_contenders
 from pipeline.studies.benchmark.head_work import HeadWork, as_answers, share_alike
-from pipeline.studies.benchmark.heads import head_contenders
+from pipeline.studies.benchmark.heads import best_settings, head_contenders
 from pipeline.studies.benchmark.lines import NOTE, Line, as_markdown, as_table, race_lines
+from pipeline.studies.benchmark.night import NIGHT, NightWork, night_contenders, stored_corpus
 from pipeline.studies.benchmark.plain import plain_answers
-from pipeline.studies.benchmark.rounds import take_turns
+from pipeline.studies.benchmark.plot import draw_races
+from pipeline.studies.benchmark.ray_data import PipelineOptions
+from pipeline.studies.benchmark.rounds import Lap, take_turns
 from pipeline.studies.benchmark.sample import read_sample
-from pipeline.studies.benchmark.spec import BenchmarkSpec, HeadsConfig
+from pipeline.studies.benchmark.spec import BenchmarkSpec, HeadsConfig, NightConfig
+from pipeline.studies.benchmark.start_up import Commands, describe_start
 from pipeline.studies.benchmark.training import TrainingWork, training_contenders
 from pipeline.studies.blocks import BlockPlace, merged, read_block
 from pipeline.studies.rows import TASK
 from pipeline.uris import join_uri
 
-_PACKAGES = ("torch", "transformers", "sentence-transformers", "openvino", "accelerate")
+_PACKAGES = ("ray", "torch", "transformers", "sentence-transformers", "openvino", "accelerate")
 
 
-def run_benchmark(spec: BenchmarkSpec, num_threads: int) -> str:
-    """Run every race and write `benchmark.md` and `benchmark.parquet`.
+@dataclass(frozen=True)
+class Jobs:
+    """What the benchmark asks of the jobs around it.
+
+    Attributes:
+        open_session: A Ray and the pool of workers that a compute block asks for.
+        commands: What a night's start is timed with.
+    """
+
+    open_session: Callable[[ComputeConfig], AbstractContextManager[PoolOptions]]
+    commands: Commands
+
+
+def run_benchmark(spec: BenchmarkSpec, num_threads: int, jobs: Jobs) -> str:
+    """Run every race and write `benchmark.md`, `benchmark.parquet` and `benchmark.png`.
+
+    Args:
+        spec: The spec.
+        num_threads: Cores of everyone.
+        jobs: For whole nights.
 
     Returns:
         The Markdown.
@@ -46,6 +71,8 @@ def run_benchmark(spec: BenchmarkSpec, num_threads: int) -> str:
     Raises:
         InputError: a package that a race needs is missing, or texts are.
     """
+    _need("matplotlib")
+    load = os.getloadavg()[0]
     set_threads(num_threads)
     with tempfile.TemporaryDirectory() as folder:
         races = _Races(spec, num_threads, Path(folder))
@@ -53,12 +80,14 @@ def run_benchmark(spec: BenchmarkSpec, num_threads: int) -> str:
             sample = read_sample(spec.texts, races.storage)
             races.embed(sample["text"])
             if spec.heads is not None:
-                races.answer(sample, spec.heads)
+                bundles = races.answer(sample, spec.heads)
+                if spec.end_to_end is not None:
+                    races.score(sample["text"], bundles[CLASSIFICATION], spec.end_to_end, jobs)
         for name, block in spec.training.items():
             races.train(name, block)
-    text = f"{_machine(num_threads)}\n\n{as_markdown(races.lines)}\n{NOTE}\n"
-    text += "".join(f"\n{note}\n" for note in races.notes)
+    text = _page(races, load)
     races.storage.write_bytes(join_uri(spec.output, "benchmark.md"), text.encode())
+    races.storage.write_bytes(join_uri(spec.output, "benchmark.png"), draw_races(races.lines))
     write_parquet(as_table(races.lines), join_uri(spec.output, "benchmark.parquet"), {}, races.storage)
     return text
 
@@ -100,8 +129,8 @@ class _Races:
         self.lines += race_lines(f"embed {len(texts):,} texts", timings, num_tokens, quality)
         self.notes += [f"Not run: {name}: {reason}." for name, reason in missing.items()]
 
-    def answer(self, sample: pa.Table, heads: HeadsConfig) -> None:
-        """Texts to labels, tags and answers."""
+    def answer(self, sample: pa.Table, heads: HeadsConfig) -> dict[str, Path]:
+        """Texts to labels, tags and answers; gives the bundles, by task."""
         spec, texts = self.spec, sample["text"].slice(0, heads.rows)
         learned = sample.slice(max(0, sample.num_rows - heads.training_rows))
         order = BundleOrder(
@@ -112,12 +141,37 @@ class _Races:
             spec.compute.model_dump(exclude_unset=True),
             self.num_threads,
         )
-        for task, bundle in train_bundles(order, self.folder).items():
+        bundles = train_bundles(order, self.folder)
+        for task, bundle in bundles.items():
             work = HeadWork(task, bundle, texts, spec.max_length, spec.compute, self.num_threads)
             timings, reference = take_turns(head_contenders(work), spec.rounds), plain_answers(work)
             quality = {timing.name: share_alike(as_answers(timing.result), reference) for timing in timings}
             num_tokens = int(work.tokenize().lengths.sum())
             self.lines += race_lines(f"{task}, {len(texts):,} texts", timings, num_tokens, quality)
+        return bundles
+
+    def score(self, texts: pa.ChunkedArray, bundle: Path, night: NightConfig, jobs: Jobs) -> None:
+        """Parquet to a published night; then what a small one's start takes."""
+        spec, texts = self.spec, texts.slice(0, night.rows)
+        runtime, encoder = choose_runtime(spec.compute), resolve_encoder(spec.model, self.storage)
+        bare = EmbeddingWork(encoder, texts, spec.max_length, runtime, self.num_threads)
+        with stored_corpus(texts, night.at, self.storage) as place:
+            with jobs.open_session(spec.compute) as pool:
+                corpus = join_uri(place, "corpus")
+                work = NightWork(bundle, corpus, place, spec.max_length, spec.compute, spec.storage, pool)
+                best = self._best_pipeline(bundle, texts, pool)
+                timings = take_turns(night_contenders(work, bare, best), night.rounds, warm_up=False)
+            starts = {timing.name: timing.result.before_s for timing in timings if isinstance(timing.result, Lap)}
+            self.lines += race_lines(f"a night of {len(texts):,} texts", timings, int(bare.tokenize().lengths.sum()))
+            shown = "; ".join(f"{name} {seconds:.1f} s" for name, seconds in starts.items())
+            self.notes.append(f"Before the first text of a night, on a Ray that runs (not counted above): {shown}.")
+            self.notes.append(describe_start(work.spec(), NIGHT, jobs.commands, night.rounds).rstrip())
+
+    def _best_pipeline(self, bundle: Path, texts: pa.ChunkedArray, pool: PoolOptions) -> PipelineOptions:
+        """What transformers is fastest with, as the race over labels finds it."""
+        work = HeadWork(CLASSIFICATION, bundle, texts, self.spec.max_length, self.spec.compute, self.num_threads)
+        dtype, batch_rows = best_settings(work)
+        return PipelineOptions(str(bundle), self.spec.max_length, pool, dtype, batch_rows, is_sorted=True)
 
     def train(self, name: str, block: dict[str, object]) -> None:
         """Texts and labels to a saved model."""
@@ -153,6 +207,18 @@ def _version(package: str) -> str | None:
         return None
 
 
-def _machine(num_threads: int) -> str:
+def _page(races: _Races, load: float) -> str:
+    """Everything, as Markdown."""
     versions = ", ".join(f"{name} {_version(name)}" for name in _PACKAGES if _version(name))
-    return f"{num_threads} threads, {platform.machine()}, Python {platform.python_version()}; {versions}"
+    machine = f"{races.num_threads} threads of {os.cpu_count()} cores ({platform.machine()}), load average {load:.1f}"
+    spec = yaml.safe_dump(races.spec.model_dump(mode="json", exclude_unset=True), sort_keys=False)
+    parts = [
+        "# Benchmarks",
+        f"Written by `bertmill benchmark`. {machine} when it began; Python {platform.python_version()}; {versions}.",
+        "![tokens per second of everyone](benchmark.png)",
+        as_markdown(races.lines).rstrip(),
+        NOTE,
+        *races.notes,
+        f"The spec:\n\n```yaml\n{spec}```",
+    ]
+    return "\n\n".join(parts) + "\n"

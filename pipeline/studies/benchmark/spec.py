@@ -24,6 +24,14 @@ class HeadsConfig(SpecModel):
     training_rows: PositiveInt = Field(600, description="texts, the last ones, that each of three heads is trained on")
 
 
+class NightConfig(SpecModel):
+    """Parquet -> labels and embeddings as a published night, with a bundle of `heads`; and what starting costs."""
+
+    at: Uri = Field(description="URI of a folder, local or of an object store: holds everything while it is measured")
+    rows: PositiveInt = Field(4_000, description="texts of the corpus")
+    rounds: PositiveInt = 2
+
+
 class BenchmarkSpec(SpecModel):
     """Measure bertmill beside other programs, in one process, in turns."""
 
@@ -31,6 +39,7 @@ class BenchmarkSpec(SpecModel):
     max_length: PositiveInt = Field(256, description="tokens of one text, special tokens included")
     texts: TextSample | None = Field(None, description="embed them: against Sentence Transformers and OpenVINO")
     heads: HeadsConfig | None = Field(None, description="classify, tag and question them: against transformers")
+    end_to_end: NightConfig | None = Field(None, description="score whole nights: against Ray Data as people use it")
     training: dict[str, Block] = Field(
         default_factory=dict,
         description="name -> fields of a finetune spec for text-classification, without output: against the Trainer",
@@ -46,4 +55,6 @@ class BenchmarkSpec(SpecModel):
             raise ValueError("nothing to measure: give `texts` or `training`")
         if self.heads is not None and (self.texts is None or self.texts.label is None):
             raise ValueError("`heads` are trained on labelled texts: give `texts.label`")
+        if self.end_to_end is not None and self.heads is None:
+            raise ValueError("`end_to_end` scores with a bundle of `heads`: give both")
         return self

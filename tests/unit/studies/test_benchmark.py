@@ -2,24 +2,35 @@
 
 from __future__ import annotations
 
+import re
+import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.config import parse_spec
-from pipeline.errors import CorpusError, InputError, SpecError
+from pipeline.config import ComputeConfig, parse_spec
+from pipeline.errors import ComputeError, CorpusError, InputError, SpecError
+from pipeline.inference.spec import ScoreSpec
 from pipeline.studies.benchmark import run as benchmark_run
 from pipeline.studies.benchmark.bundles import answer_of, tag_spans
 from pipeline.studies.benchmark.head_work import share_alike
 from pipeline.studies.benchmark.plain import best_places
-from pipeline.studies.benchmark.rounds import Contender, Timing, find_fastest, speed_ratio, take_turns
-from pipeline.studies.benchmark.run import run_benchmark
+from pipeline.studies.benchmark.rounds import Contender, Lap, Timing, find_fastest, speed_ratio, take_turns
+from pipeline.studies.benchmark.run import Jobs, run_benchmark
 from pipeline.studies.benchmark.spec import BenchmarkSpec
+from pipeline.studies.benchmark.start_up import Commands, describe_start
 from tests.tiny import make_rows
+
+
+def _no_session(compute: ComputeConfig) -> NoReturn:
+    raise AssertionError("a race without nights opened a session")
+
+
+NO_JOBS = Jobs(_no_session, Commands((), ()))
 
 
 def test_everyone_runs_once_unmeasured_and_then_in_turns_to_and_fro() -> None:
@@ -34,6 +45,36 @@ def test_everyone_runs_once_unmeasured_and_then_in_turns_to_and_fro() -> None:
     calls.clear()
     take_turns([contender("a"), contender("b")], rounds=1, warm_up=False)
     assert calls == ["a", "b"]
+
+
+def test_a_contender_may_tell_its_start_apart() -> None:
+    (timing,) = take_turns([Contender("a", lambda: Lap(seconds=2.5, before_s=9.0))], rounds=2)
+    assert timing.seconds == (2.5, 2.5)
+
+
+def test_a_nights_start_is_told_step_by_step(tmp_path: Path) -> None:
+    command = tmp_path / "command.py"
+    command.write_text(
+        "import json, pathlib, sys, time, yaml\n"
+        "spec = yaml.safe_load(pathlib.Path(sys.argv[1]).read_text())\n"
+        "assert sys.argv[2:] == ['--date', '2000-01-01'] and spec['output']['uri'].endswith('scores-0'), spec\n"
+        "names = ['imported_s', 'planned_s', 'ray_s', 'first_shard_began_s', 'first_shard_ended_s']\n"
+        "print('said before')\n"
+        "print(json.dumps({name: time.time() + 100 * place for place, name in enumerate(names)}))\n"
+    )
+    raw = {"bundle": "bundle", "corpus": {"uri": "corpus"}, "output": {"uri": str(tmp_path / "scores")}}
+    commands = Commands((sys.executable, str(command)), (sys.executable, str(command)))
+    table = describe_start(parse_spec(raw, ScoreSpec, "test"), "2000-01-01", commands, rounds=1)
+    for step in (
+        "plan",
+        "Ray starts",
+        "a worker starts and loads the model",
+        "first shard is read, scored and written",
+    ):
+        assert re.search(rf"\| {step} +\| +100\.0 \|", table), step
+    command.write_text("raise SystemExit('no room')")
+    with pytest.raises(ComputeError, match="no room"):
+        describe_start(parse_spec(raw, ScoreSpec, "test"), "2000-01-01", commands, rounds=1)
 
 
 def test_ratios_are_taken_round_by_round() -> None:
@@ -96,8 +137,9 @@ def raw(tmp_path: Path, encoder_directory: Path) -> dict[str, Any]:
 
 
 def test_a_race_is_written_down_and_all_embed_alike(raw: dict[str, Any], tmp_path: Path) -> None:
-    text = run_benchmark(parse_spec(raw, BenchmarkSpec, "test"), num_threads=1)
+    text = run_benchmark(parse_spec(raw, BenchmarkSpec, "test"), 1, NO_JOBS)
     assert (tmp_path / "out" / "benchmark.md").read_text() == text
+    assert (tmp_path / "out" / "benchmark.png").read_bytes().startswith(b"\x89PNG")
     lines = pq.read_table(tmp_path / "out" / "benchmark.parquet").to_pylist()
     heads = [f"{task}, 10 texts" for task in ("text-classification", "token-classification", "question-answering")]
     assert {line["race"] for line in lines} == {"embed 12 texts", *heads, "fine-tune tiny"}
@@ -128,7 +170,7 @@ def test_trainings_take_compute_and_storage_from_the_benchmark(
     for given in ({}, {"compute": {"batch_tokens": 64}}):
         raw["training"]["tiny"].update(given)
         with pytest.raises(InputError, match="seen"):
-            run_benchmark(parse_spec(raw, BenchmarkSpec, "test"), num_threads=1)
+            run_benchmark(parse_spec(raw, BenchmarkSpec, "test"), 1, NO_JOBS)
     assert [spec.compute.precision for spec in seen] == ["fp32", "fp32"]
     assert [spec.compute.batch_tokens for spec in seen] == ["auto", 64]
     assert seen[0].storage.region == "here"
@@ -137,6 +179,12 @@ def test_trainings_take_compute_and_storage_from_the_benchmark(
 def test_heads_need_labels(raw: dict[str, Any]) -> None:
     del raw["texts"]["label"]
     with pytest.raises(SpecError, match=r"texts\.label"):
+        parse_spec(raw, BenchmarkSpec, "test")
+
+
+def test_nights_need_a_bundle_of_heads(raw: dict[str, Any]) -> None:
+    raw = {**raw, "heads": None, "end_to_end": {"at": "somewhere"}}
+    with pytest.raises(SpecError, match="`end_to_end` scores with a bundle of `heads`"):
         parse_spec(raw, BenchmarkSpec, "test")
 
 
@@ -150,12 +198,14 @@ def test_texts_and_validation_rows_must_be_there(raw: dict[str, Any], tmp_path: 
     raw["heads"] = None
     no_text = {**raw, "texts": {**raw["texts"], "column": "body"}, "training": {}}
     with pytest.raises(CorpusError, match="column 'body' and 'label' cannot be read"):
-        run_benchmark(parse_spec(no_text, BenchmarkSpec, "test"), num_threads=1)
+        run_benchmark(parse_spec(no_text, BenchmarkSpec, "test"), 1, NO_JOBS)
     pq.write_table(pa.table({"text": pa.nulls(3, pa.string())}), tmp_path / "empty.parquet")
     with pytest.raises(CorpusError, match="holds no text"):
         run_benchmark(
-            parse_spec({**no_text, "texts": {"uri": str(tmp_path / "empty.parquet")}}, BenchmarkSpec, "test"), 1
+            parse_spec({**no_text, "texts": {"uri": str(tmp_path / "empty.parquet")}}, BenchmarkSpec, "test"),
+            1,
+            NO_JOBS,
         )
     del raw["training"]["tiny"]["data"]["validation"]
     with pytest.raises(InputError, match="no validation rows"):
-        run_benchmark(parse_spec({**raw, "texts": None}, BenchmarkSpec, "test"), num_threads=1)
+        run_benchmark(parse_spec({**raw, "texts": None}, BenchmarkSpec, "test"), 1, NO_JOBS)
