@@ -146,8 +146,10 @@ class EncoderUse(SpecModel):
     max_length: int = Field(128, ge=8, description="tokens of one input, special tokens included")
     long_text: Literal["truncate", "window"] = Field("truncate", description="what becomes of longer text")
     stride: int = Field(32, ge=0, description="tokens that neighbouring windows share")
-    pooling: Literal["mean", "cls", "max"] = Field("mean", description="how embeddings are pooled")
-    normalize: bool = Field(True, description="scale embeddings to length 1")
+    pooling: Literal["mean", "cls", "max"] = Field(
+        "mean", description="how embeddings are pooled; default: as the model's directory says, else mean"
+    )
+    normalize: bool = Field(True, description="scale embeddings to length 1; default: as the model's directory says")
 
     def encoder_use(self) -> dict[str, Any]:
         """These fields alone, to be written elsewhere."""

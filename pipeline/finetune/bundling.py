@@ -15,6 +15,7 @@ from pipeline.encoder.bundle import (
 from pipeline.encoder.checks import check_encoder
 from pipeline.encoder.loading import load_tokenizer
 from pipeline.encoder.model import load_network
+from pipeline.encoder.sentence import settle_use
 from pipeline.errors import Checks
 from pipeline.finetune.spec import BundleSpec
 from pipeline.registry.resolve import resolve_model
@@ -34,7 +35,7 @@ def bundle_encoder(spec: BundleSpec) -> BundleInfo:
     checks.run(lambda: check_bundle_target(spec.output, storage))
     checks.raise_failures()
     assert encoder is not None
-    tokenizer = load_tokenizer(encoder)
+    spec, tokenizer = settle_use(spec, encoder), load_tokenizer(encoder)
     check_encoder(encoder, task.head_class, spec.max_length, tokenizer)
     recipe = json.dumps(spec.encoder_use(), sort_keys=True)
     fingerprint = hashlib.sha256((recipe + fingerprint_model(encoder)).encode()).hexdigest()

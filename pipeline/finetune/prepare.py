@@ -19,6 +19,7 @@ from pipeline.encoder.bundle import (
 from pipeline.encoder.checks import check_encoder
 from pipeline.encoder.loading import load_tokenizer
 from pipeline.encoder.masking import find_mask
+from pipeline.encoder.sentence import settle_use
 from pipeline.encoder.tokenize import TokenOptions
 from pipeline.errors import Checks, ModelError, Problem, SpecError
 from pipeline.finetune.best import check_best
@@ -141,6 +142,8 @@ def prepare_training(spec: FinetuneSpec, source: str) -> PreparedTraining:
     checks.raise_failures()
     assert encoder is not None
     _check_recipe(spec, encoder, {name: split for name, split in splits.items() if split is not None}, source)
+    tasks = [find_task(head.task, source) for head in spec.all_heads.values()]
+    spec = settle_use(spec, encoder, is_strict=any(task.head_class == "AutoModel" for task in tasks))
     heads, tokenizer = [], load_tokenizer(encoder)
     for name, split in splits.items():
         assert split is not None

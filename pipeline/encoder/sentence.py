@@ -1,0 +1,57 @@
+"""A Sentence Transformers directory says how its encoder embeds: what a spec leaves out is taken from there."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pipeline.config import EncoderUse
+from pipeline.errors import ModelError
+
+_KNOWN_MODULES = (["Transformer", "Pooling"], ["Transformer", "Pooling", "Normalize"])
+_OLD_NAMES = {"cls_token": "cls", "mean_tokens": "mean", "max_tokens": "max"}
+UseT = TypeVar("UseT", bound=EncoderUse)
+
+
+def settle_use(spec: UseT, source: str, is_strict: bool = True) -> UseT:
+    """A spec whose `pooling` and `normalize`, where they are left out, are those the model was trained with.
+
+    Args:
+        spec: As the user wrote it.
+        source: The model's directory; a hub id is left alone.
+        is_strict: Refuse a directory whose embeddings are made in a way that no spec can ask for.
+
+    Raises:
+        ModelError: naming what it has besides.
+    """
+    if {"pooling", "normalize"} <= spec.model_fields_set or not (Path(source) / "modules.json").is_file():
+        return spec
+    modules = {module["type"].rsplit(".", 1)[-1]: module["path"] for module in _read(Path(source), "modules.json")}
+    pooling = _pooling_of(_read(Path(source), modules["Pooling"], "config.json")) if "Pooling" in modules else "none"
+    if list(modules) in _KNOWN_MODULES and pooling in _OLD_NAMES.values():
+        found = {"pooling": pooling, "normalize": "Normalize" in modules}
+        return spec.model_copy(update={name: found[name] for name in found.keys() - spec.model_fields_set})
+    if not is_strict:
+        return spec
+    raise ModelError(
+        f"{source}: its embeddings are made by {', '.join(modules)} with pooling {pooling}; "
+        "expected Transformer, Pooling by cls, mean or max, and perhaps Normalize",
+        "set both `pooling` and `normalize` to take the encoder's states in another way than it was trained for",
+    )
+
+
+def _pooling_of(settings: dict[str, Any]) -> str:
+    """One mode, or several joined by +; older files have a flag for each."""
+    mode = settings.get("pooling_mode")
+    flags = [name.removeprefix("pooling_mode_") for name, value in settings.items() if value is True]
+    names = [mode] if isinstance(mode, str) else list(mode or [name for name in flags if name != "include_prompt"])
+    return "+".join(_OLD_NAMES.get(name, name) for name in names)
+
+
+def _read(*parts: str | Path) -> Any:
+    file = Path(*parts)
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{file}: cannot be read: {error}", "save the model again") from None
