@@ -29,7 +29,7 @@ class NightConfig(SpecModel):
 
     at: Uri = Field(description="URI of a folder, local or of an object store: holds everything while it is measured")
     rows: PositiveInt = Field(4_000, description="texts of the corpus")
-    rounds: PositiveInt = 2
+    rounds: PositiveInt = Field(2, description="times that everyone runs")
 
 
 class BenchmarkSpec(SpecModel):
