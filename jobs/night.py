@@ -19,19 +19,19 @@ def run_night(run: PreparedRun, address: str | None, started_s: float) -> None:
         DriftError: it is published, and beyond what the spec allows in `report.fail`.
     """
     from jobs.printing import print_run
-    from pipeline.inference.publish import check_complete, publish_run
+    from pipeline.inference.publish import DRIVER_ALONE, check_complete, publish_run
     from pipeline.inference.run import run_id_for, score_pending
     from pipeline.output.lock import NightLock
     from pipeline.report.saved import check_drift, write_report
 
     session = ray_session(run.spec.compute, address) if run.plan.pending else None
-    run_id, fresh, num_workers = run_id_for(run.ledger.run_date), [], 1
+    run_id, fresh, workers = run_id_for(run.ledger.run_date), [], DRIVER_ALONE
     with NightLock(run.ledger.table_uri, run.ledger.scope, run_id, run.ledger.storage):
         run.keep_models()
         if session is not None:
             with session as pool:
-                fresh, num_workers = score_pending(run, pool, run_id), pool.num_workers
-        print_run(publish_run(run, fresh, run_id, started_s, num_workers))
+                fresh, workers = score_pending(run, pool, run_id), pool
+        print_run(publish_run(run, fresh, run_id, started_s, workers))
     summary = write_report(run.ledger, run.spec.report)
     check_complete(run)
     check_drift(summary)

@@ -2,17 +2,34 @@
 
 from __future__ import annotations
 
+import os
+import time
+from typing import Annotated
+
 import typer
 
+from jobs.cluster import Resources, choose_pool
 from jobs.nights import parse_date
-from jobs.session import Debug, Overrides, SpecPath, Today, guarded, preparing
-from pipeline.config import load_spec
+from jobs.session import Address, Debug, Overrides, SpecPath, Today, guarded, preparing
+from pipeline.config import ComputeConfig, PoolOptions, load_spec
 from pipeline.inference.spec import ScoreSpec
 
+Sample = Annotated[
+    bool, typer.Option("--sample/--no-sample", help="estimate tokens, time and cost from a sample of the rows")
+]
 
-def plan(spec: SpecPath, date_: Today = None, set_: Overrides = None, debug: Debug = False) -> None:
+
+def plan(
+    spec: SpecPath,
+    date_: Today = None,
+    sample: Sample = True,
+    set_: Overrides = None,
+    address: Address = None,
+    debug: Debug = False,
+) -> None:
     """Print what `score` would do, why, and an estimate; write nothing."""
     with guarded(debug):
+        started_s = time.monotonic()
         from pipeline.inference.estimate import estimate_work, explain_plan
         from pipeline.inference.prepare import prepare_run
 
@@ -20,8 +37,18 @@ def plan(spec: SpecPath, date_: Today = None, set_: Overrides = None, debug: Deb
             run = prepare_run(load_spec(spec, ScoreSpec, set_ or ()), parse_date(date_))
             for line in explain_plan(run):
                 print(line)
-            if run.plan.pending:
-                print(estimate_work(run).describe())
+            if sample and run.plan.pending:
+                pool = _local_pool(run.spec.compute, address)
+                print("\n".join(estimate_work(run, pool, time.monotonic() - started_s).describe()))
+
+
+def _local_pool(compute: ComputeConfig, address: str | None) -> PoolOptions | None:
+    """The pool that a local Ray would give, without starting it; None where a cluster is used."""
+    import torch
+
+    if address is not None or os.environ.get("RAY_ADDRESS"):
+        return None
+    return choose_pool(compute, Resources(os.cpu_count() or 1, torch.cuda.device_count(), is_local=True))
 
 
 if __name__ == "__main__":

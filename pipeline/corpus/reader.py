@@ -20,6 +20,8 @@ from pipeline.storage import Storage, map_threads, retrying
 
 _FOOTER_THREADS = 16
 _MAX_LISTED = 10
+_WHOLE_ROWS, _HEAD_PARTS = 65_536, 4  # a piece that is at most a quarter of row groups larger than this is read alone
+_HEAD_BATCH_ROWS, _HEAD_BUFFER_BYTES = 4_096, 2**20
 _HIVE_NULL = "__HIVE_DEFAULT_PARTITION__"
 REASON = "quarantine:reason"
 ResultT = TypeVar("ResultT")
@@ -253,12 +255,30 @@ def _read_columns(piece: Piece, columns: Columns, storage: Storage) -> dict[str,
     with pq.ParquetFile(path, filesystem=filesystem, pre_buffer=True) as parquet:
         groups, first_row = _overlapping_groups(parquet.metadata, piece)
         paths = {name: _path_in_file(parquet.schema_arrow, name, file) for name in columns.needed}
-        table = parquet.read_row_groups(groups, columns=[".".join(path) for path in paths.values() if path])
+        names = [".".join(path) for path in paths.values() if path]
         num_rows = sum(parquet.metadata.row_group(group).num_rows for group in groups)
+        is_head = names and num_rows > _WHOLE_ROWS and (piece.stop_row - first_row) * _HEAD_PARTS <= num_rows
+        if is_head:
+            num_rows = piece.stop_row - first_row
+            streamed = {"metadata": parquet.metadata, "buffer_size": _HEAD_BUFFER_BYTES}
+            table = _read_head(pq.ParquetFile(path, filesystem=filesystem, **streamed), groups, names, num_rows)
+        else:
+            table = parquet.read_row_groups(groups, columns=names)
     if table.num_rows != num_rows:
         raise pa.ArrowInvalid(f"{table.num_rows} rows where the footer says {num_rows}")
     table = table.slice(piece.start_row - first_row, piece.num_rows)
     return {name: column_at(table, path) if path else _hive_column(piece, name) for name, path in paths.items()}
+
+
+def _read_head(parquet: pq.ParquetFile, groups: list[int], names: list[str], num_rows: int) -> pa.Table:
+    """The first rows of some row groups, page by page: the rest is neither fetched nor decoded."""
+    batches: list[pa.RecordBatch] = []
+    with parquet:
+        for batch in parquet.iter_batches(min(num_rows, _HEAD_BATCH_ROWS), row_groups=groups, columns=names):
+            batches.append(batch)
+            if sum(batch.num_rows for batch in batches) >= num_rows:
+                break
+    return pa.Table.from_batches(batches).slice(0, num_rows)
 
 
 def _path_in_file(schema: pa.Schema, name: str, file: CorpusFile) -> tuple[str, ...] | None:

@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
-import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.corpus.reader import REASON, input_column, read_shard
-from pipeline.corpus.shards import Piece, Shard, name_shard
+from pipeline.config import PoolOptions
+from pipeline.corpus.reader import REASON, Columns, input_column
+from pipeline.corpus.sample import SampleSize, Spot, choose_spots, read_sample
+from pipeline.corpus.shards import Shard
 from pipeline.encoder.bundle import fetch_bundle
 from pipeline.encoder.loading import load_tokenizer
 from pipeline.encoder.tokenize import TextTokenizer
+from pipeline.inference.pace import pace_of_nights, probe_pace
 from pipeline.inference.prepare import PreparedRun
 from pipeline.inference.source import token_groups, token_options
 from pipeline.tasks import find_task
-from pipeline.uris import join_uri
 
-_SAMPLE_SHARDS = 4
-_SAMPLE_ROWS = 256
+_SAMPLE = SampleSize()
 
 
 @dataclass(frozen=True)
@@ -28,22 +29,29 @@ class Estimate:
 
     Attributes:
         num_rows: Rows to score, counted.
-        num_tokens: Tokens to compute, estimated.
-        seconds: At the rate of this table's latest run; None when there was none.
+        num_tokens: Tokens to compute, estimated; rows whose results may be copied are counted too.
+        num_sampled_rows: From how many rows.
+        seconds: From command to commit; None where nothing tells the pace.
+        basis: What the pace is known from, or why it is not.
+        cost: Of the workers for that long, at the spec's price; None without a price or a time.
     """
 
     num_rows: int
     num_tokens: float
     num_sampled_rows: int
     seconds: float | None
+    basis: str
+    cost: float | None
 
-    def describe(self) -> str:
-        """One line for people."""
-        time = "time unknown (this table has no earlier run to go by)"
-        if self.seconds is not None:
-            time = f"about {self.seconds:,.0f} s at the latest run's tokens/s"
+    def describe(self) -> list[str]:
+        """Lines for people."""
         tokens = f"about {self.num_tokens:,.0f} tokens (from {self.num_sampled_rows:,} sampled rows)"
-        return f"estimate: {self.num_rows:,} rows, {tokens}, {time}"
+        time_ = "time unknown" if self.seconds is None else f"about {self.seconds:,.0f} s from command to commit"
+        lines = [f"estimate: {self.num_rows:,} rows, {tokens}", f"  {time_}, by {self.basis}"]
+        if self.cost is not None:
+            by_rows = self.cost / max(self.num_rows, 1) * 1e6
+            lines.append(f"  cost about {self.cost:,.4g}, {by_rows:,.4g} a million rows")
+        return lines
 
 
 def explain_plan(run: PreparedRun) -> list[str]:
@@ -76,24 +84,52 @@ def explain_plan(run: PreparedRun) -> list[str]:
     return [*lines, "then: one commit publishes the night"]
 
 
-def estimate_work(run: PreparedRun) -> Estimate:
-    """Tokenise a sample of the pending rows; the sample is spread over the pending shards."""
-    groups = [names[0] for names in token_groups(run.bundles, run.source.texts)]
-    tokenizers = {name: _open_tokenizer(run, name) for name in groups}
-    columns = run.source.columns
+def estimate_work(run: PreparedRun, pool: PoolOptions | None, before_s: float = 0.0) -> Estimate:
+    """Tokenise a sample of the pending rows; time it by an earlier night, or else by scoring some of them here.
+
+    Args:
+        run: A run with pending rows.
+        pool: The workers it would have on this machine; None where it would run on others.
+        before_s: What planning took.
+
+    Raises:
+        CorpusError: a sampled file is corrupt or changed.
+    """
+    spots = sample_spots(run)
+    num_tokens, num_sampled = estimate_tokens(run, spots)
+    pace, basis = pace_of_nights(run, pool), "no earlier night: the cluster's machines are not this one"
+    if pace is None and pool is not None:
+        pace = probe_pace(run, spots, pool, before_s)
+    if pace is None:
+        return Estimate(run.plan.num_pending_rows, num_tokens, num_sampled, None, basis, None)
     pending = run.plan.pending
-    picks = np.unique(np.linspace(0, len(pending) - 1, _SAMPLE_SHARDS).astype(int))
-    num_tokens = num_sampled = 0
-    for pick in picks:
-        rows = read_shard(_head(pending[pick]), columns, run.source.options, run.ledger.storage)
-        good = rows.filter(pc.is_null(rows[REASON]))
+    largest = max(shard.num_rows for shard in pending) / run.plan.num_pending_rows
+    seconds, price = pace.seconds(num_tokens, largest), run.spec.compute.price_per_hour
+    cost = None if price is None else pace.num_workers * seconds / 3600 * price
+    return Estimate(run.plan.num_pending_rows, num_tokens, num_sampled, seconds, pace.basis, cost)
+
+
+def sample_spots(run: PreparedRun) -> list[Spot]:
+    """Where to look in what is pending."""
+    layouts = {footer.layout.file.uri: footer.layout for footer in run.footers}
+    pieces = (piece for shard in sorted(run.plan.pending, key=_first_place) for piece in shard.pieces)
+    return choose_spots(pieces, layouts, _SAMPLE.spots)
+
+
+def estimate_tokens(run: PreparedRun, spots: Sequence[Spot]) -> tuple[float, int]:
+    """Tokens of all that is pending, and from how many rows that is known."""
+    names = [group[0] for group in token_groups(run.bundles, run.source.texts)]
+    tokenizers = {name: _open_tokenizer(run, name) for name in names}
+    options = replace(run.source.options, kept_schema=pa.schema([]))
+    columns, total, num_sampled = Columns(run.source.columns.inputs), 0.0, 0
+    for spot, rows in zip(spots, read_sample(spots, columns, options, run.ledger.storage, _SAMPLE), strict=True):
+        good, num_tokens = rows.filter(pc.is_null(rows[REASON])), 0
         for name, tokenizer in tokenizers.items():
             texts = (good[input_column(column)] for column in run.source.texts[name].columns)
             num_tokens += len(tokenizer.encode(*texts).ids)
+        total += num_tokens / max(rows.num_rows, 1) * spot.num_meant_rows
         num_sampled += rows.num_rows
-    total = num_tokens / max(num_sampled, 1) * run.plan.num_pending_rows
-    rate = _latest_tokens_per_s(run)
-    return Estimate(run.plan.num_pending_rows, total, num_sampled, total / rate if rate else None)
+    return total, num_sampled
 
 
 def _called(run: PreparedRun, name: str) -> str:
@@ -108,19 +144,5 @@ def _open_tokenizer(run: PreparedRun, name: str) -> TextTokenizer:
     return TextTokenizer(load_tokenizer(bundle.path), options)
 
 
-def _head(shard: Shard) -> Shard:
-    first = shard.pieces[0]
-    piece = Piece(first.file, first.start_row, min(first.stop_row, first.start_row + _SAMPLE_ROWS))
-    return Shard(name_shard([piece]), (piece,), 0)
-
-
-def _latest_tokens_per_s(run: PreparedRun) -> float | None:
-    """From the newest manifest in which something was scored."""
-    storage = run.ledger.storage
-    found = [item.uri for item in storage.list_objects(join_uri(run.ledger.table_uri, "_manifests"))]
-    found = [uri for uri in found if uri.endswith(".json")]
-    for uri in sorted(found, reverse=True)[:20]:
-        manifest = json.loads(storage.read_bytes(uri) or b"{}")
-        if manifest.get("num_tokens_this_run", 0) > 0:
-            return float(manifest["num_tokens_this_run"]) / max(float(manifest["elapsed_s"]), 1e-9)
-    return None
+def _first_place(shard: Shard) -> tuple[str, int]:
+    return shard.pieces[0].file.uri, shard.pieces[0].start_row

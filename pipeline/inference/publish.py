@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 import pyarrow as pa
 
 from pipeline import __version__
+from pipeline.config import PoolOptions
 from pipeline.corpus.reader import SkippedFile
 from pipeline.errors import AccountingError, FilesSkippedError, TooManyBadRowsError
 from pipeline.inference.plan import plan_scoring
@@ -26,6 +27,7 @@ from pipeline.schema import QUARANTINE, QUARANTINE_SCHEMA, RUN_DATE
 from pipeline.uris import join_uri
 
 _MAX_LISTED = 10
+DRIVER_ALONE = PoolOptions(1, 0.0, 0.0)
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,7 @@ class RunReport:
 
 
 def publish_run(
-    run: PreparedRun, fresh: Iterable[DoneRecord], run_id: str, started_s: float, num_workers: int = 1
+    run: PreparedRun, fresh: Iterable[DoneRecord], run_id: str, started_s: float, pool: PoolOptions = DRIVER_ALONE
 ) -> RunReport:
     """Check the accounts, commit the night, and write the manifest beside it.
 
@@ -74,7 +76,7 @@ def publish_run(
         fresh: The records of the shards that were pending.
         run_id: The run's name.
         started_s: When the command began, by the monotonic clock.
-        num_workers: How many scored; 1 where none was needed, for the driver itself.
+        pool: What scored; where nothing had to be, the driver itself.
 
     Raises:
         AccountingError: rows do not add up, or a file is missing; nothing is published.
@@ -102,7 +104,7 @@ def publish_run(
     published = publish_night(ledger.table_uri, night, storage)
     if ledger.is_snapshot:
         ledger.drop(ledger.names() - records.keys())  # what the corpus no longer has would otherwise be kept for ever
-    work = _Work(run_id, new, num_workers, time.monotonic() - started_s)
+    work = _Work(run_id, new, pool, time.monotonic() - started_s)
     report = _report(run, records, work, published)
     _write_manifest(run, report, work)
     return report
@@ -123,7 +125,7 @@ def complete_manifest(run: PreparedRun, run_id: str, started_s: float) -> None:
         table = require_table(run.ledger.table_uri, run.ledger.storage)
         unchanged = Published(table.version(), 0, 0)
         records = dict(run.plan.done)
-        work = _Work(run_id, {}, 1, time.monotonic() - started_s)
+        work = _Work(run_id, {}, DRIVER_ALONE, time.monotonic() - started_s)
         _write_manifest(run, _report(run, records, work, unchanged), work)
 
 
@@ -133,7 +135,7 @@ class _Work:
 
     run_id: str
     records: dict[str, DoneRecord]
-    num_workers: int
+    pool: PoolOptions
     elapsed_s: float
 
     @property
@@ -215,7 +217,8 @@ def _report(
     published: Published,
 ) -> RunReport:
     everything, new = records.values(), work.records.values()
-    pool = PoolUse(work.num_workers, run.spec.compute.price_per_hour)
+    pool, price = work.pool, run.spec.compute.price_per_hour
+    paid = PoolUse(pool.num_workers, pool.cpus_per_worker, pool.gpus_per_worker, price)
     return RunReport(
         run_id=work.run_id,
         run_date=run.ledger.run_date,
@@ -243,5 +246,5 @@ def _report(
         num_changed_files_in_table=published.num_added_files + published.num_removed_files,
         quarantine_reasons=dict(count_reasons(everything).most_common()),
         skipped_files=list(run.skipped),
-        usage=sum_usage(work.own_records, pool, work.elapsed_s),
+        usage=sum_usage(work.own_records, paid, work.elapsed_s),
     )

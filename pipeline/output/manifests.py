@@ -65,6 +65,13 @@ class Manifest:
         return pq.read_table(io.BytesIO(content)) if content is not None else None
 
 
+def nights_with_manifests(table_uri: str, storage: Storage) -> list[str]:
+    """The nights of which runs wrote manifests, the newest first; from their names alone."""
+    found = storage.list_objects(join_uri(table_uri, "_manifests"))
+    folders = {item.uri.rsplit("/", 2)[-2] for item in found if item.uri.endswith(".json")}
+    return sorted((folder.removeprefix(f"{RUN_DATE}=") for folder in folders), reverse=True)
+
+
 def read_manifests(table_uri: str, storage: Storage, run_date: str | None = None) -> list[Manifest]:
     """A table's manifests, or one night's, in the order of the versions they speak of, then of their writing."""
     folder = join_uri(table_uri, "_manifests", *([f"{RUN_DATE}={run_date}"] if run_date else []))

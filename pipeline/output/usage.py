@@ -56,9 +56,11 @@ class ShardUsage:
 
 @dataclass(frozen=True)
 class PoolUse:
-    """The workers that a run paid for: how many, and what one of them costs an hour (None: unknown)."""
+    """The workers that a run paid for: how many, what each of them had, and what one costs an hour (None: unknown)."""
 
     num_workers: int
+    cpus_per_worker: float
+    gpus_per_worker: float
     price_per_hour: float | None
 
 
@@ -76,6 +78,8 @@ class RunUsage:
     """
 
     num_workers: int
+    cpus_per_worker: float
+    gpus_per_worker: float
     stages: StageTimes
     busy_s: float
     idle_s: float
@@ -125,6 +129,8 @@ def sum_usage(records: Sequence[DoneRecord], pool: PoolUse, elapsed_s: float) ->
     cost = None if pool.price_per_hour is None else paid_s / 3600 * pool.price_per_hour
     return RunUsage(
         num_workers=pool.num_workers,
+        cpus_per_worker=pool.cpus_per_worker,
+        gpus_per_worker=pool.gpus_per_worker,
         stages=stages,
         busy_s=round(stages.busy_s, 3),
         idle_s=round(max(paid_s - stages.busy_s, 0.0), 3),

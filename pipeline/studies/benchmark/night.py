@@ -73,7 +73,7 @@ class NightWork:
         started_s, spec = time.monotonic(), self.spec()
         run, run_id = prepare_run(spec, NIGHT), run_id_for(NIGHT)
         records = score_pending(run, self.pool, run_id)
-        report = publish_run(run, records, run_id, started_s, self.pool.num_workers)
+        report = publish_run(run, records, run_id, started_s, self.pool)
         return Lap(report.elapsed_s - report.usage.before_s, report.usage.before_s)
 
     def run_ray_data(self, options: PipelineOptions) -> Lap:

@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from pipeline.config import PoolOptions
 from pipeline.inference import stages
 from pipeline.inference.publish import publish_run
 from pipeline.inference.stages import StageClock
@@ -74,12 +75,12 @@ def test_the_manifest_says_what_the_run_took(bundle_directory: Path, tmp_path: P
     run = story.prepare(NIGHT)
     started_s = time.monotonic() - 100
     records = score_all(run, "run-1")
-    report = publish_run(run, records, "run-1", started_s, num_workers=3)
+    report = publish_run(run, records, "run-1", started_s, PoolOptions(3, 2, 0.5))
     folder = tmp_path / "table" / "_manifests" / f"run_date={NIGHT}"
     written = json.loads((folder / "run-1.json").read_text())["usage"]
     shards = pq.read_table(folder / "run-1.shards.parquet", partitioning=None)
     assert sorted(shards["shard"].to_pylist()) == sorted(record.shard for record in records)
-    assert written["num_workers"] == 3
+    assert [written[name] for name in ("num_workers", "cpus_per_worker", "gpus_per_worker")] == [3, 2, 0.5]
     assert written["stages"]["model_s"] == pytest.approx(sum(shards["model_s"].to_pylist()), abs=1e-3)
     assert written["idle_s"] == pytest.approx(3 * report.elapsed_s - report.usage.busy_s, abs=0.1)
     assert written["cost"] == pytest.approx(3 * report.elapsed_s / 3600 * 36, rel=1e-3)

@@ -58,11 +58,24 @@ def test_a_schema_refuses_unknown_fields() -> None:
 
 
 def test_a_plan_counts_the_work_and_writes_nothing(score_raw: dict[str, Any], tmp_path: Path) -> None:
-    finished = run_command("plan", write_spec(tmp_path / "spec.yaml", score_raw), "--date", "2026-11-23")
+    spec = write_spec(tmp_path / "spec.yaml", score_raw)
+    finished = run_command("plan", spec, "--date", "2026-11-23", "--no-sample")
     assert finished.exit_code == 0
     assert "corpus: 2 files, 40 rows" in finished.stdout
     assert "40 rows (none is done under this fingerprint)" in finished.stdout
+    assert "estimate" not in finished.stdout
+    assert not (tmp_path / "output").exists()
+
+
+def test_a_plan_estimates_from_a_sample(
+    score_raw: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipeline.inference.pace._PROBE_S", 0.1)
+    score_raw["compute"] = {"device": "cpu", "price_per_hour": 1.0}
+    finished = run_command("plan", write_spec(tmp_path / "spec.yaml", score_raw), "--date", "2026-11-23")
     assert "estimate: 40 rows, about " in finished.stdout
+    assert "s from command to commit, by a probe of " in finished.stdout
+    assert "a million rows" in finished.stdout
     assert not (tmp_path / "output").exists()
 
 

@@ -20,7 +20,7 @@ def usage(ended_s: float = 0.0, **changes: float) -> ShardUsage:
 
 def test_shards_are_summed_and_the_rest_is_idle() -> None:
     records = [done_record("a", usage=usage(peak_bytes=7)), done_record("b", usage=usage(peak_bytes=5))]
-    found = sum_usage(records, PoolUse(2, 3.6), elapsed_s=20.0)
+    found = sum_usage(records, PoolUse(2, 1.0, 0.0, 3.6), elapsed_s=20.0)
     assert found.stages == StageTimes(2.0, 4.0, 8.0, 1.0, 1.0)
     assert (found.busy_s, found.idle_s, found.idle_share) == (16.0, 24.0, 0.6)
     assert (found.num_tokens, found.num_padded_tokens, found.num_unknown_tokens) == (140, 160, 6)
@@ -34,14 +34,14 @@ def test_shards_are_summed_and_the_rest_is_idle() -> None:
 def test_time_before_the_first_shard_and_after_the_last() -> None:
     now_s = time.time()
     records = [done_record(name, elapsed_s=2.0, usage=usage(now_s - ago)) for name, ago in (("a", 9.0), ("b", 4.0))]
-    found = sum_usage(records, PoolUse(1, None), elapsed_s=30.0)
+    found = sum_usage(records, PoolUse(1, 1.0, 0.0, None), elapsed_s=30.0)
     assert found.before_s == pytest.approx(30 - 11, abs=1)
     assert found.after_s == pytest.approx(4, abs=1)
     assert (found.cost, found.cost_per_million_rows) == (None, None)
 
 
 def test_a_run_without_shards_was_all_waiting() -> None:
-    found = sum_usage([], PoolUse(1, 1.0), elapsed_s=3.0)
+    found = sum_usage([], PoolUse(1, 1.0, 0.0, 1.0), elapsed_s=3.0)
     assert (found.busy_s, found.idle_share, found.before_s, found.rows_per_s) == (0.0, 1.0, 3.0, 0.0)
     assert found.cost_per_million_rows is None
 

@@ -1,0 +1,147 @@
+"""How fast a night would be scored: as fast as the newest night like it, or as rows of it are right now, right here."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from pipeline.config import PoolOptions
+from pipeline.corpus.sample import Spot, head_of
+from pipeline.corpus.shards import Piece, Shard, name_shard
+from pipeline.inference.prepare import PreparedRun, make_job
+from pipeline.output.ledger import records_from
+from pipeline.output.manifests import Manifest, nights_with_manifests, read_manifests
+from pipeline.output.usage import StageTimes
+
+if TYPE_CHECKING:
+    from pipeline.inference.worker import ShardScorer
+
+_MAX_NIGHTS = 20
+_MIN_TOKENS = 20_000  # a night of fewer says more about starting than about scoring
+_PROBE_S, _PROBES, _FIRST_ROWS, _MAX_ROWS = 3.0, 3, 64, 8_192
+RAY_START_S = 10.0
+"""What a local Ray's start and its worker's imports take: measured on 2 cores, see docs/scale.md."""
+
+
+@dataclass(frozen=True)
+class Pace:
+    """What one worker does a second, and what a run takes besides.
+
+    Attributes:
+        worker_tokens_per_s: Of one worker while it is at work, all its stages counted.
+        fixed_s: Before the first shard and after the last.
+        num_workers: How many there would be.
+        basis: Where this is known from, for people.
+    """
+
+    worker_tokens_per_s: float
+    fixed_s: float
+    num_workers: int
+    basis: str
+
+    def seconds(self, num_tokens: float, largest_share: float) -> float:
+        """From command to commit.
+
+        Args:
+            num_tokens: Of all shards.
+            largest_share: The largest shard's part of them: no number of workers is faster than one of them on that.
+        """
+        return self.fixed_s + num_tokens / self.worker_tokens_per_s * max(1 / self.num_workers, largest_share)
+
+
+def pace_of_nights(run: PreparedRun, pool: PoolOptions | None) -> Pace | None:
+    """That of the newest night scored by the same model in the same way; None if no late night was.
+
+    Args:
+        run: The night to come.
+        pool: The workers it would have; None: whatever those of the night had.
+    """
+    storage, uri = run.ledger.storage, run.ledger.table_uri
+    for night in nights_with_manifests(uri, storage)[:_MAX_NIGHTS]:
+        for manifest in reversed(read_manifests(uri, storage, night)):
+            if _is_like(manifest, run, pool):
+                return _pace_of(manifest, pool)
+    return None
+
+
+def probe_pace(run: PreparedRun, spots: Sequence[Spot], pool: PoolOptions, before_s: float) -> Pace:
+    """Score rows of the sample for a few seconds, as a worker would, into a folder that is then thrown away.
+
+    Args:
+        run: The night to come.
+        spots: Where its rows stand.
+        pool: The workers it would have; the probe is one of them.
+        before_s: What planning took.
+
+    Raises:
+        BertmillError: what the worker would raise.
+    """
+    with tempfile.TemporaryDirectory() as scratch:
+        job = make_job(run, max(1, int(pool.cpus_per_worker)), "probe")
+        started_s = time.monotonic()
+        scorer = replace(job, ledger=replace(job.ledger, table_uri=scratch), reuse=None).build()
+        load_s = time.monotonic() - started_s
+        _score(scorer, _mixed_shard(spots, _FIRST_ROWS // 4))  # the first batches of a process are slow
+        _, first_s = _score(scorer, _mixed_shard(spots, _FIRST_ROWS))
+        num_rows = max(_FIRST_ROWS, min(_MAX_ROWS, int(_FIRST_ROWS * _PROBE_S / _PROBES / first_s)))
+        # Each a row longer, as a shard that is done keeps its record; the best is the least disturbed one.
+        tries = [_score(scorer, _mixed_shard(spots, num_rows + 1 + more)) for more in range(_PROBES)]
+    num_tokens, seconds = max(tries, key=lambda found: found[0] / found[1])
+    threads = f"{pool.cpus_per_worker:g} CPUs" if pool.gpus_per_worker == 0 else "a GPU"
+    basis = f"a probe of {num_tokens:,} tokens here, with {threads}: {num_tokens / seconds:,.0f} tokens/s"
+    return Pace(num_tokens / seconds, before_s + load_s + RAY_START_S, pool.num_workers, basis)
+
+
+def _is_like(manifest: Manifest, run: PreparedRun, pool: PoolOptions | None) -> bool:
+    """Whether a run was of the same model, in the same precision, on workers like these, and large enough to tell."""
+    said, usage = manifest.counts, _usage(manifest)
+    compute = said.get("spec", {}).get("compute", {})
+    how = {"precision": run.spec.compute.precision, "batch_tokens": run.spec.compute.batch_tokens}
+    return bool(
+        said.get("model_version") == run.model_version
+        and {name: compute.get(name) for name in how} == how
+        and usage.get("num_tokens", 0) >= _MIN_TOKENS
+        and usage.get("busy_s", 0.0) > 0.0
+        and "gpus_per_worker" in usage
+        and (pool is None or _workers(usage) == (pool.cpus_per_worker, pool.gpus_per_worker))
+    )
+
+
+def _pace_of(manifest: Manifest, pool: PoolOptions | None) -> Pace:
+    usage = _usage(manifest)
+    rate = usage["num_tokens"] / usage["busy_s"]
+    basis = f"night {manifest.run_date} of this table, with the same model: {rate:,.0f} tokens/s a worker"
+    num_workers = usage["num_workers"] if pool is None else pool.num_workers
+    return Pace(rate, usage["before_s"] + usage["after_s"], num_workers, basis)
+
+
+def _usage(manifest: Manifest) -> dict[str, Any]:
+    return dict(manifest.counts.get("usage") or {})
+
+
+def _workers(usage: dict[str, Any]) -> tuple[float, float]:
+    return usage["cpus_per_worker"], usage["gpus_per_worker"]
+
+
+def _mixed_shard(spots: Iterable[Spot], num_rows: int) -> Shard:
+    """About so many rows, of each spot in proportion to the rows it stands for."""
+    meant = np.cumsum([spot.num_meant_rows for spot in spots])
+    shares = np.diff(np.floor(meant / meant[-1] * num_rows + 0.5).astype(int), prepend=0)
+    pieces = tuple(head_of(spot, int(share)) for spot, share in zip(spots, shares, strict=True) if share)
+    return _shard_of(pieces)
+
+
+def _shard_of(pieces: tuple[Piece, ...]) -> Shard:
+    return Shard(name_shard(pieces), pieces, 0)
+
+
+def _score(scorer: ShardScorer, shard: Shard) -> tuple[int, float]:
+    """Tokens, and seconds without those of reading, which opens a file here for every few rows."""
+    (record,) = records_from(scorer.process(shard))
+    stages: StageTimes = record.usage.stages
+    return max(record.num_tokens, 1), max(stages.busy_s - stages.read_s, 1e-9)
