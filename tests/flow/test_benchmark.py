@@ -46,6 +46,4 @@ def test_everyone_scores_a_night_and_leaves_nothing_behind(root_uri: str, tmp_pa
     for step in ("Python and imports", "Ray starts", "from command to first rows", "`bertmill plan` alone"):
         assert f"| {step}" in page
     left = Storage().list_objects(place)
-    assert [
-        item for item in left if item.size_bytes
-    ] == []  # Ray Data's writer makes an empty object of a folder's name
+    assert [item for item in left if item.size_bytes] == []  # Ray Data makes an empty object of a folder
