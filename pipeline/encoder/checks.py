@@ -57,13 +57,14 @@ def no_head(source: str | Path, config: Any, head_class: str) -> ModelError:
     )
 
 
-def check_weights(source: str | Path, network: Any, found: dict[str, Any]) -> None:
+def check_weights(source: str | Path, network: Any, found: dict[str, Any], is_ready: bool) -> None:
     """Refuse an encoder of which some weights would be random: transformers only warns. A pooler may be new.
 
     Args:
         source: Where it was loaded from.
         network: The loaded network.
         found: What `from_pretrained` tells with `output_loading_info`.
+        is_ready: Head and pooler may not be new either.
 
     Raises:
         ModelError: naming the first of those weights.
@@ -71,13 +72,13 @@ def check_weights(source: str | Path, network: Any, found: dict[str, Any]) -> No
     prefix = "" if network.base_model is network else f"{network.base_model_prefix}."
     wrong = dict.fromkeys(found["missing_keys"], "is missing")
     wrong |= {name: f"is {tuple(got)}, expected {tuple(want)}" for name, got, want in found["mismatched_keys"]}
-    lacking = sorted(name for name in wrong if name.startswith(prefix) and "pooler." not in name)
+    lacking = sorted(name for name in wrong if is_ready or (name.startswith(prefix) and "pooler." not in name))
     if lacking:
         others = f", and {len(lacking) - 1} more do not fit" if len(lacking) > 1 else ""
         unknown = sorted(found["unexpected_keys"])
         remedy = f"; the file has weights that the model does not know, such as {unknown[0]}" if unknown else ""
         raise ModelError(
-            f"{source}: the encoder's weight {lacking[0]} {wrong[lacking[0]]}{others}",
+            f"{source}: the {'model' if is_ready else 'encoder'}'s weight {lacking[0]} {wrong[lacking[0]]}{others}",
             f"check that config.json is of these weights, or save the model again{remedy}",
         )
 

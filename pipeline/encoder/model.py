@@ -63,12 +63,13 @@ class ModelOutputs:
     num_padded_tokens: int
 
 
-def load_network(source: str | Path, head_class: str, **config_changes: Any) -> Any:
+def load_network(source: str | Path, head_class: str, is_ready: bool = False, **config_changes: Any) -> Any:
     """Load weights with a task's head, in fp32. A head that the weights lack, or have in another size, is a new one.
 
     Args:
         source: A Hugging Face directory or id.
         head_class: Name of the transformers Auto class that has the head.
+        is_ready: The head is wanted as it is: it must be among the weights.
         config_changes: Passed to the configuration (labels of a new head, for one).
 
     Raises:
@@ -96,7 +97,7 @@ def load_network(source: str | Path, head_class: str, **config_changes: Any) -> 
             f"{source}: the model cannot be loaded: {first_line(error)}",
             EXPECTED_MODEL,
         ) from None
-    check_weights(source, network, found)
+    check_weights(source, network, found, is_ready)
     return network
 
 

@@ -17,26 +17,31 @@ from pipeline.encoder.loading import load_tokenizer
 from pipeline.encoder.model import load_network
 from pipeline.encoder.sentence import settle_use
 from pipeline.errors import Checks
+from pipeline.finetune.ready import check_ready, learned_of
 from pipeline.finetune.spec import BundleSpec
 from pipeline.registry.resolve import resolve_model
 from pipeline.storage import Storage
-from pipeline.tasks.embedding import Embedding
+from pipeline.tasks import find_task
 
 
 def bundle_encoder(spec: BundleSpec) -> BundleInfo:
-    """Write an encoder, its tokenizer and how to embed with it as a bundle.
+    """Write an encoder, its head if the task has one, its tokenizer and how to embed with it as a bundle.
 
     Raises:
-        ModelError: the encoder cannot be loaded.
+        SpecError: the task is unknown, or none that a checkpoint has a head for.
+        ModelError: the encoder cannot be loaded, or its head is of another task.
         OutputTakenError: the output holds something else.
     """
-    storage, checks, task = Storage(spec.storage), Checks(), Embedding()
+    storage, checks, task = Storage(spec.storage), Checks(), find_task(spec.task, "spec")
+    checks.run(lambda: check_ready(task, "task"))
     encoder = checks.run(lambda: resolve_encoder(resolve_model(spec.model, None, storage), storage))
     checks.run(lambda: check_bundle_target(spec.output, storage))
     checks.raise_failures()
     assert encoder is not None
-    spec, tokenizer = settle_use(spec, encoder), load_tokenizer(encoder)
+    spec, tokenizer = settle_use(spec, encoder, is_strict=task.head_class == "AutoModel"), load_tokenizer(encoder)
     check_encoder(encoder, task.head_class, spec.max_length, tokenizer)
+    network = load_network(encoder, task.head_class, is_ready=task.head_class != "AutoModel")
+    learned = learned_of(task, network.config, encoder)
     recipe = json.dumps(spec.encoder_use(), sort_keys=True)
     fingerprint = hashlib.sha256((recipe + fingerprint_model(encoder)).encode()).hexdigest()
     info = BundleInfo(
@@ -45,7 +50,9 @@ def bundle_encoder(spec: BundleSpec) -> BundleInfo:
         base_model=spec.model,
         data_fingerprint="",
         run_fingerprint=fingerprint,
+        labels=learned.labels,
+        options=dict(learned.options),
         metrics={},
         **spec.encoder_use(),
     )
-    return write_bundle(spec.output, load_network(encoder, task.head_class), tokenizer, info, storage)
+    return write_bundle(spec.output, network, tokenizer, info, storage)

@@ -264,8 +264,9 @@ class FinetuneSpec(EncoderUse):
 
 
 class BundleSpec(EncoderUse):
-    """Bundle a pretrained encoder as it is, for embeddings."""
+    """Bundle a pretrained encoder as it is, for embeddings; or with the head that a checkpoint was trained with."""
 
+    task: str = Field("embedding", description="what it is for; other than embedding: what the checkpoint's head does")
     model: str = Field(description="directory, s3:// URI, package://NAME/DIR or Hugging Face id")
     output: Uri = Field(description="URI of the bundle")
     max_length: int = Field(256, ge=8, description="tokens of one input, special tokens included")
@@ -273,6 +274,8 @@ class BundleSpec(EncoderUse):
 
     @model_validator(mode="after")
     def _windows_move_on(self) -> BundleSpec:
-        if self.long_text == "window" and self.stride > self.max_length // 2:
+        task = TASKS.get(self.task)
+        is_windowed = self.long_text == "window" or (task is not None and task.windows_always)
+        if is_windowed and self.stride > self.max_length // 2:
             raise ValueError(f"stride {self.stride} is more than half of max_length {self.max_length}")
         return self

@@ -1,0 +1,122 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+import transformers
+
+from pipeline.config import ComputeConfig
+from pipeline.corpus.reader import input_column
+from pipeline.errors import ModelError, SpecError
+from pipeline.finetune.bundling import bundle_encoder
+from pipeline.finetune.spec import BundleSpec
+from pipeline.inference.predictor import ModelSource, TextSource, load_predictor
+from pipeline.storage import Storage
+from tests.tiny import make_tokenizer, tiny_config
+
+TEXTS = ["good film", "it was a dull and awful film", "seven blue tables"]
+TAGS = ("O", "B-PER", "I-PER")
+
+
+def save_trained(directory: Path, head: str, labels: tuple[str, ...], **config: Any) -> Any:
+    """A checkpoint of someone else's training: weights with a head, labels in config.json, no bundle.json."""
+    torch.manual_seed(3)
+    settings = tiny_config(labels)
+    settings.update(config)
+    network = getattr(transformers, head).from_config(settings)
+    for weight in network.parameters():
+        torch.nn.init.normal_(weight, std=0.3)
+    network.save_pretrained(directory)
+    make_tokenizer(directory)
+    return network.eval()
+
+
+def bundle_as(task: str, model: Path) -> str:
+    output = f"{model}-bundle"
+    bundle_encoder(BundleSpec(model=str(model), output=output, task=task, max_length=32, stride=8))
+    return output
+
+
+def decode(bundle: str, *columns: list[str]) -> list[dict[str, Any]]:
+    names = tuple(str(index) for index in range(len(columns)))
+    source = ModelSource({"": bundle}, {"": TextSource(names)}, ComputeConfig(precision="fp32"), 1, Storage())
+    rows = pa.table({input_column(name): pa.array(texts) for name, texts in zip(names, columns, strict=True)})
+    predictor = load_predictor(source)
+    found, member = predictor.predict(rows, source.texts)[""], predictor.members[""]
+    arrays = member.task.decode(found.outputs, found.examples, member.learned)
+    return pa.table(arrays, names=[field.name for field in member.task.output_fields()]).to_pylist()
+
+
+def plain_logits(network: Any, model: Path, *texts: str) -> np.ndarray:
+    tokenizer = transformers.AutoTokenizer.from_pretrained(str(model))
+    with torch.inference_mode():
+        return np.asarray(network(**tokenizer(*texts, return_tensors="pt")).logits[0].numpy())
+
+
+@pytest.mark.parametrize("task", ["text-classification", "pair-classification"])
+def test_a_trained_classifier_is_scored_as_transformers_does(tmp_path: Path, task: str) -> None:
+    labels = ("no way", "yes", "ma\u00fdbe")
+    network = save_trained(tmp_path / "m", "AutoModelForSequenceClassification", labels)
+    columns = [TEXTS] if task == "text-classification" else [TEXTS, TEXTS[::-1]]
+    for row, texts in zip(decode(bundle_as(task, tmp_path / "m"), *columns), zip(*columns, strict=True), strict=True):
+        logits = plain_logits(network, tmp_path / "m", *texts)
+        scores = np.exp(logits) / np.exp(logits).sum()
+        assert row["label"] == labels[int(logits.argmax())]
+        np.testing.assert_allclose(row["class_scores"], scores, atol=1e-5)
+
+
+def test_a_trained_cross_encoder_gives_its_sigmoid(tmp_path: Path) -> None:
+    network = save_trained(tmp_path / "m", "AutoModelForSequenceClassification", ("LABEL_0",))
+    rows = decode(bundle_as("similarity", tmp_path / "m"), TEXTS, TEXTS[::-1])
+    logits = [plain_logits(network, tmp_path / "m", *pair)[0] for pair in zip(TEXTS, TEXTS[::-1], strict=True)]
+    np.testing.assert_allclose([row["similarity"] for row in rows], 1 / (1 + np.exp(-np.array(logits))), atol=1e-5)
+
+
+def test_a_trained_tagger_finds_the_entities_of_its_tags(tmp_path: Path) -> None:
+    network = save_trained(tmp_path / "m", "AutoModelForTokenClassification", TAGS)
+    (row,) = decode(bundle_as("token-classification", tmp_path / "m"), ["good film was blue"])
+    tags = [TAGS[index] for index in plain_logits(network, tmp_path / "m", "good film was blue")[1:-1].argmax(axis=1)]
+    before = ("O", *tags[:-1])
+    begins = [tag for tag, last in zip(tags, before, strict=True) if tag[0] == "B" or (tag != "O" and last == "O")]
+    assert len(row["entities"]) == len(begins)
+
+
+def test_trained_question_answering_never_declines(tmp_path: Path) -> None:
+    save_trained(tmp_path / "m", "AutoModelForQuestionAnswering", ("a", "b"))
+    rows = decode(bundle_as("question-answering", tmp_path / "m"), ["good?"] * 3, TEXTS)
+    assert all(row["is_answerable"] and row["answer"] in text for row, text in zip(rows, TEXTS, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("task", "head", "labels", "config", "message"),
+    [
+        ("text-classification", "AutoModel", ("a", "b"), {}, "the model's weight classifier.bias is missing"),
+        ("similarity", "AutoModelForSequenceClassification", ("a", "b"), {}, "has 2 outputs"),
+        ("text-classification", "AutoModelForSequenceClassification", ("a",), {}, "takes two or more"),
+        (
+            "text-classification",
+            "AutoModelForSequenceClassification",
+            ("a", "b"),
+            {"problem_type": "multi_label_classification"},
+            "problem_type multi_label_classification",
+        ),
+        ("token-classification", "AutoModelForTokenClassification", ("LABEL_0", "LABEL_1"), {}, "id2label: tag"),
+        ("token-classification", "AutoModelForTokenClassification", ("B-X", "I-X"), {}, "id2label has no 'O'"),
+    ],
+)
+def test_a_head_of_another_task_is_refused(
+    tmp_path: Path, task: str, head: str, labels: tuple[str, ...], config: dict[str, Any], message: str
+) -> None:
+    save_trained(tmp_path / "m", head, labels, **config)
+    with pytest.raises(ModelError, match=message):
+        bundle_as(task, tmp_path / "m")
+
+
+def test_a_task_without_such_heads_is_refused(tmp_path: Path) -> None:
+    save_trained(tmp_path / "m", "AutoModel", ("a", "b"))
+    with pytest.raises(SpecError, match="'masked-lm' has no head of its own"):
+        bundle_as("masked-lm", tmp_path / "m")
