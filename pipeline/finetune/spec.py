@@ -155,6 +155,7 @@ class FinetuneSpec(EncoderUse):
     output: Uri = Field(description="URI of the bundle, or of the folder of several")
     work: Uri | None = Field(None, description="URI for token cache, checkpoints and metrics; default: OUTPUT.work")
     tensorboard: Uri | None = Field(None, description="local directory for event files that TensorBoard reads")
+    mlflow: Uri | None = Field(None, description="MLflow tracking: a directory, or the http(s):// address of a server")
     training: TrainingConfig = TrainingConfig()
     seeds: tuple[Seed, ...] = Field(
         (),

@@ -1,4 +1,4 @@
-"""Event files that TensorBoard's own reader reads back."""
+"""Figures that TensorBoard's own reader and MLflow's own client read back."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.errors import InputError
+from pipeline.errors import ComputeError, InputError
 from pipeline.finetune.loop import TrainingStatus
 from pipeline.finetune.prepare import PreparedTraining, prepare_training
 from pipeline.finetune.spec import FinetuneSpec
@@ -60,3 +60,51 @@ def test_a_place_that_is_not_local_or_a_missing_package_is_said(
     local = prepare(tmp_path, encoder_directory, tensorboard=str(tmp_path / "events"))
     with pytest.raises(InputError, match="not installed here"):
         check_track(local, "spec.yaml")
+
+
+@pytest.fixture
+def mlflow_client(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Of a directory; variables that bertmill sets are forgotten after the test."""
+    for name in ("MLFLOW_ALLOW_FILE_STORE", "MLFLOW_HTTP_REQUEST_MAX_RETRIES", "MLFLOW_HTTP_REQUEST_TIMEOUT"):
+        monkeypatch.setenv(name, {"MLFLOW_ALLOW_FILE_STORE": "true"}.get(name, "0"))
+    monkeypatch.delenv("MLFLOW_EXPERIMENT_NAME", raising=False)
+    from mlflow import MlflowClient
+
+    return MlflowClient(tracking_uri=(tmp_path / "mlruns").as_uri())
+
+
+def test_mlflow_reads_one_run_of_all_attempts(tmp_path: Path, encoder_directory: Path, mlflow_client: Any) -> None:
+    run = prepare(tmp_path, encoder_directory, mlflow=str(tmp_path / "mlruns"), training={"epochs": 7})
+    check_track(run, "spec.yaml")
+    Tracker(run).add(status(10, 0.5))
+    again = Tracker(run)
+    again.add(status(20, 0.4, validation={"recall@10": 0.75}))
+    experiment = mlflow_client.get_experiment_by_name("bertmill")
+    (found,) = mlflow_client.search_runs([experiment.experiment_id])
+    assert found.info.run_name == run.run_name
+    history = mlflow_client.get_metric_history(found.info.run_id, "training/loss")
+    assert [(point.step, point.value) for point in history] == [(10, 0.5), (20, 0.4)]
+    assert found.data.metrics["validation/recall_at_10"] == 0.75
+    assert found.data.params["training.epochs"] == "7"
+    assert found.data.params["task"] == "text-classification"
+
+
+def test_another_training_is_another_mlflow_run(tmp_path: Path, encoder_directory: Path, mlflow_client: Any) -> None:
+    for seed in (1, 2):
+        run = prepare(tmp_path, encoder_directory, mlflow=str(tmp_path / "mlruns"), training={"seed": seed})
+        Tracker(run).add(status(10, 0.5))
+    experiment = mlflow_client.get_experiment_by_name("bertmill")
+    assert len(mlflow_client.search_runs([experiment.experiment_id])) == 2
+
+
+@pytest.mark.usefixtures("mlflow_client")
+def test_a_server_that_does_not_answer_is_said_before_and_fails_nothing_after(
+    tmp_path: Path, encoder_directory: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = prepare(tmp_path, encoder_directory, mlflow="http://127.0.0.1:9")
+    with pytest.raises(ComputeError, match=r"mlflow: http://127\.0\.0\.1:9 cannot be used"):
+        check_track(run, "spec.yaml")
+    tracker = Tracker(run)
+    tracker.add(status(10, 0.5))
+    tracker.add(status(20, 0.5))
+    assert [record.message.startswith("mlflow: no more figures are sent") for record in caplog.records] == [True]
