@@ -38,7 +38,7 @@ def run_night(run: PreparedRun, address: str | None, started_s: float) -> None:
 
 
 def finish_published(run: PreparedRun, started_s: float, dry_run: bool = False) -> None:
-    """What is left of a night that is published: its manifest, if the run that published it was stopped before that.
+    """What is left of a published night: its manifest and report, if the run that published it was stopped before.
 
     Raises:
         NightTakenError: another run is at work on the night, and will write it.
@@ -48,13 +48,13 @@ def finish_published(run: PreparedRun, started_s: float, dry_run: bool = False) 
     from pipeline.inference.publish import check_complete, complete_manifest, lacks_manifest
     from pipeline.inference.run import run_id_for
     from pipeline.output.lock import NightLock
-    from pipeline.report.saved import check_drift, read_summary
+    from pipeline.report.saved import check_drift, complete_report
 
     if not dry_run and lacks_manifest(run):
         run_id = run_id_for(run.ledger.run_date)
         with NightLock(run.ledger.table_uri, run.ledger.scope, run_id, run.ledger.storage):
             complete_manifest(run, run_id, started_s)
         print("its manifest was missing, as the run that published it was stopped; written now")
-    summary = read_summary(run.ledger.table_uri, run.ledger.run_date, run.ledger.storage)
+    summary = complete_report(run.ledger, run.spec.report, writes=not dry_run)
     check_complete(run)
     check_drift(summary)

@@ -9,6 +9,7 @@ from typing import Any
 
 from pipeline.errors import DriftError, InterruptedRunError
 from pipeline.output.ledger import Ledger
+from pipeline.output.manifests import read_manifests
 from pipeline.report.build import NightReport, build_report
 from pipeline.report.limits import ReportConfig
 from pipeline.report.page import render_report
@@ -45,6 +46,19 @@ def write_report(ledger: Ledger, config: ReportConfig) -> Mapping[str, Any] | No
     for finding in report.findings:
         print(f"  {finding}")
     return report.summary
+
+
+def complete_report(ledger: Ledger, config: ReportConfig, writes: bool) -> Mapping[str, Any] | None:
+    """The figures of a published night's report; with `writes`, it is written now if none is of the night's last run.
+
+    Its run was stopped between the manifest and the report, then, or the report could not be written.
+    """
+    summary = read_summary(ledger.table_uri, ledger.run_date, ledger.storage)
+    runs = [found.counts.get("run_id") for found in read_manifests(ledger.table_uri, ledger.storage, ledger.run_date)]
+    if not writes or not runs or (summary is not None and summary.get("run_id") == runs[-1]):
+        return summary
+    print("its report was missing, as the run that published it was stopped; now:")
+    return write_report(ledger, config)
 
 
 def read_summary(table_uri: str, run_date: str, storage: Storage) -> Mapping[str, Any] | None:

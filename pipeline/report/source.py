@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from deltalake import DeltaTable
 
 from pipeline.errors import CorpusError
 from pipeline.output.log import require_table
-from pipeline.output.manifests import Manifest, read_manifests
+from pipeline.output.manifests import Manifest, nights_with_manifests, read_manifests
 from pipeline.output.table import DataFile, live_files, night_of, open_table
 from pipeline.report.limits import ReportConfig
 from pipeline.schema import QUARANTINE
@@ -61,25 +61,33 @@ def open_source(uri: str, run_date: str, storage: Storage) -> ReportSource:
     """
     uri = canonical_uri(uri)
     table = require_table(uri, storage)
-    everything = read_manifests(uri, storage)
-    own = tuple(item for item in everything if item.run_date == run_date)
+    own = tuple(read_manifests(uri, storage, run_date))
     if not own:
-        there = ", ".join(sorted({item.run_date for item in everything})[-10:]) or "none"
+        there = ", ".join(reversed(nights_with_manifests(uri, storage)[:10])) or "none"
         raise CorpusError(f"{uri}: no manifest of night {run_date}", f"nights with one (the last 10): {there}")
     manifest = own[-1]
-    before = [item for item in everything if item.run_date < run_date and item.is_snapshot == manifest.is_snapshot]
     bad_table = open_table(join_uri(uri, QUARANTINE), storage)
     bad = {} if bad_table is None else live_files(bad_table, None if manifest.is_snapshot else run_date)
     if manifest.is_snapshot:
-        last = max(before, key=lambda item: (item.run_date, item.version), default=None)
+        nights = nights_with_manifests(uri, storage)
+        last = _last_manifest((night for night in nights if night < run_date), manifest, storage, uri)
         files, last_files = (_files_at(uri, item, storage) for item in (manifest, last))
         return ReportSource(uri, run_date, own, last, files, last_files, bad)
     live = live_files(table)
     files = {path: file for path, file in live.items() if night_of(path) == run_date}
     last_date = max((night_of(path) for path in live if night_of(path) < run_date), default="")
-    last = next((item for item in reversed(before) if item.run_date == last_date), None)
+    last = _last_manifest([last_date] if last_date else [], manifest, storage, uri)
     last_files = {path: file for path, file in live.items() if last_date and night_of(path) == last_date}
     return ReportSource(uri, run_date, own, last, files, last_files, bad)
+
+
+def _last_manifest(nights: Iterable[str], manifest: Manifest, storage: Storage, uri: str) -> Manifest | None:
+    """What speaks for the first of some nights that has a manifest like this one, of a night or of the whole table."""
+    for night in nights:
+        for item in reversed(read_manifests(uri, storage, night)):
+            if item.is_snapshot == manifest.is_snapshot:
+                return item
+    return None
 
 
 def sample_files(files: Files, max_rows: int) -> list[str]:

@@ -7,7 +7,7 @@ import json
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pyarrow as pa
 import pytest
@@ -21,6 +21,7 @@ from pipeline.corpus.stream import WorkerFactory
 from pipeline.output import lock
 from pipeline.output.lock import NightLock
 from pipeline.output.verify import verify_night
+from pipeline.report import saved
 from pipeline.storage import Storage
 from tests.tiny import write_corpus
 from tests.unit.inference.scoring import files_below
@@ -184,6 +185,40 @@ def test_a_run_killed_between_commit_and_manifest_gets_its_manifest_from_the_nex
     assert "missing" not in nightly(nightly_raw, tmp_path, "--date", D21).stdout
     assert files_below(tmp_path / "output") == before
     assert verify_night(str(tmp_path / "output"), D21, Storage()).notes in ((), (SNAPSHOT_NOTE,))
+
+
+@pytest.mark.usefixtures("no_ray")
+def test_a_run_killed_between_manifest_and_report_gets_its_report_from_the_next(
+    nightly_raw: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(*_arguments: Any) -> NoReturn:
+        raise KeyboardInterrupt
+
+    reports = tmp_path / "output" / "_reports"
+    with monkeypatch.context() as patched:
+        patched.setattr(saved, "build_report", killed)
+        assert nightly(nightly_raw, tmp_path, "--date", D21).exit_code == 130
+    dry = nightly(nightly_raw, tmp_path, "--date", D21, "--dry-run")
+    assert (dry.exit_code, len(manifests(tmp_path)), reports.exists()) == (0, 1, False)
+    finished = nightly(nightly_raw, tmp_path, "--date", D21)
+    assert finished.exit_code == 0, finished.stderr
+    assert "its report was missing" in finished.stdout
+    assert {path.name for path in reports.iterdir()} == {f"run_date={D21}.html", f"run_date={D21}.json"}
+    assert "missing" not in nightly(nightly_raw, tmp_path, "--date", D21).stdout
+
+
+@pytest.mark.usefixtures("no_ray")
+def test_the_report_of_a_run_before_does_not_speak_for_one_that_was_killed(
+    nightly_raw: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nightly(nightly_raw, tmp_path, "--date", D21)
+    write_corpus(tmp_path / "corpus" / "more", num_files=1)
+    kill_before_the_manifest(nightly_raw, tmp_path, monkeypatch)
+    finished = nightly(nightly_raw, tmp_path, "--date", D21)
+    assert "its report was missing" in finished.stdout
+    summary = json.loads((tmp_path / "output" / "_reports" / f"run_date={D21}.json").read_text())
+    newest = max(manifests(tmp_path), key=lambda manifest: manifest["num_scored_rows"])
+    assert summary["run_id"] == newest["run_id"]
 
 
 @pytest.mark.usefixtures("no_ray")

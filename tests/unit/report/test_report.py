@@ -18,7 +18,7 @@ from pipeline.report.figures import choose_figure_columns, read_figures
 from pipeline.report.limits import DriftLimits, ReportConfig
 from pipeline.report.page import render_report
 from pipeline.report.saved import check_drift, read_summary, write_report
-from pipeline.report.source import sample_files
+from pipeline.report.source import open_source, sample_files
 from pipeline.storage import Storage
 from tests.unit.inference.nights import Story, finish
 from tests.unit.output.scored import NEXT_NIGHT, NIGHT, Row, publish, scored_row, write_shard
@@ -57,6 +57,23 @@ def test_movers_flips_and_distributions_are_the_tables(tmp_path: Path) -> None:
     assert "97.0%" in page.text
     assert "100 rows stand in both nights' samples" in page.text
     assert page.figure("quarantined") == "1"
+
+
+def test_of_many_nights_the_manifests_of_two_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    nights = [f"2026-10-{day:02d}" for day in range(1, 8)]
+    for night in nights:
+        publish(tmp_path, night, write_shard(tmp_path, night, "s0", [scored_row("f", 0)]))
+    read: list[str] = []
+
+    class Counting(Storage):
+        def read_bytes(self, uri: str) -> bytes | None:
+            read.append(uri)
+            return super().read_bytes(uri)
+
+    source = open_source(str(tmp_path), nights[4], Counting())
+    assert source.last_manifest is not None
+    assert (source.manifest.run_date, source.last_manifest.run_date) == (nights[4], nights[3])
+    assert {uri.rsplit("/", 2)[-2] for uri in read if "_manifests" in uri} == {f"run_date={n}" for n in nights[3:5]}
 
 
 def test_a_night_that_is_as_the_last_one_does_not_drift(tmp_path: Path) -> None:
