@@ -8,6 +8,7 @@ from jobs.benchmark import benchmark
 from jobs.bundle import bundle
 from jobs.demo.job import demo
 from jobs.evaluate import evaluate
+from jobs.export import export
 from jobs.finetune import finetune
 from jobs.learning_curve import learning_curve
 from jobs.models.app import app as models_app
@@ -30,7 +31,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Fine-tune BERT-family encoders and score whole Parquet corpora, every row exactly once.",
 )
-for _job in (finetune, pretrain, bundle, evaluate, score, nightly, report, plan):
+for _job in (finetune, pretrain, bundle, evaluate, score, nightly, report, export, plan):
     app.command()(_job)
 for _other in (learning_curve, suite, tune, benchmark, schema, submit, logs, stop, demo):
     app.command()(_other)

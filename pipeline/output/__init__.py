@@ -1,6 +1,7 @@
 """output: scored rows become Parquet files (`writer`), each with a done-record (`ledger`), and one Delta commit
 shows a whole night at once (`table`). What is published can be looked at (`history`), compared (`compare`), checked
 (`verify`), merged into larger files (`compact`) and rid of files that nobody needs any more (`vacuum`).
+`export` writes a night as plain files elsewhere.
 
 Under a table's URI:
 

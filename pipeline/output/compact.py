@@ -14,11 +14,9 @@ import time
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from deltalake import DeltaTable
 from deltalake.exceptions import DeltaError
 from deltalake.transaction import AddAction, RemoveAction
@@ -26,11 +24,12 @@ from deltalake.transaction import AddAction, RemoveAction
 from pipeline.errors import AccountingError, CommitConflictError, TransientStorageError
 from pipeline.output.compacted import CompactedFile, note_uri, read_compacted, write_compacted
 from pipeline.output.log import COMPACTION, newest_commits, require_night, require_table
+from pipeline.output.row_groups import read_file_schema, read_row_groups
 from pipeline.output.table import DataFile, Night, commit_actions, live_files
 from pipeline.output.texts import HashedFile, TextStore
 from pipeline.output.writer import write_row_groups
 from pipeline.schema import FINGERPRINT_FOOTER, RUN_DATE, SOURCE_FOOTER
-from pipeline.storage import Storage, classify_error, map_threads, retrying
+from pipeline.storage import Storage, classify_error, map_threads
 from pipeline.uris import canonical_uri, join_uri
 
 _NUM_ATTEMPTS = 3
@@ -105,7 +104,7 @@ def _by_source(uri: str, files: Iterable[DataFile], storage: Storage) -> list[li
     """Files that may be merged: those of one corpus file, in a snapshot that may have to keep or drop them by it."""
     found: dict[str | None, list[DataFile]] = {}
     ordered = list(files)
-    footers = map_threads(lambda file: _read_footer(join_uri(uri, file.path), storage), ordered, _THREADS)
+    footers = map_threads(lambda file: read_file_schema(join_uri(uri, file.path), storage), ordered, _THREADS)
     for file, footer in zip(ordered, footers, strict=True):
         found.setdefault((footer.metadata or {}).get(SOURCE_FOOTER.encode()), []).append(file)
     return list(found.values())
@@ -135,7 +134,7 @@ def _discard(uri: str, run_date: str, merged: Sequence[_Merged], storage: Storag
 
 
 def _merge(uri: str, run_date: str, group: Sequence[DataFile], storage: Storage) -> _Merged:
-    footers = [_read_footer(join_uri(uri, file.path), storage) for file in group]
+    footers = [read_file_schema(join_uri(uri, file.path), storage) for file in group]
     schema = footers[0].remove_metadata()
     different = [file.path for file, footer in zip(group, footers, strict=True) if footer.remove_metadata() != schema]
     if different:
@@ -146,7 +145,7 @@ def _merge(uri: str, run_date: str, group: Sequence[DataFile], storage: Storage)
 
     def read_tables() -> Iterator[pa.Table]:
         for file in group:
-            yield from _read_row_groups(join_uri(uri, file.path), storage)
+            yield from read_row_groups(join_uri(uri, file.path), storage)
 
     path = f"{RUN_DATE}={run_date}/compacted-{uuid.uuid4().hex}.parquet"
     written = write_row_groups(read_tables, schema.with_metadata(_joined_footer(footers)), join_uri(uri, path), storage)
@@ -239,29 +238,3 @@ def _night_of(uri: str, table: DeltaTable, run_date: str, storage: Storage) -> N
     kept = {key: last[key] for key in ("fingerprint", "model_version") if key in last}
     facts = {"run_date": run_date, "run_id": f"{COMPACTION}{uuid.uuid4().hex[:8]}", **kept}
     return Night(run_date, (), pa.schema(table.schema().to_arrow()), facts)
-
-
-def _read_footer(uri: str, storage: Storage) -> pa.Schema:
-    filesystem, path = storage.open_arrow(uri)
-    try:
-        return retrying(lambda: pq.read_schema(path, filesystem=filesystem), f"read {uri}")
-    except (pa.ArrowException, OSError) as error:
-        raise _unreadable(uri, error) from None
-
-
-def _read_row_groups(uri: str, storage: Storage) -> Iterator[pa.Table]:
-    filesystem, path = storage.open_arrow(uri)
-    try:
-        with pq.ParquetFile(path, filesystem=filesystem, pre_buffer=True) as parquet:
-            for index in range(parquet.num_row_groups):
-                yield retrying(partial(parquet.read_row_group, index), f"read {uri}")
-    except (pa.ArrowException, OSError) as error:
-        known = classify_error(error, f"read {uri}")
-        raise known or _unreadable(uri, error) from None
-
-
-def _unreadable(uri: str, error: Exception) -> AccountingError:
-    return AccountingError(
-        f"{uri}: the table names this file, but it cannot be read: {str(error).splitlines()[0]}",
-        "`bertmill table verify` checks the whole night; score it again to replace the file",
-    )

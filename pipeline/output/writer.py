@@ -41,7 +41,9 @@ def write_parquet(table: pa.Table, uri: str, footer: Mapping[str, str], storage:
         storage: The store.
     """
     table = table.replace_schema_metadata(dict(footer))
-    return WrittenFile(uri, _finish(uri, lambda path, store: _write(table, path, store), storage), table.num_rows)
+    return WrittenFile(
+        uri, write_complete(uri, lambda path, store: _write(table, path, store), storage), table.num_rows
+    )
 
 
 def write_row_groups(
@@ -65,7 +67,7 @@ def write_row_groups(
                 writer.write_table(group.replace_schema_metadata(schema.metadata), row_group_size=ROW_GROUP_ROWS)
                 num_rows += group.num_rows
 
-    size_bytes = _finish(uri, write, storage)
+    size_bytes = write_complete(uri, write, storage)
     return WrittenFile(uri, size_bytes, num_rows)
 
 
@@ -86,8 +88,17 @@ def read_footer(uri: str, storage: Storage) -> dict[str, str]:
     return {key.decode(): value.decode() for key, value in found.items()}
 
 
-def _finish(uri: str, write: Callable[[str, object], None], storage: Storage) -> int:
-    """Write a file so that it is seen complete or not at all; returns its bytes."""
+def write_complete(uri: str, write: Callable[[str, object], None], storage: Storage) -> int:
+    """Write a file of any kind so that a reader sees it complete or not at all.
+
+    Args:
+        uri: Where.
+        write: Writes it, given a path and the pyarrow filesystem it is on; called again when the store failed.
+        storage: The store.
+
+    Returns:
+        The file's size in bytes.
+    """
     filesystem, path = storage.open_arrow(uri)
     put = partial(_write_local, write) if split_uri(uri)[0] == "file" else write
     retrying(lambda: put(path, filesystem), f"write {uri}")

@@ -41,7 +41,7 @@ def scored_row(source_file: str, source_row: int, **changes: Any) -> Row:
 
 
 def write_shard(
-    table: Path, run_date: str, shard: str, rows: list[Row], bad: list[Row] | None = None, **footer: str
+    table: Path | str, run_date: str, shard: str, rows: list[Row], bad: list[Row] | None = None, **footer: str
 ) -> DoneRecord:
     """One shard's file (and quarantine file), with a claimed done-record."""
     path = f"run_date={run_date}/{shard}-0.parquet"
@@ -60,7 +60,7 @@ def write_shard(
     return Ledger(str(table), run_date, facts["fingerprint"], STORAGE).claim(record)
 
 
-def publish(table: Path, run_date: str, *records: DoneRecord, run_id: str = "r1") -> None:
+def publish(table: Path | str, run_date: str, *records: DoneRecord, run_id: str = "r1") -> None:
     """One night of these shards, and the run's manifest."""
     facts = {"run_date": run_date, "run_id": run_id, "fingerprint": FINGERPRINT, "model_version": "m1"}
     scored = [DataFile(record.path, record.size_bytes, record.num_scored_rows) for record in records if record.path]

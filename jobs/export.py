@@ -1,0 +1,51 @@
+"""`bertmill export URI --date D --to URI`: a published night as plain Parquet or CSV files."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from typing import Annotated
+
+import typer
+
+from jobs.nights import parse_date
+from jobs.session import Debug, guarded, preparing, stopping_on_sigterm
+from jobs.table.options import AsJson, Endpoint, Night, TableUri, open_storage
+
+Target = Annotated[str, typer.Option("--to", help="where the files go; one place holds one table", show_default=False)]
+Format = Annotated[str, typer.Option("--format", help="parquet or csv", metavar="FORMAT")]
+Columns = Annotated[str | None, typer.Option(help="which columns, in order: id,label,score; default: all")]
+Keep = Annotated[float, typer.Option(min=0, help="remove what was replaced when its successor has stood for H hours")]
+
+
+def export(
+    uri: TableUri,
+    date_: Night,
+    to: Target,
+    format_: Format = "parquet",
+    columns: Columns = None,
+    keep_hours: Keep = 24,
+    json_: AsJson = False,
+    endpoint_url: Endpoint = None,
+    debug: Debug = False,
+) -> None:
+    """Write a published night as plain Hive-style files; one manifest names them, and is written last."""
+    with guarded(debug), stopping_on_sigterm():
+        from jobs.export_printing import describe_export, print_export
+        from pipeline.output.export.night import export_night
+        from pipeline.output.export.request import parse_request
+
+        storage = open_storage(endpoint_url)
+        with preparing():
+            names = tuple(name.strip() for name in columns.split(",")) if columns else ()
+            request = parse_request(uri, parse_date(date_), to, format_, names)
+        request = replace(request, keep_s=keep_hours * 3_600)
+        done = export_night(request, storage)
+        if json_:
+            print(json.dumps(describe_export(request, done), indent=2))
+        else:
+            print_export(request, done)
+
+
+if __name__ == "__main__":
+    typer.run(export)
