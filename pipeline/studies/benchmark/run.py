@@ -74,21 +74,37 @@ def run_benchmark(spec: BenchmarkSpec, num_threads: int, jobs: Jobs) -> str:
     _need("matplotlib")
     load = os.getloadavg()[0]
     set_threads(num_threads)
+    text = ""
     with tempfile.TemporaryDirectory() as folder:
         races = _Races(spec, num_threads, Path(folder))
-        if spec.texts is not None:
-            sample = read_sample(spec.texts, races.storage)
-            races.embed(sample["text"])
-            if spec.heads is not None:
-                bundles = races.answer(sample, spec.heads)
-                if spec.end_to_end is not None:
-                    races.score(sample["text"], bundles[CLASSIFICATION], spec.end_to_end, jobs)
-        for name, block in spec.training.items():
-            races.train(name, block)
-    text = _page(races, load)
-    races.storage.write_bytes(join_uri(spec.output, "benchmark.md"), text.encode())
-    races.storage.write_bytes(join_uri(spec.output, "benchmark.png"), draw_races(races.lines))
-    write_parquet(as_table(races.lines), join_uri(spec.output, "benchmark.parquet"), {}, races.storage)
+        for _ in _run_races(races, jobs):
+            text = _write(races, load)  # after each, so that a run that is ended keeps what was measured
+    return text
+
+
+def _run_races(races: _Races, jobs: Jobs) -> Iterator[None]:
+    """One after the other, those that the spec asks for."""
+    spec = races.spec
+    if spec.texts is not None:
+        sample = read_sample(spec.texts, races.storage)
+        races.embed(sample["text"])
+        yield
+        if spec.heads is not None:
+            bundles = races.answer(sample, spec.heads)
+            yield
+            if spec.end_to_end is not None:
+                races.score(sample["text"], bundles[CLASSIFICATION], spec.end_to_end, jobs)
+                yield
+    for name, block in spec.training.items():
+        races.train(name, block)
+        yield
+
+
+def _write(races: _Races, load: float) -> str:
+    text, output, storage = _page(races, load), races.spec.output, races.storage
+    storage.write_bytes(join_uri(output, "benchmark.md"), text.encode())
+    storage.write_bytes(join_uri(output, "benchmark.png"), draw_races(races.lines))
+    write_parquet(as_table(races.lines), join_uri(output, "benchmark.parquet"), {}, storage)
     return text
 
 
