@@ -56,7 +56,9 @@ def build_job(run: PreparedTraining, rank: int, world_size: int) -> tuple[LoopJo
     runtime = choose_runtime(spec.compute)
     torch.manual_seed(recipe.seed)
     networks = {
-        head.name: load_network(run.encoder, head.task.head_class, **head.task.head_config(head.train.learned))
+        head.name: load_network(
+            run.encoder, head.task.head_class, is_ready=False, **head.task.head_config(head.train.learned)
+        )
         for head in run.heads
     }
     network: Any = JoinedHeads(networks, EmbeddingOptions(spec.pooling, spec.normalize))
