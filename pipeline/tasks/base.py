@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -138,7 +138,7 @@ class Task(Protocol):
         """Labels and options found in training targets."""
         ...
 
-    def head_config(self, learned: Learned) -> dict[str, Any]:
+    def head_config(self, learned: Learned) -> dict[str, object]:
         """Configuration of a new head."""
         ...
 
