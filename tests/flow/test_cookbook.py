@@ -1,0 +1,195 @@
+"""Every Python block of docs/cookbook.md, run on two nights of a real S3 server and held against their rows."""
+
+from __future__ import annotations
+
+import math
+import random
+import re
+import uuid
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import s3fs
+import torch
+from transformers import BertForSequenceClassification
+
+from pipeline.inference.spec import OutputConfig
+from pipeline.output.export.night import export_night
+from pipeline.output.export.request import parse_request
+from pipeline.storage import Storage
+from tests.flow import helpers
+from tests.flow.s3_server import S3Server
+from tests.tiny import LABELS, make_bundle, make_tokenizer, tiny_config
+
+PAGE = helpers.REPOSITORY / "docs" / "cookbook.md"
+NIGHT, LAST_NIGHT = helpers.NIGHT, "2026-11-22"
+Rows = list[dict[str, Any]]
+
+
+def blocks() -> Iterator[tuple[str, str]]:
+    """(heading, code) of every Python block, in order; what is marked as not run is left out."""
+    heading = ""
+    for match in re.finditer(r"^#+ (?P<heading>[^\n]+)$|^```python\n(?P<code>.*?)^```$", PAGE.read_text(), re.M | re.S):
+        if match["heading"]:
+            heading = match["heading"]
+        elif not match["code"].startswith("# not run"):
+            yield heading, match["code"]
+
+
+def undecided_network(directory: Path, seed: int) -> Any:
+    """A random classifier that gives every label to some of the corpus's texts."""
+    torch.manual_seed(seed)
+    network = BertForSequenceClassification(tiny_config(LABELS)).eval()
+    rng = random.Random(seed)
+    texts = [helpers.random_text(rng) for _ in range(64)]
+    tokens = make_tokenizer(directory)(texts, return_tensors="pt", padding=True, truncation=True, max_length=64)
+    with torch.no_grad():
+        network.classifier.bias -= network(**tokens).logits.mean(dim=0)
+    return network
+
+
+@pytest.fixture(scope="module")
+def places(
+    tmp_path_factory: pytest.TempPathFactory, s3_server: S3Server, ray_local: None
+) -> tuple[dict[str, Any], Rows]:
+    """What the page's first block names, here; and all rows of both nights, of which each had a model of its own."""
+    directory = tmp_path_factory.mktemp("cookbook")
+    root = f"s3://{s3_server.bucket}/{uuid.uuid4().hex}"
+    helpers.write_demo_corpus(f"{root}/corpus", num_files=2)
+    for seed, night in enumerate((LAST_NIGHT, NIGHT)):
+        make_bundle(directory / night, LABELS, network=undecided_network(directory / f"tokens-{night}", seed))
+        corpus = {"keep": ("id", "domain", "text")}
+        spec = helpers.score_spec(str(directory / night), f"{root}/corpus", f"{root}/scores", corpus=corpus)
+        output = OutputConfig(uri=f"{root}/scores", embedding=True)
+        helpers.run_night(spec.model_copy(update={"output": output}), night)
+    export_night(parse_request(f"{root}/scores", NIGHT, f"{root}/plain"), Storage())
+    options = Storage().delta_options(root)
+    s3fs.S3FileSystem.clear_instance_cache()
+    named = {"TABLE": f"{root}/scores", "EXPORT": f"{root}/plain", "NIGHT": NIGHT, "LAST_NIGHT": LAST_NIGHT}
+    return {**named, "BUNDLE": str(directory / NIGHT), "OPTIONS": options}, helpers.read_rows(f"{root}/scores")
+
+
+def labels_by_domain(found: Any, night: Rows, both: Rows) -> None:
+    expected = Counter((row["domain"], row["label"]) for row in night)
+    assert {(row["domain"], row["label"]): row["rows"] for row in found.to_pylist()} == expected
+    assert len(expected) > 2
+
+
+def least_sure(found: Any, night: Rows, both: Rows) -> None:
+    ordered = sorted(night, key=lambda row: (row["score"], row["source_file"], row["source_row"]))
+    assert found["id"].to_list() == [row["id"] for row in ordered[:10]]
+
+
+def described(found: Any, night: Rows, both: Rows) -> None:
+    assert found["count"].to_dict() == Counter(row["label"] for row in night)
+    assert found["max"].max() == pytest.approx(max(row["score"] for row in night))
+
+
+def probabilities(found: Any, night: Rows, both: Rows) -> None:
+    of = {row["id"]: row for row in night}
+    assert len(found) == len(night)
+    for row in found.to_pylist():
+        assert row[of[row["id"]]["label"]] == of[row["id"]]["score"]
+
+
+def reasons(found: Any, night: Rows, both: Rows) -> None:
+    assert {row["reason"]: row["rows"] for row in found.to_pylist()} == {"text is blank": 2, "text is null": 2}
+
+
+def shares(found: Any, night: Rows, both: Rows) -> None:
+    rows = found.to_pylist()
+    counts = Counter((row["run_date"], row["label"]) for row in both)
+    assert len({row["run_date"] for row in rows}) == 2
+    for row in rows:
+        assert row["share"] == pytest.approx(counts[row["run_date"], row["label"]] / len(night))
+
+
+def flips(found: Any, night: Rows, both: Rows) -> None:
+    pairs: dict[str, list[str]] = {}
+    for row in both:  # the earlier night first
+        pairs.setdefault(row["id"], []).append(row["label"])
+    expected = sorted((key, *labels) for key, labels in pairs.items() if labels[0] != labels[1])
+    assert [(row["id"], row["before"], row["now"]) for row in found.to_pylist()] == expected
+    assert expected
+
+
+def newest(found: Any, night: Rows, both: Rows) -> None:
+    expected = sorted((row["id"], row["label"]) for row in night)
+    assert [(row["id"], row["label"]) for row in found.to_pylist()] == expected
+
+
+def first_version(found: Any, night: Rows, both: Rows) -> None:
+    assert [(str(row["run_date"]), row["rows"]) for row in found.to_pylist()] == [(LAST_NIGHT, len(night))]
+
+
+def _cosine(one: list[float], other: list[float]) -> float:
+    scale = math.sqrt(sum(x * x for x in one) * sum(x * x for x in other))
+    return sum(x * y for x, y in zip(one, other, strict=True)) / scale
+
+
+def neighbours(found: Any, night: Rows, both: Rows) -> None:
+    (query,) = (row["embedding"] for row in night if row["id"] == "0-0")
+    best = sorted((_cosine(query, row["embedding"]) for row in night), reverse=True)[:5]
+    assert [row["cosine"] for row in found.to_pylist()] == pytest.approx(best, abs=1e-5)
+    assert found["id"][0].as_py() == "0-0"
+
+
+def matrix(found: Any, night: Rows, both: Rows) -> None:
+    assert found.shape == (len(night), len(night[0]["embedding"]))
+    assert sorted(found[:, 0].tolist()) == sorted(row["embedding"][0] for row in night)
+
+
+def duplicates(found: Any, night: Rows, both: Rows) -> None:
+    of = {row["id"]: row for row in night}
+    for row in found.to_pylist():
+        assert _cosine(of[row["one"]]["embedding"], of[row["other"]]["embedding"]) > 0.9998
+        assert of[row["one"]]["domain"] == of[row["other"]]["domain"]
+    assert len(found) == len({(row["one"], row["other"]) for row in found.to_pylist()})
+
+
+def texts(found: Any, night: Rows, both: Rows) -> None:
+    assert Counter(found) == Counter((row["text"], row["label"]) for row in night if row["score"] > 0.4)
+    assert found
+
+
+CHECKS: dict[str, Callable[[Any, Rows, Rows], None]] = {
+    "DuckDB: labels by a kept column": labels_by_domain,
+    "Polars: the rows the model is least sure of": least_sure,
+    "pandas: a small table for a notebook": described,
+    "Probabilities of all classes": probabilities,
+    "What could not be scored, and why": reasons,
+    "Shares of labels over nights": shares,
+    "Which rows changed their label": flips,
+    "The newest scores of every row": newest,
+    "The table as it was": first_version,
+    "Nearest neighbours in SQL": neighbours,
+    "As one matrix": matrix,
+    "Near-duplicates": duplicates,
+    "Back to the corpus": texts,
+}
+
+
+def test_every_block_runs_and_finds_what_is_there(places: tuple[dict[str, Any], Rows]) -> None:
+    names, both = places
+    night = [row for row in both if str(row["run_date"]) == NIGHT]
+    assert len(night) == 596
+    (_, settings), *recipes = blocks()
+    compile(settings, str(PAGE), "exec")
+    values: dict[str, Any] = {}
+    for heading, code in recipes:
+        exec(compile(code, f"{PAGE}: {heading}", "exec"), names)
+        values[heading] = names.pop("found")
+    assert values.pop("Open it") == values.pop("The live files") == len(night)
+    assert values.pop("PyArrow: a night larger than memory") == sum(row["num_tokens"] for row in night)
+    assert dict(values.pop("An export").iter_rows()) == Counter(row["label"] for row in night)
+    assert values.keys() == CHECKS.keys()
+    for heading, found in values.items():
+        CHECKS[heading](found, night, both)
+
+
+def test_the_rest_of_the_page_says_that_it_is_not_run() -> None:
+    marked = re.findall(r"^```(?:python\n# not run|sql\n-- not run)$", PAGE.read_text(), re.M)
+    assert len(marked) == PAGE.read_text().count("```sql") + 1
