@@ -25,7 +25,7 @@ _MAX_NIGHTS = 20
 _MIN_TOKENS = 20_000  # a night of fewer says more about starting than about scoring
 _PROBE_S, _PROBES, _FIRST_ROWS, _MAX_ROWS = 3.0, 3, 64, 8_192
 RAY_START_S = 10.0
-"""What a local Ray's start and its worker's imports take: measured on 2 cores, see docs/scale.md."""
+"""What a local Ray's start and its worker's imports take, as estimated from one night on 2 cores: see docs/scale.md."""
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,7 @@ def test_plan_score_plan_table(spec_file: Path, tmp_path: Path) -> None:
     plan = helpers.run_python(_CLI, "plan", str(spec_file), "--date", helpers.NIGHT)
     assert plan.returncode == 0, plan.stderr
     assert "to score: 12 shards, 1,200 rows" in plan.stdout
-    assert "time unknown" in plan.stdout
+    assert "by a probe of " in plan.stdout
     assert not (tmp_path / "scores").exists(), "plan writes nothing"
 
     score = helpers.run_python(_CLI, "score", str(spec_file), "--date", helpers.NIGHT)
@@ -41,7 +41,7 @@ def test_plan_score_plan_table(spec_file: Path, tmp_path: Path) -> None:
     after = helpers.run_python(_CLI, "plan", str(spec_file), "--date", helpers.NIGHT)
     assert "nothing to do" in after.stdout, after.stderr
     tomorrow = helpers.run_python(_CLI, "plan", str(spec_file), "--date", "2026-11-24")
-    assert "at the latest run's tokens/s" in tomorrow.stdout, tomorrow.stderr
+    assert "by night 2026-11-23 of this table" in tomorrow.stdout, tomorrow.stdout + tomorrow.stderr
 
     table = helpers.run_python(_CLI, "table", "nights", str(tmp_path / "scores"))
     assert table.returncode == 0, table.stderr
