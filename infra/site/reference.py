@@ -1,7 +1,9 @@
-"""The reference pages, from the code itself: every field of every spec, every command with its options."""
+"""The reference pages, from the code itself: fields of specs, commands with their options, what each file is for."""
 
 from __future__ import annotations
 
+import ast
+from pathlib import Path
 from typing import Any
 
 import click
@@ -14,14 +16,16 @@ from jobs.schema import SPECS
 JsonSchema = dict[str, Any]
 _BOUNDS = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"}
 _BOUNDS["minItems"] = "at least"
+_ROOT = Path(__file__).resolve().parents[2]
 _CELL = str.maketrans({"|": "\\|", "\n": " "})
 
 
 def on_files(files: Any, config: Any, **_: object) -> Any:
-    """Add the two pages to the site."""
+    """Add the pages to the site."""
     from mkdocs.structure.files import File
 
-    for name, content in (("specs", spec_reference()), ("command-line", command_reference())):
+    pages = {"specs": spec_reference(), "command-line": command_reference(), "code": code_reference()}
+    for name, content in pages.items():
         files.append(File.generated(config, f"reference/{name}.md", content=content))
     return files
 
@@ -134,3 +138,18 @@ def _options(command: Any, words: tuple[str, ...]) -> list[str]:
             name, text = (part.translate(_CELL).replace("[", "\\[") for part in record)
             rows.append(f"| `{name.replace(chr(92), '')}` | {text} |")
     return rows if len(rows) > 2 else []
+
+
+def code_reference() -> str:
+    """Every room's paragraph, and each of its files with the first sentence that it says of itself."""
+    lines = ["# Code", "", "Made from the files themselves, room by room, in the order of their names."]
+    for room in sorted(path.parent for top in ("pipeline", "jobs") for path in (_ROOT / top).rglob("__init__.py")):
+        lines += ["", f"## {room.relative_to(_ROOT).as_posix()}", "", _docstring(room / "__init__.py"), ""]
+        lines += ["| file | what it is for |", "|---|---|"]
+        for path in sorted(set(room.glob("*.py")) - {room / "__init__.py"}):
+            lines.append(f"| `{path.name}` | {_docstring(path).split(chr(10) * 2)[0].translate(_CELL)} |")
+    return "\n".join(lines) + "\n"
+
+
+def _docstring(path: Path) -> str:
+    return ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""

@@ -30,7 +30,8 @@ def test_every_document_is_a_page(site: Path) -> None:
     pages = {path.relative_to(site).as_posix() for path in site.rglob("*.html")}
     documents = [path.relative_to(ROOT / "docs") for path in (ROOT / "docs").rglob("*.md")]
     written = {path.with_suffix(".html").as_posix() for path in documents}
-    assert pages == written | {"404.html", "reference/specs.html", "reference/command-line.html"}
+    made = {f"reference/{name}.html" for name in ("specs", "command-line", "code")}
+    assert pages == written | {"404.html"} | made
 
 
 def test_the_reference_has_every_field_of_every_spec(site: Path) -> None:
@@ -55,6 +56,16 @@ def test_the_reference_has_every_command(site: Path) -> None:
     headings = set(re.findall(r'<h2 id="[\w-]+">bertmill ([\w -]+)', page))
     assert {"finetune", "nightly", "submit", "table vacuum", "models promote"} <= headings
     assert "--retention-hours" in page
+
+
+def test_the_reference_has_every_file_with_its_sentence(site: Path) -> None:
+    page = (site / "reference" / "code.html").read_text(encoding="utf-8")
+    rows = re.findall(r"<tr>\s*<td><code>([\w.]+)</code></td>\s*<td>(.*?)</td>", page, re.DOTALL)
+    there = [
+        path.name for top in ("pipeline", "jobs") for path in (ROOT / top).rglob("*.py") if path.name != "__init__.py"
+    ]
+    assert sorted(name for name, _ in rows) == sorted(there)
+    assert [name for name, sentence in rows if not sentence.strip()] == []
 
 
 def test_nothing_is_fetched_from_elsewhere(site: Path) -> None:
