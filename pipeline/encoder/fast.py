@@ -3,8 +3,8 @@
 torch's autocast casts every weight and every activation anew for each linear layer and keeps normalisation in fp32.
 Here weights are bf16 from the start, one matrix gives query, key and value, and activations stay bf16 between layers
 (normalisation computes in fp32 inside). On CPU the matrices are laid out for oneDNN once, and the same kernel adds
-bias, activation and residual. Families that this does not describe, and rows that come out non-finite, run through
-transformers' own modules.
+bias, activation and residual; a CPU whose oneDNN has no such kernel gets torch's linear layers. Families that this does
+not describe, and rows that come out non-finite, run through transformers' own modules.
 
 Shape letters: T tokens of a pack, H hidden size.
 """
@@ -64,8 +64,7 @@ class _Linear:
         weight, bias = (torch.cat([getattr(part, name).detach() for part in modules]) for name in ("weight", "bias"))
         self._weight, self._bias = weight.to(dtype), bias.to(dtype)
         # What torch's own compiler calls for linear layers on CPU.
-        has_kernels = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
-        self._kernels = torch.ops.mkldnn if weight.device.type == "cpu" and has_kernels else None
+        self._kernels = torch.ops.mkldnn if weight.device.type == "cpu" and _has_kernels(dtype) else None
         if self._kernels is not None:
             self._weight = self._kernels._reorder_linear_weight(self._weight, _BATCH_HINT_TOKENS)
 
@@ -86,6 +85,13 @@ class _Linear:
             )
             return fused
         return linear(values, self._weight, self._bias).add_(residual)
+
+
+def _has_kernels(dtype: torch.dtype) -> bool:
+    """Whether oneDNN multiplies in this precision here: for bf16 it wants AVX-512, AVX-NE-CONVERT or Arm's bf16."""
+    if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
+        return False
+    return dtype is not torch.bfloat16 or bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 @dataclass(frozen=True)

@@ -87,6 +87,23 @@ def test_in_bf16_every_head_stays_near_fp32(family: str, head: str) -> None:
     assert not np.array_equal(half.embeddings, whole.embeddings)
 
 
+def test_a_cpu_without_bf16_kernels_gets_the_layers_of_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_given: Any) -> Any:
+        raise AssertionError("oneDNN would refuse")
+
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: False)
+    monkeypatch.setattr(torch.ops.mkldnn, "_reorder_linear_weight", refuse)
+    rows, padding = encoded("bert", TEXTS, OTHERS)
+    network = FAMILIES["bert"].network("AutoModel")
+    with torch.inference_mode():
+        batch = lay_out(rows, np.array([0, 1, 2]), network, padding, CPU)
+        half, whole = FastEncoder(network, torch.bfloat16)(batch)[0], encode(network, batch).output[0]
+        assert half.dtype is torch.bfloat16
+        torch.testing.assert_close(half.float(), whole, atol=0.1, rtol=0.1)
+        with pytest.raises(AssertionError, match="oneDNN would refuse"):
+            FastEncoder(network, torch.float32)  # which oneDNN has everywhere
+
+
 def test_weights_are_those_of_the_moment() -> None:
     network = FAMILIES["bert"].network("AutoModel")
     before, _ = states_of(network, "bert", [0])
