@@ -96,8 +96,10 @@ class PreparedRun:
 
     @property
     def kept_uris(self) -> frozenset[str] | None:
-        """The corpus's files, where rows of files that are not among them are kept; else None."""
-        return frozenset(file.uri for file in self.files) if self.spec.output.vanished == "keep" else None
+        """The corpus's files that can be read, where rows of all others are kept; else None."""
+        if self.spec.output.vanished == "drop":
+            return None
+        return frozenset(file.uri for file in self.files) - {file.uri for file in self.skipped}
 
 
 def prepare_run(spec: ScoreSpec, run_date: str, rescore: bool = False) -> PreparedRun:

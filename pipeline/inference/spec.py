@@ -46,7 +46,7 @@ class OutputConfig(SpecModel):
         "all", description="what a night of `nights` holds: the whole corpus, or files new or changed since the last"
     )
     vanished: Literal["drop", "keep"] = Field(
-        "drop", description="rows of a snapshot whose file is gone from the corpus"
+        "drop", description="rows of a snapshot whose file is gone from the corpus, or corrupt and left out"
     )
     embedding: bool | tuple[str, ...] = Field(
         True, description="write the pooled encoder output as list<float32>; or the names of the bundles to do so for"

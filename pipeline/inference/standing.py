@@ -37,12 +37,12 @@ def standing_files(ledger: Ledger, records: Iterable[DoneRecord]) -> dict[str, i
 def shown_files(
     ledger: Ledger, records: Iterable[DoneRecord], kept_uris: frozenset[str] | None
 ) -> tuple[DataFile, ...]:
-    """The files the table (or the night) shall show: those of the records and, where asked, of vanished files.
+    """The files the table (or the night) shall show: those of the records and, where asked, of files that are gone.
 
     Args:
         ledger: Says which table, and whether it is a snapshot.
         records: Of every shard of the plan.
-        kept_uris: The corpus's files, if rows of files that are not among them are kept.
+        kept_uris: The corpus's files that can be read, if the last rows of all others are kept.
     """
     wanted = scored_files(records)
     return (*wanted, *_vanished(ledger, ledger.table_uri, wanted, kept_uris))
@@ -59,7 +59,7 @@ def shown_quarantine(
 def _vanished(
     ledger: Ledger, uri: str, wanted: tuple[DataFile, ...], kept_uris: frozenset[str] | None
 ) -> list[DataFile]:
-    """Live files whose one corpus file is gone, by what their footers say."""
+    """Live files whose one corpus file is gone or cannot be read, by what their footers say."""
     table = open_table(uri, ledger.storage) if kept_uris is not None else None
     if table is None or kept_uris is None:
         return []

@@ -113,7 +113,8 @@ def verify_night(uri: str, run_date: str, storage: Storage) -> VerifiedNight:
         together.notes.append("the table is a snapshot: the whole of it was read")
     if together.vanished:
         num_rows = sum(found.num_vanished_rows for found in findings)
-        together.notes.append(f"{len(together.vanished)} files keep {num_rows} rows of files no longer in the corpus")
+        kept = f"{len(together.vanished)} files keep {num_rows} rows of files no longer in the corpus, or corrupt there"
+        together.notes.append(kept)
     fingerprint = together.fingerprints.most_common(1)[0][0] if together.fingerprints else ""
     num_rows, num_bad = [found.num_rows for found in (*findings, _Findings())][:2]
     night = VerifiedNight(run_date, fingerprint, len(files), num_rows, num_bad, (), ())

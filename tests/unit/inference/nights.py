@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -63,6 +64,12 @@ class Story:
     def remove(self, name: str) -> None:
         path = self.corpus / f"{name}.parquet"
         path.unlink()
+        self.vanished |= self._forget(str(path))
+
+    def spoil(self, name: str) -> None:
+        """Cut a file in half; its rows count as vanished."""
+        path = self.corpus / f"{name}.parquet"
+        os.truncate(path, path.stat().st_size // 2)
         self.vanished |= self._forget(str(path))
 
     def _forget(self, path: str) -> Rows:
