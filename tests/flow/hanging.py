@@ -16,12 +16,9 @@ from pipeline.storage import Storage
 _HANGING_BERTMILL = """
 import sys
 from functools import partial
-import pipeline.inference.run
 from tests.flow.hanging import HangingJob
-pipeline.inference.run.ScoreJob = partial(HangingJob, row=sys.argv[1])
-sys.argv = ["bertmill", *sys.argv[2:]]
-import jobs.cli
-jobs.cli.main()
+from tests.flow.slow import bertmill_with
+bertmill_with(partial(HangingJob, row=sys.argv[1]), *sys.argv[2:])
 """
 
 

@@ -6,46 +6,75 @@ import contextlib
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import psutil
+import pyarrow as pa
 
+from pipeline.corpus.shards import Shard
 from pipeline.inference.job import ScoreJob
 from pipeline.inference.worker import ShardScorer
 
 SHARD_S = 0.7
 _SLOW_BERTMILL = """
 import sys
-import pipeline.inference.run
-from tests.flow.slow import SlowJob
-pipeline.inference.run.ScoreJob = SlowJob
-sys.argv = ["bertmill", *sys.argv[1:]]
-import jobs.cli
-jobs.cli.main()
+from tests.flow.slow import SlowJob, bertmill_with
+bertmill_with(SlowJob, *sys.argv[1:])
 """
 
 
 @dataclass(frozen=True)
 class SlowJob(ScoreJob):
-    """The real job, with a pause in every shard."""
+    """The real job, with a pause in the middle of every shard."""
 
     def build(self) -> ShardScorer:
         scorer = super().build()
-        work = scorer._split
+        work, split, pauses = scorer.process, scorer._split, list[float]()
 
-        def split(*scored: Any) -> object:
+        def split_slowly(*scored: Any) -> Any:
             time.sleep(SHARD_S)
-            return work(*scored)
+            pauses.append(SHARD_S)
+            return split(*scored)
 
-        scorer._split = split  # type: ignore[method-assign, assignment]
+        def process(shard: Shard) -> pa.Table:
+            pauses.clear()
+            receipt = work(shard)
+            assert pauses == [SHARD_S], "every shard must have had its pause"
+            return receipt
+
+        scorer._split = split_slowly  # type: ignore[method-assign]
+        scorer.process = process  # type: ignore[method-assign]
         return scorer
 
 
 def slow_command(*arguments: str) -> list[str]:
     return [sys.executable, "-c", _SLOW_BERTMILL, *arguments]
+
+
+def bertmill_with(make_job: Callable[..., ScoreJob], *arguments: str) -> None:
+    """Run `bertmill` with another job in the place of its own; it must have shards to score."""
+    import jobs.cli
+    from pipeline.inference import prepare
+
+    made = []
+
+    def make(*given: Any) -> ScoreJob:
+        made.append(make_job(*given))
+        return made[-1]
+
+    assert prepare.ScoreJob is ScoreJob, "this must be where bertmill makes its job, under this name"
+    prepare.ScoreJob = make  # type: ignore[assignment, misc]
+    sys.argv = ["bertmill", *arguments]
+    status: object = None
+    try:
+        jobs.cli.main()
+    except SystemExit as ended:
+        status = ended.code
+    assert made or status, "bertmill scored without the job that was put in its place"
+    sys.exit(status)  # type: ignore[arg-type]
 
 
 def wait_for_records(table: Path, num_records: int, process: subprocess.Popen[str], within_s: float = 120) -> int:

@@ -58,12 +58,16 @@ def run(fate: str, spec: FinetuneSpec, num_nodes: int) -> Steps:
     return whole_steps(Path(spec.work_uri))
 
 
-def undisturbed(root: Path, monkeypatch: pytest.MonkeyPatch) -> Steps:
-    """One worker, no Ray, nothing happens."""
+@pytest.fixture(scope="module")
+def undisturbed(root: Path) -> Steps:
+    """One worker, no Ray, nothing happens; once, as all that is recorded below a folder counts as one run."""
     spec = make_spec(root, "alone", 1)
-    record_steps(Path(spec.work_uri), 0.0, "here", monkeypatch.setattr)
-    train_alone(prepare_training(spec, "spec.yaml"), num_threads=2)
-    return whole_steps(Path(spec.work_uri))
+    with pytest.MonkeyPatch.context() as patch:
+        record_steps(Path(spec.work_uri), 0.0, "here", patch.setattr)
+        train_alone(prepare_training(spec, "spec.yaml"), num_threads=2)
+    steps = whole_steps(Path(spec.work_uri))
+    assert sizes(steps) == [(1, 0, NUM_STEPS - 1)]
+    return steps
 
 
 def assert_same_rows(steps: Steps, expected: Steps) -> None:
@@ -96,32 +100,31 @@ def sizes(steps: Steps) -> list[tuple[int, int, int]]:
 
 
 @pytest.mark.slow
-def test_a_lost_node_that_is_replaced_changes_no_bit(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_lost_node_that_is_replaced_changes_no_bit(root: Path, undisturbed: Steps) -> None:
     steps = run("replaced", make_spec(root, "replaced", 2), num_nodes=2)
     before = run("nothing", make_spec(root, "nothing", 2), num_nodes=2)
     assert sizes(before) == [(2, 0, NUM_STEPS - 1)]
     assert sizes(steps) == [(2, 0, lost_nodes.FIRST_HOLD - 1), (2, 20, NUM_STEPS - 1)]
     assert_same_rows(steps, before)
-    assert_same_rows(steps, undisturbed(root, monkeypatch))
+    assert_same_rows(steps, undisturbed)
     assert losses(steps) == losses(before)
 
 
 @pytest.mark.slow
-def test_a_notice_is_answered_with_a_checkpoint(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_notice_is_answered_with_a_checkpoint(root: Path, undisturbed: Steps) -> None:
     """None was due before the end of the epoch."""
     steps = run("announced", make_spec(root, "announced", 2, every_s=1e6), num_nodes=2)
     assert sizes(steps) == [(2, 0, lost_nodes.AFTER_NOTICE - 1), (2, 30, NUM_STEPS - 1)]
-    assert_same_rows(steps, undisturbed(root, monkeypatch))
+    assert_same_rows(steps, undisturbed)
 
 
 @pytest.mark.slow
-def test_training_goes_on_with_fewer_workers_and_grows_again(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_training_goes_on_with_fewer_workers_and_grows_again(root: Path, undisturbed: Steps) -> None:
     steps = run("shrinks_and_grows", make_spec(root, "elastic", [1, 3]), num_nodes=3)
-    alone = undisturbed(root, monkeypatch)
     first, second = lost_nodes.FIRST_HOLD, lost_nodes.SECOND_HOLD
     assert sizes(steps) == [(3, 0, first - 1), (2, 20, second - 1), (3, 40, NUM_STEPS - 1)]
-    assert_same_rows(steps, alone)
-    np.testing.assert_allclose(losses(steps), losses(alone), rtol=0, atol=1e-6)
+    assert_same_rows(steps, undisturbed)
+    np.testing.assert_allclose(losses(steps), losses(undisturbed), rtol=0, atol=1e-6)
     logged = read_log(root, "elastic")
     assert [line["num_workers"] for line in logged] == [2 if 20 < line["step"] <= 40 else 3 for line in logged]
     found, expected = ({line["step"]: line["loss"] for line in log} for log in (logged, read_log(root, "alone")))

@@ -17,9 +17,8 @@ def no_ray(*arguments):
     raise AssertionError("Ray must not be started")
 jobs.cluster.ray_session = no_ray
 sys.argv = ["bertmill", *sys.argv[1:]]
-import jobs.score
-jobs.score.ray_session = no_ray
-import jobs.cli
+import jobs.cli, jobs.night
+assert jobs.night.ray_session is no_ray
 jobs.cli.main()
 """
 
