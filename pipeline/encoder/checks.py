@@ -15,7 +15,9 @@ from pipeline.errors import ModelError
 EXPECTED_MODEL = "expected a Hugging Face directory with config.json and model.safetensors, or an id of a reachable hub"
 _FAMILIES = "BERT, RoBERTa, DistilBERT, ELECTRA, ALBERT, MPNet, ..."
 # What they compute of a text changes with its padding, so with the other texts of its batch.
-_READ_PADDING = frozenset(["convbert", "fnet", "funnel", "mobilebert", "nystromformer"])
+_READ_PADDING = frozenset(["convbert", "fnet", "funnel", "mobilebert", "nystromformer", "yoso"])
+# Heads whose own forward tells the encoder which tokens see all others: run apart from it they compute another thing.
+_GLOBAL_HEADS = {"longformer": frozenset(["AutoModelForSequenceClassification", "AutoModelForQuestionAnswering"])}
 # Those that could compute positions of another kind, until transformers dropped that.
 _ONCE_RELATIVE = frozenset(["bert", "roberta", "xlm-roberta", "camembert", "electra", "albert"])
 
@@ -39,6 +41,11 @@ def check_encoder(source: str, head_class: str, max_length: int, tokenizer: Any)
     if type(config) not in getattr(transformers, head_class)._model_mapping:
         raise no_head(source, config, head_class)
     _check_kind(source, config)
+    if head_class in _GLOBAL_HEADS.get(config.model_type, ()):
+        raise ModelError(
+            f"{source}: a {config.model_type} model's {head_class} needs global attention, which is not supported",
+            "choose an encoder of the BERT family with long positions, such as ModernBERT",
+        )
     num_positions = getattr(config, "max_position_embeddings", None)
     num_positions = num_positions and num_positions - positions_before_first(config)
     if num_positions and 0 < num_positions < max_length:

@@ -22,7 +22,12 @@ from pipeline.encoder.packing import PACKED, Pack, spread_tokens
 from pipeline.encoder.pooling import pool_tokens
 from pipeline.encoder.tokenize import Padding, TokenRows, flat_positions, pad_rows
 
-_POSITIONS_AFTER_PAD = frozenset(["roberta", "xlm-roberta", "camembert", "mpnet", "xlm-roberta-xl", "longformer"])
+_POSITIONS_AFTER_PAD = frozenset(
+    (
+        *("roberta", "xlm-roberta", "camembert", "mpnet", "xlm-roberta-xl", "longformer"),
+        *("data2vec-text", "ibert", "lilt", "luke", "markuplm", "roberta-prelayernorm", "xmod"),
+    )
+)
 
 
 @dataclass(frozen=True)

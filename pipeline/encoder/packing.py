@@ -27,7 +27,10 @@ PACKED = "packed"
 # Families whose attention goes through transformers' interface and whose positions can be given; each is compared with
 # its own padded batches in the tests. Others (DeBERTa: relative positions inside the kernel, MPNet, XLNet) are padded.
 _PACKABLE = frozenset(
-    ["bert", "roberta", "xlm-roberta", "distilbert", "electra", "albert", "modernbert"],
+    (
+        *("bert", "roberta", "xlm-roberta", "distilbert", "electra", "albert", "modernbert"),
+        *("camembert", "ernie", "gte", "jina_embeddings_v3", "nomic_bert", "xlm-roberta-xl"),
+    )
 )
 # Windows of unlike length share a rectangle while it has few tokens (they are copied into it and out again) and few
 # cells (query x key) of padding. A call forward and backward costs more than one forward, so training merges more.

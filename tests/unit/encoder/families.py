@@ -155,3 +155,14 @@ FAMILIES: dict[str, Family] = {
         takes_types=False,
     ),
 }
+
+# What shares its layers' code with one of those, or goes through the same interface: compared once, not by every test.
+RELATED: dict[str, Family] = {
+    "camembert": Family("CamembertConfig", _ROBERTA_FIELDS, **_ROBERTA_LIKE),
+    "ernie": Family("ErnieConfig", {**_BERT_FIELDS, "use_task_id": True}),
+    "gte": Family("GteConfig", _BERT_FIELDS, takes_types=False),
+    "jina_embeddings_v3": Family("JinaEmbeddingsV3Config", _BERT_FIELDS, takes_types=False),
+    "nomic_bert": Family("NomicBertConfig", _BERT_FIELDS),
+    "xlm-roberta-xl": Family("XLMRobertaXLConfig", _ROBERTA_FIELDS, **_ROBERTA_LIKE),
+}
+EVERY = {**FAMILIES, **RELATED}

@@ -79,6 +79,7 @@ def save_config(directory: Path, config: Any) -> str:
     ("config", "message"),
     [
         (transformers.T5Config(), "a t5 model has a decoder"),
+        (transformers.YosoConfig(), "a yoso model's results depend on the other texts of a batch"),
         (transformers.FNetConfig(), "a fnet model's results depend on the other texts of a batch"),
         (transformers.BertConfig(position_embedding_type="relative_key"), "position_embedding_type is relative_key"),
     ],
@@ -88,6 +89,25 @@ def test_what_would_be_computed_wrongly_is_refused(
 ) -> None:
     with pytest.raises(ModelError, match=message):
         check_encoder(save_config(tmp_path, config), "AutoModel", 64, load_tokenizer(encoder_directory))
+
+
+@pytest.mark.parametrize("head", ["AutoModelForSequenceClassification", "AutoModelForQuestionAnswering"])
+def test_a_head_that_steers_its_encoder_s_attention_is_refused(
+    tmp_path: Path, encoder_directory: Path, head: str
+) -> None:
+    source, tokenizer = save_config(tmp_path, transformers.LongformerConfig()), load_tokenizer(encoder_directory)
+    check_encoder(source, "AutoModel", 64, tokenizer)
+    with pytest.raises(ModelError, match=f"a longformer model's {head} needs global attention"):
+        check_encoder(source, head, 64, tokenizer)
+
+
+@pytest.mark.parametrize("name", ["Roberta", "Data2VecText", "RobertaPreLayerNorm", "Camembert", "XLMRobertaXL"])
+def test_positions_before_a_text_s_first_do_not_count(tmp_path: Path, encoder_directory: Path, name: str) -> None:
+    config = getattr(transformers, f"{name}Config")(max_position_embeddings=66, pad_token_id=1)
+    source, tokenizer = save_config(tmp_path, config), load_tokenizer(encoder_directory)
+    check_encoder(source, "AutoModel", 64, tokenizer)
+    with pytest.raises(ModelError, match="has positions for 64 tokens, and max_length is 65"):
+        check_encoder(source, "AutoModel", 65, tokenizer)
 
 
 def test_a_tokenizer_with_tokens_that_the_model_has_not_is_refused(encoder_directory: Path) -> None:

@@ -14,7 +14,7 @@ from pipeline.encoder.batching import BatchBudget
 from pipeline.encoder.forward import head_logits
 from pipeline.encoder.model import EmbeddingOptions, EncoderModel, Head
 from pipeline.encoder.tokenize import Padding, TextTokenizer, TokenOptions, TokenRows
-from tests.unit.encoder.families import FAMILIES
+from tests.unit.encoder.families import EVERY, FAMILIES, RELATED
 
 HEADS = {
     "rows": "AutoModelForSequenceClassification",
@@ -23,6 +23,7 @@ HEADS = {
     "none": "AutoModel",
 }
 CASES = [(family, head) for family in FAMILIES for head in HEADS]
+CASES += [(family, head) for family in RELATED for head in ("rows", "tokens")]
 TEXTS = [
     "the film was good, lovely and so much more than words say.",
     "bad",
@@ -35,14 +36,14 @@ RUNTIME = Runtime(torch.device("cpu"), autocast_dtype=None, budget=BatchBudget(t
 
 
 def encoded(family: str, *texts: list[str]) -> tuple[TokenRows, Padding]:
-    tokenizer = FAMILIES[family].tokenizer()
+    tokenizer = EVERY[family].tokenizer()
     rows = TextTokenizer(tokenizer, TokenOptions(60)).encode(*(pa.array(text) for text in texts))
     return rows, Padding.of(tokenizer)
 
 
 def alone(family: str, network: Any, *texts: str) -> tuple[np.ndarray, np.ndarray]:
     """One row as transformers alone would run it: (logits without the batch axis, mean of the last hidden states)."""
-    inputs = FAMILIES[family].tokenizer()(*([text] for text in texts), return_tensors="pt")
+    inputs = EVERY[family].tokenizer()(*([text] for text in texts), return_tensors="pt")
     with torch.no_grad():
         output = network(**inputs, output_hidden_states=True)
     logits = head_logits(output)
@@ -54,7 +55,7 @@ def alone(family: str, network: Any, *texts: str) -> tuple[np.ndarray, np.ndarra
 @pytest.mark.parametrize(("family", "head"), CASES)
 def test_a_batch_gives_what_each_row_gives_alone(family: str, head: str, with_pairs: bool) -> None:
     texts = (TEXTS, OTHERS) if with_pairs else (TEXTS,)
-    network = FAMILIES[family].network(HEADS[head])
+    network = EVERY[family].network(HEADS[head])
     rows, padding = encoded(family, *texts)
     assert len(set(rows.lengths.tolist())) > 3
     model = EncoderModel([Head(network, EmbeddingOptions("mean", normalize=False))], RUNTIME, padding)

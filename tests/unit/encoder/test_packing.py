@@ -12,7 +12,7 @@ from pipeline.encoder import packing
 from pipeline.encoder.forward import encode, lay_out, takes_packs
 from pipeline.encoder.packing import PACKED, Pack, can_pack, packed_attention
 from pipeline.encoder.tokenize import Padding, TokenRows
-from tests.unit.encoder.families import FAMILIES
+from tests.unit.encoder.families import EVERY, FAMILIES, RELATED
 from tests.unit.encoder.test_families import HEADS, OTHERS, TEXTS, encoded
 
 CPU = torch.device("cpu")
@@ -51,10 +51,16 @@ def run(network: Any, head: str, rows: TokenRows, indices: list[int], padding: P
 
 
 @pytest.mark.parametrize("order", ORDERS)
-@pytest.mark.parametrize("head", ["rows", "tokens", "spans", "mean", "cls", "max"])
-@pytest.mark.parametrize("family", PACKABLE)
+@pytest.mark.parametrize(
+    ("family", "head"),
+    [
+        *((family, head) for family in PACKABLE for head in ("rows", "tokens", "spans", "mean", "cls", "max")),
+        *((family, head) for family in RELATED for head in ("rows", "mean")),
+    ],
+)
 def test_a_pack_gives_the_outputs_and_gradients_of_a_padded_batch(family: str, head: str, order: str) -> None:
-    network = FAMILIES[family].network(HEADS.get(head, "AutoModel"))
+    network = EVERY[family].network(HEADS.get(head, "AutoModel"))
+    assert takes_packs(network.base_model)
     rows, padding = encoded(family, TEXTS, OTHERS)
     packed, packed_gradients = run(network, head, rows, ORDERS[order], padding)
     network.set_attn_implementation("sdpa")
