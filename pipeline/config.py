@@ -86,7 +86,9 @@ class CorpusConfig(SpecModel):
     inputs: dict[str, str] = Field(
         default_factory=dict, description="task input -> corpus column, where the names differ"
     )
-    keep: tuple[str, ...] = Field((), description="corpus columns (or hive partition keys) copied to the output")
+    keep: tuple[Annotated[str, Field(min_length=1)], ...] = Field(
+        (), description="corpus columns (or hive partition keys) copied to the output"
+    )
     corrupt_files: Literal["error", "skip"] = Field(
         "error", description="files that are not readable Parquet; skip leaves them out, lists them, and exits with 6"
     )

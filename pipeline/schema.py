@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -19,6 +20,8 @@ RUN_DATE = "run_date"
 QUARANTINE = "_quarantine"  # below a table: the Delta table of the rows that could not be scored
 REPORTS = "_reports"  # below a table: a page for each night
 EMBEDDING = "embedding"
+_NOT_IN_NAMES = re.compile(r"[.\s,;{}()=]")
+_DELTA_DIGITS = 38
 
 SOURCE_FIELDS = (
     pa.field(SOURCE_FILE, pa.string(), nullable=False),
@@ -89,19 +92,19 @@ def file_schema(table_schema: pa.Schema) -> pa.Schema:
 
 
 def written_name(name: str) -> str:
-    """The name of a kept column in the table: nested fields (`doc.body`) and other dotted names lose their dots.
+    """The name of a kept column in the table: dots (`doc.body`), white space and `,;{}()=` become `_`.
 
-    SQL reads a dot as a step into a struct, and several readers of Delta refuse it in a name.
+    SQL reads a dot as a step into a struct; the others no column of a Delta table may have, by its protocol.
     """
-    return name.replace(".", "_")
+    return _NOT_IN_NAMES.sub("_", name)
 
 
 def kept_field(field: pa.Field) -> pa.Field:
     """How a corpus column is stored: types every reader knows, always nullable.
 
-    Dictionaries are decoded, large and view types narrowed, numbers widened to 64 bits and a column of nulls taken
-    as strings, so that files (and nights) that differ only in such ways give one table schema. UUIDs are written as
-    text. What stands in lists, structs and maps keeps the width of its numbers.
+    Dictionaries are decoded, large and view types narrowed, numbers widened to 64 bits (decimals to 128) and a column
+    of nulls taken as strings, so that files (and nights) that differ only in such ways give one table schema. UUIDs
+    are written as text. What stands in lists, structs and maps keeps the width of its numbers.
     """
     return pa.field(field.name, _widened(_plain_type(field.type)), nullable=True)
 
@@ -113,6 +116,18 @@ def _widened(kind: pa.DataType) -> pa.DataType:
     if pa.types.is_floating(kind):
         return pa.float64()
     return pa.int64() if pa.types.is_integer(kind) else kind
+
+
+def is_list(kind: pa.DataType) -> bool:
+    """Whether a type is one of Arrow's five kinds of list."""
+    types = pa.types
+    return bool(
+        types.is_list(kind)
+        or types.is_large_list(kind)
+        or types.is_fixed_size_list(kind)
+        or types.is_list_view(kind)
+        or types.is_large_list_view(kind)
+    )
 
 
 def _plain_type(kind: pa.DataType) -> pa.DataType:
@@ -132,7 +147,9 @@ def _plain_type(kind: pa.DataType) -> pa.DataType:
         return pa.timestamp("us", tz="UTC" if kind.tz else None)
     if pa.types.is_unsigned_integer(kind):
         return pa.int64()
-    if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
+    if pa.types.is_decimal(kind) and kind.precision <= _DELTA_DIGITS:
+        return pa.decimal128(kind.precision, kind.scale)
+    if is_list(kind):
         return pa.list_(pa.field("element", _plain_type(kind.value_type)))
     if pa.types.is_struct(kind):
         return pa.struct([pa.field(field.name, _plain_type(field.type)) for field in kind])

@@ -104,6 +104,28 @@ class Storage:
 
         return sorted(retrying(find, f"list {uri}"), key=lambda item: item.uri)
 
+    def list_level(self, uri: str) -> tuple[list[StoredObject], list[str]]:
+        """The objects directly under a URI (or the object itself), and the URIs of the folders there."""
+        scheme, path = split_uri(uri)
+        filesystem = _fsspec(scheme, self.config)
+
+        def look() -> list[dict[str, Any]]:
+            filesystem.invalidate_cache()
+            try:
+                return list(filesystem.ls(path, detail=True))
+            except (FileNotFoundError, NotADirectoryError):
+                return []
+
+        found, objects, folders = retrying(look, f"list {uri}"), list[StoredObject](), list[str]()
+        while found:  # freed as it is read
+            item = found.pop()
+            stored = _stored_object(scheme, item)
+            if item["type"] != "directory":
+                objects.append(stored)
+            elif stored.uri.rstrip("/") != uri.rstrip("/"):
+                folders.append(stored.uri.rstrip("/"))
+        return objects, sorted(folders)
+
     def read_bytes(self, uri: str) -> bytes | None:
         """A small object's content, or None if it does not exist."""
         scheme, path = split_uri(uri)
@@ -325,7 +347,7 @@ def _stored_object(scheme: str, info: dict[str, Any]) -> StoredObject:
     modified = info.get("mtime") or info.get("LastModified") or info.get("created")
     if etag is None:
         etag = f"{info['size']}-{modified}"
-    return StoredObject(uri, int(info["size"]), str(etag).strip('"'), _unix_seconds(modified))
+    return StoredObject(uri, int(info["size"] or 0), str(etag).strip('"'), _unix_seconds(modified))
 
 
 def _unix_seconds(moment: Any) -> float | None:

@@ -6,11 +6,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from urllib.parse import unquote
 
+from pipeline.corpus.walk import is_hidden, walk
 from pipeline.errors import CorpusError
 from pipeline.storage import Storage
 from pipeline.uris import canonical_uri
 
 _PARQUET_SUFFIXES = (".parquet", ".pq", ".parq")
+_MAX_NAMED = 3
 
 
 @dataclass(frozen=True, order=True, slots=True)
@@ -46,29 +48,41 @@ def list_corpus(uris: Iterable[str], storage: Storage) -> list[CorpusFile]:
 
 
 def _list_one(root: str, storage: Storage) -> list[CorpusFile]:
-    found = storage.list_objects(root)
-    if not found:
+    files: list[CorpusFile] = []
+    others: list[str] = []
+    num_others = 0
+    for item in walk(root, storage):
+        below = item.uri.removeprefix(root).strip("/")
+        if item.uri.endswith("/"):
+            continue  # the empty object that some tools leave for a folder
+        if not below or (not is_hidden(below) and below.lower().endswith(_PARQUET_SUFFIXES)):
+            _check_name(item.uri)
+            files.append(CorpusFile(item.uri, item.size_bytes, item.etag, _partition_of(below)))
+        else:
+            num_others += 1
+            others = sorted([*others, item.uri.rsplit("/", 1)[-1]])[:_MAX_NAMED]
+    if files:
+        return files
+    if not num_others:
         raise CorpusError(
             f"{root}: nothing there; expected a Parquet file, a directory of them or a prefix",
-            "check the path's spelling; on object storage, that the prefix exists in this bucket",
+            "check the path's spelling (a pattern such as *.parquet is not understood: name the directory); "
+            "on object storage, that the prefix exists in this bucket",
         )
-    files = []
-    for item in found:
-        below = item.uri.removeprefix(root).strip("/")
-        if not below or (not _is_hidden(below) and below.lower().endswith(_PARQUET_SUFFIXES)):
-            files.append(CorpusFile(item.uri, item.size_bytes, item.etag, _partition_of(below)))
-    if not files:
-        names = ", ".join(item.uri.rsplit("/", 1)[-1] for item in found[:3])
-        raise CorpusError(
-            f"{root}: {len(found)} objects but no Parquet file (found {names}); "
-            f"expected names ending in {', '.join(_PARQUET_SUFFIXES)}",
-            "point `uri` at the directory that holds the Parquet files",
-        )
-    return files
+    raise CorpusError(
+        f"{root}: {num_others} objects but no Parquet file (found {', '.join(others)}); "
+        f"expected names ending in {', '.join(_PARQUET_SUFFIXES)}",
+        "point `uri` at the directory that holds the Parquet files",
+    )
 
 
-def _is_hidden(below: str) -> bool:
-    return any(part.startswith(("_", ".")) and "=" not in part for part in below.split("/"))
+def _check_name(uri: str) -> None:
+    """Refuse names that no table can hold: `source_file` is text."""
+    try:
+        uri.encode()
+    except UnicodeEncodeError:
+        shown = uri.encode(errors="surrogateescape").decode(errors="backslashreplace")
+        raise CorpusError(f"{shown}: its name is not UTF-8", "rename the file") from None
 
 
 def _partition_of(below: str) -> tuple[tuple[str, str], ...]:

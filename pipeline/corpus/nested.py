@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -38,14 +39,24 @@ def field_at(schema: pa.Schema, path: tuple[str, ...], name: str) -> pa.Field:
 def column_at(table: pa.Table, path: tuple[str, ...]) -> pa.ChunkedArray:
     """The values at a path of `find_path`; null where any struct above them is null.
 
-    UUIDs are spelled out, other extension types (JSON) are what they are stored as.
+    UUIDs are spelled out, other extension types (JSON) are what they are stored as, list views are lists.
     """
     column = table[path[0]]
     for part in path[1:]:
         column = pc.struct_field(column, [column.type.get_field_index(part)])
+    if pa.types.is_list_view(column.type) or pa.types.is_large_list_view(column.type):
+        return pa.chunked_array([as_list(chunk) for chunk in column.chunks], pa.list_(column.type.value_type))
     if not isinstance(column.type, pa.BaseExtensionType):
         return column
     if column.type.extension_name == UUID:
         spelled = [None if value is None else str(value) for value in column.to_pylist()]
         return pa.chunked_array([pa.array(spelled, pa.string())])
     return pa.chunked_array([chunk.storage for chunk in column.chunks], column.type.storage_type)
+
+
+def as_list(views: pa.Array) -> pa.ListArray:
+    """List views as plain lists; Arrow's own cast can leave them with too few offsets."""
+    lengths = pc.fill_null(pc.list_value_length(views), 0)
+    offsets = np.concatenate([[0], np.cumsum(lengths.to_numpy())]).astype(np.int32)
+    mask = pc.is_null(views) if views.null_count else None
+    return pa.ListArray.from_arrays(pa.array(offsets), views.flatten(), mask=mask)

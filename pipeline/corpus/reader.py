@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from pipeline.corpus.footer import open_footer
 from pipeline.corpus.listing import CorpusFile
 from pipeline.corpus.nested import column_at, field_at, find_path
 from pipeline.corpus.shards import FileLayout, Piece, RowGroup, Shard
@@ -18,12 +19,13 @@ from pipeline.errors import BertmillError, CorpusError, CorruptFileError
 from pipeline.schema import SOURCE_FILE, SOURCE_ROW, kept_field
 from pipeline.storage import Storage, map_threads, retrying
 
-_FOOTER_THREADS = 16
+_FOOTER_THREADS, _PIECE_THREADS = 64, 8
 _MAX_LISTED = 10
-_WHOLE_ROWS, _HEAD_PARTS = 65_536, 4  # a piece that is at most a quarter of row groups larger than this is read alone
-_HEAD_BATCH_ROWS, _HEAD_BUFFER_BYTES = 4_096, 2**20
+_WHOLE_ROWS, _RANGE_PARTS = 65_536, 2  # a piece that is at most half of row groups larger than this is read by pages
+_RANGE_BATCH_ROWS, _RANGE_BUFFER_BYTES = 4_096, 2**20
+_UNIT = {"coerce_int96_timestamp_unit": "us"}  # old writers' timestamps; in nanoseconds the year 9999 is another
 _HIVE_NULL = "__HIVE_DEFAULT_PARTITION__"
-REASON = "quarantine:reason"
+REASON = "quarantine=reason"  # no column of a table has a "=" in its name
 ResultT = TypeVar("ResultT")
 
 
@@ -176,22 +178,23 @@ def read_shard(shard: Shard, columns: Columns, options: ReadOptions, storage: St
 
     Returns:
         A table of `source_file`, `source_row`, the kept columns as `options.kept_schema` names them, one column
-        `input:NAME` of clean text for each input (large_string, null where unusable) and `REASON` (string, set
+        `input=NAME` of clean text for each input (large_string, null where unusable) and `REASON` (string, set
         where any input is unusable).
 
     Raises:
         CorpusError: a file is corrupt, vanished, or is not the one that was planned.
     """
-    return pa.concat_tables([_read_piece(piece, columns, options, storage) for piece in shard.pieces])
+    read = map_threads(lambda piece: _read_piece(piece, columns, options, storage), shard.pieces, _PIECE_THREADS)
+    return pa.concat_tables(list(read))
 
 
 def _read_piece(piece: Piece, columns: Columns, options: ReadOptions, storage: Storage) -> pa.Table:
     try:
         values = _guard(piece.file, lambda: _read_columns(piece, columns, storage))
     except CorruptFileError as problem:
+        _check_unchanged(piece.file, storage)
         if not options.quarantine_corrupt:
             raise
-        _check_unchanged(piece.file, storage)
         return _unreadable_rows(piece, columns, options, problem.message.removeprefix(f"{piece.file.uri}: "))
     _check_unchanged(piece.file, storage)
     if any(len(column) != piece.num_rows for column in values.values()):
@@ -228,7 +231,9 @@ def _unreadable_rows(piece: Piece, columns: Columns, options: ReadOptions, reaso
 def _cast(column: pa.ChunkedArray, field: pa.Field, file: CorpusFile) -> pa.ChunkedArray:
     """A kept column in its table type; timestamps lose what is below a microsecond, nothing else loses anything."""
     try:
-        return column.cast(options=pc.CastOptions(field.type, allow_time_truncate=True))
+        stored = column.cast(options=pc.CastOptions(field.type, allow_time_truncate=True))
+        stored.validate()  # Arrow's cast of a list view inside a struct can be a list with too few offsets
+        return stored
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
         raise CorpusError(
             f"{file.uri}: column {field.name!r} is {column.type} and cannot be kept as {field.type}: "
@@ -245,40 +250,45 @@ def _clean_column(column: pa.ChunkedArray, quarantine_blank: bool) -> tuple[pa.C
 
 def input_column(name: str) -> str:
     """The name under which `read_shard` returns an input, apart from a kept column of the same name."""
-    return f"input:{name}"
+    return f"input={name}"
 
 
 def _read_columns(piece: Piece, columns: Columns, storage: Storage) -> dict[str, pa.ChunkedArray]:
     """Each needed column of the piece's rows, by the name asked for."""
     file = piece.file
     filesystem, path = storage.open_arrow(file.uri)
-    with pq.ParquetFile(path, filesystem=filesystem, pre_buffer=True) as parquet:
+    with pq.ParquetFile(path, filesystem=filesystem, pre_buffer=True, **_UNIT) as parquet:
         groups, first_row = _overlapping_groups(parquet.metadata, piece)
         paths = {name: _path_in_file(parquet.schema_arrow, name, file) for name in columns.needed}
         names = [".".join(path) for path in paths.values() if path]
+        wanted = (piece.start_row - first_row, piece.stop_row - first_row)
         num_rows = sum(parquet.metadata.row_group(group).num_rows for group in groups)
-        is_head = names and num_rows > _WHOLE_ROWS and (piece.stop_row - first_row) * _HEAD_PARTS <= num_rows
-        if is_head:
-            num_rows = piece.stop_row - first_row
-            streamed = {"metadata": parquet.metadata, "buffer_size": _HEAD_BUFFER_BYTES}
-            table = _read_head(pq.ParquetFile(path, filesystem=filesystem, **streamed), groups, names, num_rows)
+        if names and num_rows > _WHOLE_ROWS and piece.num_rows * _RANGE_PARTS <= num_rows:
+            streamed = {"metadata": parquet.metadata, "buffer_size": _RANGE_BUFFER_BYTES, **_UNIT}
+            table = _read_range(pq.ParquetFile(path, filesystem=filesystem, **streamed), groups, names, wanted)
+            num_rows = min(num_rows, wanted[1]) - wanted[0]
         else:
             table = parquet.read_row_groups(groups, columns=names)
     if table.num_rows != num_rows:
         raise pa.ArrowInvalid(f"{table.num_rows} rows where the footer says {num_rows}")
-    table = table.slice(piece.start_row - first_row, piece.num_rows)
+    if num_rows != piece.num_rows:
+        table = table.slice(wanted[0], piece.num_rows)
     return {name: column_at(table, path) if path else _hive_column(piece, name) for name, path in paths.items()}
 
 
-def _read_head(parquet: pq.ParquetFile, groups: list[int], names: list[str], num_rows: int) -> pa.Table:
-    """The first rows of some row groups, page by page: the rest is neither fetched nor decoded."""
-    batches: list[pa.RecordBatch] = []
+def _read_range(parquet: pq.ParquetFile, groups: list[int], names: list[str], wanted: tuple[int, int]) -> pa.Table:
+    """Rows [start, stop) of some row groups, page by page: what comes before is not kept, what follows not fetched."""
+    start, stop = wanted
+    position, batches = 0, list[pa.RecordBatch]()
     with parquet:
-        for batch in parquet.iter_batches(min(num_rows, _HEAD_BATCH_ROWS), row_groups=groups, columns=names):
-            batches.append(batch)
-            if sum(batch.num_rows for batch in batches) >= num_rows:
+        for batch in parquet.iter_batches(_RANGE_BATCH_ROWS, row_groups=groups, columns=names):
+            end = position + batch.num_rows
+            if end > start:
+                batches.append(batch.slice(max(0, start - position), min(end, stop) - max(start, position)))
+            position = end
+            if position >= stop:
                 break
-    return pa.Table.from_batches(batches).slice(0, num_rows)
+    return pa.Table.from_batches(batches)
 
 
 def _path_in_file(schema: pa.Schema, name: str, file: CorpusFile) -> tuple[str, ...] | None:
@@ -319,8 +329,8 @@ def _footer_or_problem(file: CorpusFile, columns: Columns, storage: Storage) -> 
 
 def _read_footer(file: CorpusFile, columns: Columns, storage: Storage) -> FileFooter:
     filesystem, path = storage.open_arrow(file.uri)
-    with pq.ParquetFile(path, filesystem=filesystem) as parquet:
-        metadata, schema = parquet.metadata, parquet.schema_arrow
+    footer = open_footer(path, filesystem)
+    metadata, schema = footer.metadata, footer.schema_arrow
     for key, _ in file.partition:
         if key not in schema.names:
             schema = schema.append(pa.field(key, pa.string()))

@@ -7,6 +7,9 @@ from dataclasses import dataclass
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipeline.corpus.nested import as_list
+from pipeline.schema import is_list
+
 NULL_TEXT = "text is null"
 BLANK_TEXT = "text is blank"
 NOT_UTF8 = "text is not valid UTF-8"
@@ -81,14 +84,17 @@ def _is_valid(column: pa.Array | pa.ChunkedArray) -> bool:
 
 def is_word_list(kind: pa.DataType) -> bool:
     """Whether a column of this type holds lists of words."""
-    is_list = pa.types.is_list(kind) or pa.types.is_large_list(kind)
-    if not is_list:
+    if not is_list(kind):
         return False
     word = kind.value_type
     return _is_string(word.value_type if pa.types.is_dictionary(word) else word)
 
 
 def _join_words(column: pa.Array) -> pa.Array:
+    if pa.types.is_list_view(column.type) or pa.types.is_large_list_view(column.type):
+        column = as_list(column)
+    elif pa.types.is_fixed_size_list(column.type):
+        column = column.cast(pa.list_(column.type.value_type))
     words = pc.list_flatten(column).cast(pa.string())
     words = pc.replace_substring_regex(words, pattern=r"\s", replacement="\u00a0")
     lists = pa.ListArray.from_arrays(_offsets(column), words, mask=pc.is_null(column) if column.null_count else None)

@@ -103,7 +103,7 @@ class ScoreSpec(SpecModel):
             raise ValueError(f"corpus.keep names columns that bertmill writes itself: {', '.join(taken)}")
         if len(set(names)) < len(names):
             raise ValueError(
-                "corpus.keep names a column twice (in a table, upper and lower case or '.' and '_' are one)"
+                "corpus.keep names a column twice (in a table, upper and lower case or '.', ' ' and '_' are one)"
             )
         return corpus
 

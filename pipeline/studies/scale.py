@@ -93,12 +93,12 @@ class MadeUpStorage(Storage):
     shard_rows: dict[str, int] = field(default_factory=dict)
     contents: dict[str, bytes] = field(default_factory=dict)
 
-    def list_objects(self, uri: str) -> list[StoredObject]:
-        """The files, under names as long as Spark gives them."""
+    def list_level(self, uri: str) -> tuple[list[StoredObject], list[str]]:
+        """The files, under names as long as Spark gives them, in one folder."""
         return [
             StoredObject(f"{uri}/part-{index:08d}-0f2e7a9c-4f1d-4a77-9b53.c000.parquet", 10_000_000, f"{index:032x}")
             for index in range(self.num_files)
-        ]
+        ], []
 
     def read_bytes(self, uri: str) -> bytes | None:
         """What was written, or the done-record of a shard."""

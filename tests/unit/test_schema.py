@@ -11,6 +11,7 @@ from pipeline.schema import (
     file_schema,
     kept_field,
     scored_schema,
+    written_name,
 )
 
 KEPT = pa.schema([pa.field("id", pa.string())])
@@ -80,6 +81,9 @@ def test_every_column_bertmill_writes_is_reserved() -> None:
         (pa.timestamp("s"), pa.timestamp("us")),
         (pa.timestamp("ns", "Europe/Berlin"), pa.timestamp("us", "UTC")),
         (pa.decimal128(10, 2), pa.decimal128(10, 2)),
+        (pa.decimal64(10, 2), pa.decimal128(10, 2)),
+        (pa.decimal256(38, 2), pa.decimal128(38, 2)),
+        (pa.list_view(pa.string()), pa.list_(pa.field("element", pa.string()))),
         (pa.list_(pa.float16()), pa.list_(pa.field("element", pa.float32()))),
         (pa.large_list(pa.large_string()), pa.list_(pa.field("element", pa.string()))),
         (pa.list_(pa.float32(), 4), pa.list_(pa.field("element", pa.float32()))),
@@ -109,3 +113,8 @@ def test_several_bundles_prefix_what_each_of_them_adds() -> None:
 def test_a_prefix_changes_a_columns_name_and_nothing_else() -> None:
     plain, named = ALONE.fields, BundleFields("tone", TASK_FIELDS, with_embedding=True).fields
     assert [field.with_name(f"tone_{field.name}") for field in plain] == named
+
+
+def test_a_kept_column_has_a_name_that_delta_takes() -> None:
+    assert written_name("a.b c,d;e{f}(g)h=i\n\t") == "a_b_c_d_e_f__g_h_i__"
+    assert written_name("100% \u00e9#?") == "100%_\u00e9#?"

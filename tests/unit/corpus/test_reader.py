@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 import uuid
 from datetime import datetime
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -268,3 +269,54 @@ def test_files_of_one_shard_may_hold_text_in_different_types(tmp_path: Path) -> 
 
 def test_columns_are_needed_once_with_inputs_first() -> None:
     assert Columns(("text", "title"), ("id", "text")).needed == ("text", "title", "id")
+
+
+def test_timestamps_of_old_writers_keep_their_year(tmp_path: Path) -> None:
+    moments = [datetime(9999, 12, 31), datetime(1600, 1, 1), None]
+    path = tmp_path / "a.parquet"
+    table = pa.table({"text": ["x"] * 3, "id": pa.array(moments, pa.timestamp("us"))})
+    pq.write_table(table, path, use_deprecated_int96_timestamps=True)
+    assert pq.ParquetFile(path).schema.column(1).physical_type == "INT96"
+    assert [row["id"] for row in read_all(tmp_path, TEXT_AND_ID)] == moments
+
+
+@pytest.mark.parametrize(
+    ("values", "kind", "expected"),
+    [
+        ([["a"], None], pa.list_view(pa.string()), pa.list_(pa.field("element", pa.string()))),
+        ([Decimal("1.23"), None], pa.decimal32(5, 2), pa.decimal128(5, 2)),
+        ([Decimal("1.23"), None], pa.decimal256(38, 2), pa.decimal128(38, 2)),
+    ],
+)
+def test_kept_types_that_delta_lacks_are_kept_as_their_like(
+    values: list[Any], kind: pa.DataType, expected: pa.DataType, tmp_path: Path
+) -> None:
+    write(tmp_path / "a.parquet", text=["x", "y"], id=pa.array(values, kind))
+    assert kept_schema(footers_of(tmp_path, TEXT_AND_ID), ("id",)).field("id").type == expected
+    assert [row["id"] for row in read_all(tmp_path, TEXT_AND_ID)] == values
+
+
+@pytest.mark.parametrize("start", [0, 1, 4_095, 50_000, 69_990])
+def test_of_a_giant_row_group_only_the_rows_asked_for_are_held(
+    start: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_arguments: object, **_options: object) -> None:
+        raise AssertionError("a whole row group was read")
+
+    texts = [f"row {row}" for row in range(70_000)]
+    pq.write_table(pa.table({"text": texts, "id": range(70_000)}), tmp_path / "a.parquet", row_group_size=70_000)
+    (file,) = list_corpus([str(tmp_path)], STORAGE)
+    monkeypatch.setattr(pq.ParquetFile, "read_row_groups", refuse)
+    stop = min(start + 5_000, 70_000)
+    shard = Shard("name", (Piece(file, start, stop),), 0)
+    rows = read_shard(shard, TEXT_AND_ID, ReadOptions(pa.schema([("id", pa.int64())]), True), STORAGE)
+    assert rows["id"].to_pylist() == list(range(start, stop))
+    assert rows[input_column("text")].to_pylist() == texts[start:stop]
+
+
+def test_a_file_replaced_by_another_while_it_is_read_is_not_called_corrupt(tmp_path: Path) -> None:
+    write(tmp_path / "a.parquet", text=["x"])
+    (file,) = list_corpus([str(tmp_path)], STORAGE)
+    (tmp_path / "a.parquet").write_bytes(b"half of anoth")
+    with pytest.raises(CorpusError, match="changed or vanished while the job ran"):
+        read_shard(whole(file, 1), TEXT, ReadOptions(pa.schema([]), True), STORAGE)

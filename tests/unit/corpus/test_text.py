@@ -84,3 +84,8 @@ def test_columns_without_broken_strings_have_no_reasons() -> None:
 def test_words_may_be_dictionary_encoded() -> None:
     words = pa.ListArray.from_arrays([0, 2, 3], pa.array(["a", "b", "a"]).dictionary_encode())
     assert clean_text(words, quarantine_blank=True).values.to_pylist() == ["a b", "a"]
+
+
+@pytest.mark.parametrize("kind", [pa.list_view(pa.string()), pa.large_list_view(pa.string()), pa.list_(pa.string(), 2)])
+def test_words_may_stand_in_any_kind_of_list(kind: pa.DataType) -> None:
+    assert cleaned(pa.array([["a", "b c"], None], kind)) == [("a b\u00a0c", None), (None, "text is null")]

@@ -253,8 +253,8 @@ def test_a_vacuum_takes_the_hashes_of_the_files_that_go(story: Story, computed: 
 def test_pairs_are_told_apart_by_where_one_text_ends() -> None:
     rows = pa.table(
         {
-            "input:a": pa.chunked_array([["ab", "a"], ["ab"]], pa.large_string()),
-            "input:b": pa.chunked_array([["c", "bc", "c"]], pa.large_string()),
+            "input=a": pa.chunked_array([["ab", "a"], ["ab"]], pa.large_string()),
+            "input=b": pa.chunked_array([["c", "bc", "c"]], pa.large_string()),
         }
     )
     source = {"": TextSource(("a", "b"))}

@@ -21,6 +21,9 @@ def test_columns_that_bertmill_writes_cannot_be_kept(name: str) -> None:
         (["source.file"], "names columns that bertmill writes itself: source_file"),
         (["doc.id", "doc_id"], "names a column twice"),
         (["doc.id", "DOC.ID"], "names a column twice"),
+        (["doc id", "doc_id"], "names a column twice"),
+        (["run date"], "names columns that bertmill writes itself: run_date"),
+        ([""], "at least 1 character"),
     ],
 )
 def test_kept_names_are_judged_as_they_are_written(keep: list[str], message: str) -> None:
