@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from pipeline.inference.publish import RunReport
-    from pipeline.output.usage import RunUsage
+    from pipeline.output.run_usage import RunUsage
 
 
 def print_run(report: RunReport) -> None:
@@ -35,12 +35,26 @@ def print_run(report: RunReport) -> None:
     print(f"  {report.elapsed_s:.1f} s from command to commit: {rows_per_s:,.0f} rows/s, {tokens_per_s:,.0f} tokens/s")
     if report.usage.busy_s:
         print(f"  {_where_time_went(report.usage)}")
+        print(f"  {_how_well(report.usage)}")
 
 
 def _where_time_went(usage: RunUsage) -> str:
     """Shares of the workers' time, and the price of it."""
-    paid_s = usage.busy_s + usage.idle_s
-    parts = {name.removesuffix("_s"): seconds for name, seconds in asdict(usage.stages).items()}
-    shares = ", ".join(f"{name} {seconds / paid_s:.0%}" for name, seconds in {**parts, "idle": usage.idle_s}.items())
+    parts = [
+        f"{name.removesuffix('_s')} {seconds / (usage.stages.busy_s + usage.idle.all_s):.0%}"
+        for times in (usage.stages, usage.idle)
+        for name, seconds in asdict(times).items()
+    ]
     cost = "" if usage.cost is None else f"; cost {usage.cost:,.4g}, {usage.cost_per_million_rows:,.4g} a million rows"
-    return f"workers: {usage.num_workers}; their time: {shares}{cost}"
+    return f"workers: {usage.num_workers}; their time: {', '.join(parts)}{cost}"
+
+
+def _how_well(usage: RunUsage) -> str:
+    """What the model made of the device, and what all of it took."""
+    share = usage.model_flop_utilisation
+    used = "" if share is None else f", {share:.0%} of what its device does"
+    padding = 1 - usage.num_tokens / max(usage.num_padded_tokens, 1)
+    sizes = f"read {usage.read_bytes / 2**20:,.1f} MB, written {usage.written_bytes / 2**20:,.1f} MB"
+    memory = f"most memory {usage.peak_bytes / 2**20:,.0f} MB"
+    gpu = f" and {usage.peak_gpu_bytes / 2**20:,.0f} MB on the GPU" if usage.peak_gpu_bytes else ""
+    return f"model: {usage.model_tflops_per_s:.3g} TFLOP/s{used}; padding {padding:.0%}; {sizes}; {memory}{gpu}"

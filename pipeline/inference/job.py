@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -28,7 +29,8 @@ class ScoreJob:
 
     def build(self) -> ShardScorer:
         """Load the model in the worker's own process."""
+        began_s = time.time()
         from pipeline.inference.predictor import load_predictor
         from pipeline.inference.worker import ShardScorer
 
-        return ShardScorer(self, load_predictor(self.model))
+        return ShardScorer(self, load_predictor(self.model), began_s)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
@@ -38,12 +39,14 @@ class Prediction:
 
 class Predictor:
     """Bundles that read the same rows: one tokenisation for those that tokenise alike, one forward pass for those
-    that share an encoder too.
+    that share an encoder too. Threads may ask at once; each of them tokenises, or runs the model, while no other does.
     """
 
-    def __init__(self, members: Mapping[str, Member], passes: list[_Pass]) -> None:
+    def __init__(self, members: Mapping[str, Member], passes: list[_Pass], runtime: Runtime) -> None:
         self.members = members
+        self.runtime = runtime
         self._passes = passes
+        self._tokenizing, self._computing = threading.Lock(), threading.Lock()
 
     def predict(
         self, rows: pa.Table, texts: Mapping[str, TextSource], clock: StageClock | None = None
@@ -59,11 +62,11 @@ class Predictor:
         for one_pass in self._passes:
             source = texts[one_pass.models[0][0][0]]
             arrays = tuple(rows[input_column(name)] for name in source.columns)
-            with clock.timing("tokenize"):
+            with clock.timing("tokenize", self._tokenizing):
                 examples = Examples(arrays, one_pass.tokenizer.encode(*arrays), source.are_words)
             clock.num_unknown_tokens += one_pass.tokenizer.count_unknown(examples.tokens)
             for names, model in one_pass.models:
-                with clock.timing("model"):
+                with clock.timing("model", self._computing):
                     found = model.run(examples.tokens)
                 clock.flops += model.flops(examples.tokens)
                 for name, outputs in zip(names, found, strict=True):
@@ -90,7 +93,7 @@ def load_predictor(source: ModelSource) -> Predictor:
     bundles = {name: fetch_bundle(uri, source.storage) for name, uri in source.bundles.items()}
     members = {name: _member(bundle.info, source.bundles[name]) for name, bundle in bundles.items()}
     groups = token_groups({name: member.info for name, member in members.items()}, source.texts)
-    return Predictor(members, [_load_pass(names, bundles, members, runtime) for names in groups])
+    return Predictor(members, [_load_pass(names, bundles, members, runtime) for names in groups], runtime)
 
 
 def _member(info: BundleInfo, uri: str) -> Member:

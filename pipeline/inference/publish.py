@@ -20,8 +20,10 @@ from pipeline.inference.standing import shown_files, shown_quarantine, standing_
 from pipeline.output.ledger import DoneRecord
 from pipeline.output.log import last_publication, require_table
 from pipeline.output.manifests import read_manifests
+from pipeline.output.run_usage import PoolUse, RunUsage, sum_usage
 from pipeline.output.table import Night, Published, open_table, publish_night
-from pipeline.output.usage import PoolUse, RunUsage, shard_table, sum_usage
+from pipeline.output.usage import shard_table
+from pipeline.output.workers import worker_table
 from pipeline.output.writer import write_parquet
 from pipeline.schema import QUARANTINE, QUARANTINE_SCHEMA, RUN_DATE
 from pipeline.uris import join_uri
@@ -105,9 +107,7 @@ def publish_run(
     if ledger.is_snapshot:
         ledger.drop(ledger.names() - records.keys())  # what the corpus no longer has would otherwise be kept for ever
     work = _Work(run_id, new, pool, time.monotonic() - started_s)
-    report = _report(run, records, work, published)
-    _write_manifest(run, report, work)
-    return report
+    return _write_manifest(run, records, work, published)
 
 
 def lacks_manifest(run: PreparedRun) -> bool:
@@ -126,7 +126,7 @@ def complete_manifest(run: PreparedRun, run_id: str, started_s: float) -> None:
         unchanged = Published(table.version(), 0, 0)
         records = dict(run.plan.done)
         work = _Work(run_id, {}, DRIVER_ALONE, time.monotonic() - started_s)
-        _write_manifest(run, _report(run, records, work, unchanged), work)
+        _write_manifest(run, records, work, unchanged)
 
 
 @dataclass(frozen=True)
@@ -144,8 +144,12 @@ class _Work:
         return [record for record in self.records.values() if record.run_id == self.run_id]
 
 
-def _write_manifest(run: PreparedRun, report: RunReport, work: _Work) -> None:
-    """What the run was asked, what it did, and beside it which files it read, in which version, and its shards."""
+def _write_manifest(run: PreparedRun, records: dict[str, DoneRecord], work: _Work, published: Published) -> RunReport:
+    """What the run was asked, what it did, and beside it the versions of the files it read, its shards, its workers."""
+    pool, price = work.pool, run.spec.compute.price_per_hour
+    paid = PoolUse(pool.num_workers, pool.cpus_per_worker, pool.gpus_per_worker, price)
+    usage, workers = sum_usage(work.own_records, paid, work.elapsed_s)
+    report = _report(run, records, work, published, usage)
     spec = run.spec.model_dump(mode="json")  # names of variables, never secrets
     models = {name: asdict(model) for name, model in run.models.items()}
     manifest = {**asdict(report), "bertmill_version": __version__, "spec": spec, "models": models}
@@ -158,7 +162,9 @@ def _write_manifest(run: PreparedRun, report: RunReport, work: _Work) -> None:
     }
     write_parquet(pa.table(columns), join_uri(folder, f"{report.run_id}.files.parquet"), {}, storage)
     write_parquet(shard_table(work.own_records), join_uri(folder, f"{report.run_id}.shards.parquet"), {}, storage)
+    write_parquet(worker_table(workers), join_uri(folder, f"{report.run_id}.workers.parquet"), {}, storage)
     storage.write_bytes(join_uri(folder, f"{report.run_id}.json"), json.dumps(manifest, indent=2).encode())
+    return report
 
 
 def check_accounts(run: PreparedRun, records: dict[str, DoneRecord]) -> None:
@@ -215,10 +221,9 @@ def _report(
     records: dict[str, DoneRecord],
     work: _Work,
     published: Published,
+    usage: RunUsage,
 ) -> RunReport:
     everything, new = records.values(), work.records.values()
-    pool, price = work.pool, run.spec.compute.price_per_hour
-    paid = PoolUse(pool.num_workers, pool.cpus_per_worker, pool.gpus_per_worker, price)
     return RunReport(
         run_id=work.run_id,
         run_date=run.ledger.run_date,
@@ -246,5 +251,5 @@ def _report(
         num_changed_files_in_table=published.num_added_files + published.num_removed_files,
         quarantine_reasons=dict(count_reasons(everything).most_common()),
         skipped_files=list(run.skipped),
-        usage=sum_usage(work.own_records, paid, work.elapsed_s),
+        usage=usage,
     )

@@ -9,47 +9,63 @@ import socket
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from typing import Literal
 
 import torch
 
-from pipeline.output.usage import ShardUsage, StageTimes
+from pipeline.output.spans import Span, join_spans
+from pipeline.output.usage import ShardUsage, StageTimes, WorkerFacts
 
 Stage = Literal["read", "tokenize", "model", "write"]
+_STAGES: tuple[Stage, ...] = ("read", "tokenize", "model", "write")
 
 
 class StageClock:
-    """Counts what one shard takes, from the moment it is made; stages do not nest."""
+    """Counts what one shard takes, from the moment it is made; stages do not nest. For the shard's own thread."""
 
     def __init__(self) -> None:
         self._started_s = time.monotonic()
-        self._seconds: dict[Stage, float] = dict.fromkeys(("read", "tokenize", "model", "write"), 0.0)
+        self._spans: list[Span] = []
         self.read_bytes = 0
         self.flops = 0.0
         self.num_unknown_tokens = 0
 
     @contextlib.contextmanager
-    def timing(self, stage: Stage) -> Iterator[None]:
-        """Add the seconds of a block to a stage."""
-        started_s = time.monotonic()
-        try:
-            yield
-        finally:
-            self._seconds[stage] += time.monotonic() - started_s
+    def timing(self, stage: Stage, turn: AbstractContextManager[object] | None = None) -> Iterator[None]:
+        """Add the seconds of a block to a stage.
+
+        Args:
+            stage: Which.
+            turn: A lock that the block needs. Waiting for it is `wait`: another shard of this worker has it.
+        """
+        asked_s = self.elapsed_s
+        with turn or contextlib.nullcontext():
+            started_s = self.elapsed_s
+            if turn is not None:
+                self._spans.append(Span("wait", asked_s, started_s))
+            try:
+                yield
+            finally:
+                self._spans.append(Span(stage, started_s, self.elapsed_s))
 
     @property
     def elapsed_s(self) -> float:
         """Seconds so far."""
         return time.monotonic() - self._started_s
 
-    def usage(self) -> ShardUsage:
+    def usage(self, facts: WorkerFacts) -> ShardUsage:
         """What was counted; `other_s` is the time in no stage."""
-        other_s = max(self.elapsed_s - sum(self._seconds.values()), 0.0)
-        seconds = {f"{stage}_s": round(value, 5) for stage, value in self._seconds.items()}
+        seconds = {name: sum(span.seconds for span in self._spans if span.stage == name) for name in (*_STAGES, "wait")}
+        other_s = max(self.elapsed_s - sum(seconds.values()), 0.0)
+        stages = StageTimes(**{f"{name}_s": round(seconds[name], 5) for name in _STAGES}, other_s=round(other_s, 5))
         return ShardUsage(
             worker=f"{socket.gethostname()}:{os.getpid()}",
+            facts=facts,
             ended_s=round(time.time(), 3),
-            stages=StageTimes(**seconds, other_s=round(other_s, 5)),
+            stages=stages,
+            wait_s=round(seconds["wait"], 5),
+            spans=join_spans(self._spans),
             read_bytes=self.read_bytes,
             flops=self.flops,
             num_unknown_tokens=self.num_unknown_tokens,

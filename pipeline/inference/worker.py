@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import uuid
 
 import numpy as np
@@ -11,6 +12,7 @@ import pyarrow.compute as pc
 from pipeline.corpus.reader import REASON, read_shard
 from pipeline.corpus.shards import Shard
 from pipeline.encoder.model import ModelOutputs
+from pipeline.encoder.peak import device_name, find_peak
 from pipeline.inference.job import ScoreJob
 from pipeline.inference.predictor import Member, Prediction, Predictor
 from pipeline.inference.reuse import Answers, ResultReuse, hash_texts
@@ -18,6 +20,7 @@ from pipeline.inference.source import joined_versions
 from pipeline.inference.stages import StageClock
 from pipeline.output.ledger import DoneRecord
 from pipeline.output.texts import HashArray
+from pipeline.output.usage import WorkerFacts
 from pipeline.output.writer import write_parquet
 from pipeline.schema import (
     EMBEDDING_TYPE,
@@ -38,10 +41,19 @@ NON_FINITE = "model output is not finite, in fp32 too"
 
 
 class ShardScorer:
-    """Scores shards of one run, one at a time; doing one twice leaves one result."""
+    """Scores shards of one run; doing one twice leaves one result. Several threads may each be at a shard.
 
-    def __init__(self, job: ScoreJob, predictor: Predictor) -> None:
+    Args:
+        job: The run.
+        predictor: Its bundles.
+        began_s: When this worker began to load them, seconds since 1970.
+    """
+
+    def __init__(self, job: ScoreJob, predictor: Predictor, began_s: float) -> None:
         self._job = job
+        peak = find_peak(predictor.runtime)
+        device = device_name(predictor.runtime.device)
+        self._facts = WorkerFacts(round(began_s, 3), round(time.time(), 3), device, round(peak.flops_per_s), peak.basis)
         self._predictor = predictor
         kept = {SOURCE_FILE, SOURCE_ROW, RUN_ID_FIELD.name, *job.source.options.kept_schema.names}
         self._answer_schema = pa.schema([field for field in file_schema(job.table_schema) if field.name not in kept])
@@ -52,7 +64,7 @@ class ShardScorer:
         """Score a shard, write its file, claim its done-record.
 
         Returns:
-            The record that stands, as one row of text: a receipt under 1 KB.
+            The record that stands, as one row of text: a receipt under 2 KB.
         """
         clock, job = StageClock(), self._job
         with clock.timing("read"):
@@ -83,7 +95,7 @@ class ShardScorer:
             elapsed_s=round(clock.elapsed_s, 3),
             reasons={str(item["values"]): int(item["counts"]) for item in bad["reason"].value_counts().to_pylist()},
             num_reused_rows=answers.num_reused_rows,
-            usage=clock.usage(),
+            usage=clock.usage(self._facts),
         )
         standing = job.ledger.claim(record)
         if standing != record:

@@ -61,7 +61,14 @@ class Manifest:
 
     def shards(self, storage: Storage) -> pa.Table | None:
         """What each shard of the run took, if it wrote that down."""
-        content = storage.read_bytes(f"{self.uri.removesuffix('.json')}.shards.parquet")
+        return self._beside("shards", storage)
+
+    def workers(self, storage: Storage) -> pa.Table | None:
+        """What each worker of the run did, if it wrote that down."""
+        return self._beside("workers", storage)
+
+    def _beside(self, what: str, storage: Storage) -> pa.Table | None:
+        content = storage.read_bytes(f"{self.uri.removesuffix('.json')}.{what}.parquet")
         return pq.read_table(io.BytesIO(content)) if content is not None else None
 
 

@@ -40,7 +40,7 @@ class NightReport:
         columns, shown: The columns that were read, and the kept ones that name a row.
         figures, last_figures: Of the samples; None where there is no night before.
         num_sampled_rows: Of this night's rows, how many distributions are from.
-        shards: Of the night's last run that scored anything, if it wrote them down.
+        shards, workers: Of the night's last run that scored anything, if it wrote them down.
         drift, findings: Differences, and those beyond limits.
         movement: Rows that changed; None where there is no night before.
         bad: Quarantined rows by reason.
@@ -53,6 +53,7 @@ class NightReport:
     last_figures: Figures | None
     num_sampled_rows: int
     shards: pa.Table | None
+    workers: pa.Table | None
     drift: Drift
     findings: tuple[Finding, ...]
     movement: Movement | None
@@ -105,6 +106,7 @@ def build_report(uri: str, run_date: str, config: ReportConfig, storage: Storage
         last_figures=last,
         num_sampled_rows=count_rows(source.files, paths),
         shards=source.working_manifest.shards(storage),
+        workers=source.working_manifest.workers(storage),
         drift=drift,
         findings=tuple(judge(drift, config)),
         movement=movement,

@@ -9,10 +9,11 @@ from pipeline.report.html import Html, join, tag
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'"  # a browser refuses whatever a page should not have
 _STYLE = """
 :root{color-scheme:light dark;--ink:#1c2430;--faint:#5d6877;--paper:#fff;--line:#d8dee6;--now:#2f6fde;--last:#e08a2e;
---ok:#1d7f45;--warn:#a76400;--fail:#c22f2f;--p2:#7aa6ee;--p3:#5bb08a;--p4:#b9a2e6;--p5:#b6bec9}
+--ok:#1d7f45;--warn:#a76400;--fail:#c22f2f;--p2:#7aa6ee;--p3:#5bb08a;--p4:#b9a2e6;--p5:#b6bec9;--p6:#98a3b1;--p7:#d3645f;--p8:#7a8696;--p9:#dfe3e8}
 @media screen and (prefers-color-scheme:dark){
 :root{--ink:#e4e9f0;--faint:#9aa6b5;--paper:#12161c;--line:#313a46;--now:#6ea2ff;
---last:#f0a956;--ok:#56c482;--warn:#e5aa4a;--fail:#ff7b72;--p2:#3f66ad;--p3:#3f8a68;--p4:#7d68ad;--p5:#4b5563}}
+--last:#f0a956;--ok:#56c482;--warn:#e5aa4a;--fail:#ff7b72;--p2:#3f66ad;--p3:#3f8a68;--p4:#7d68ad;--p5:#4b5563;--p6:#66717f;
+--p7:#b8524d;--p8:#7f8a98;--p9:#2a313a}}
 *{box-sizing:border-box}
 body{margin:0 auto;max-width:1180px;padding:16px;font:15px/1.5 system-ui,sans-serif;
 color:var(--ink);background:var(--paper)}
@@ -27,10 +28,12 @@ figure{margin:0;min-width:0;break-inside:avoid}svg{width:100%;height:auto;max-wi
 svg text{font:11px system-ui,sans-serif;fill:var(--ink)}
 .now,.point{fill:var(--now)}.last{fill:var(--last)}.outline{fill:none;stroke:var(--last);stroke-width:2}
 .point{opacity:.6}.axis{stroke:var(--faint)}
-.part0{fill:var(--p2)}.part1{fill:var(--p3)}.part2{fill:var(--now)}.part3{fill:var(--last)}.part4{fill:var(--p4)}.part5{fill:var(--p5)}
+.part0{fill:var(--p2)}.part1{fill:var(--p3)}.part2{fill:var(--now)}.part3{fill:var(--last)}.part4{fill:var(--p4)}
+.part5{fill:var(--p5)}.part6{fill:var(--p6)}.part7{fill:var(--p7)}.part8{fill:var(--p8)}.part9{fill:var(--p9)}
 i.key{display:inline-block;width:.8em;height:.8em;border-radius:2px}
 i.part0{background:var(--p2)}i.part1{background:var(--p3)}i.part2,i.now{background:var(--now)}
 i.part3,i.last{background:var(--last)}i.part4{background:var(--p4)}i.part5{background:var(--p5)}
+i.part6{background:var(--p6)}i.part7{background:var(--p7)}i.part8{background:var(--p8)}i.part9{background:var(--p9)}
 .legend span{margin-right:1.1em;white-space:nowrap;font-size:.9rem}.legend{display:flex;flex-wrap:wrap}
 .scroll{overflow-x:auto}table{border-collapse:collapse;font-size:.88rem;min-width:100%}
 th,td{padding:4px 10px 4px 0;border-bottom:1px solid var(--line);text-align:left;vertical-align:top}

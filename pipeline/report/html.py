@@ -112,6 +112,23 @@ def draw_shares(title: str, shares: Sequence[tuple[str, float]]) -> Html:
     return join([_picture(title, parts, 30), tag("p", *legend, class_="legend")])
 
 
+def draw_lanes(title: str, lanes: Sequence[tuple[str, Sequence[tuple[float, float, str]]]], right: float) -> Html:
+    """A lane for each name, with stretches (from, to, class) over x from 0."""
+    left, step = 120, 18
+    scale = (_WIDTH - left - 6) / (right or 1.0)
+    parts = []
+    for index, (name, stretches) in enumerate(lanes):
+        short = name if len(name) <= 18 else f"…{name[-17:]}"
+        parts.append(_text(left - 6, index * step + 12, short, "end", full=name))
+        for start, stop, kind in stretches:
+            x, width = left + start * scale, (stop - start) * scale
+            box = {"x": f"{x:.2f}", "width": f"{width:.2f}", "y": index * step + 2, "height": step - 4}
+            parts.append(tag("rect", **box, class_=kind))
+    floor = len(lanes) * step + 14
+    ends = [_text(left, floor, "0", "start"), _text(_WIDTH - 6, floor, f"{right:,.4g} s", "end")]
+    return _picture(title, [*parts, *ends], floor + 6)
+
+
 class _Plot:
     """Where values stand in a picture."""
 

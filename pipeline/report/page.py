@@ -12,9 +12,10 @@ from pipeline.report.build import NightReport
 from pipeline.report.drift import Drift
 from pipeline.report.figures import FloatArray
 from pipeline.report.frame import charts, facts, page, section
-from pipeline.report.html import Bars, Html, draw_bars, draw_histogram, draw_series, draw_shares, join, table, tag
+from pipeline.report.html import Bars, Html, draw_bars, draw_histogram, join, table, tag
+from pipeline.report.time_page import show_time
 
-_MAX_LABELS, _NUM_BINS, _MAX_POINTS, _NUM_BUCKETS, _MAX_FLIPS = 12, 24, 1500, 60, 15
+_MAX_LABELS, _NUM_BINS, _MAX_FLIPS = 12, 24, 15
 _DRIFT_WORDS = {
     "rows_change": "change of the number of rows",
     "label_psi": "labels, population stability index",
@@ -36,7 +37,7 @@ def render_report(report: NightReport) -> str:
         *head,
         _verdict(report),
         _rows(report),
-        _time(report),
+        show_time(report),
         section("Drift", _drift(report.drift, report)),
         section("Labels and scores", _legend(last), _distributions(report), _sample_note(report)),
         section("Lengths", _lengths(report)),
@@ -66,60 +67,6 @@ def _rows(report: NightReport) -> Html:
         "num_shards": "shards",
     }
     return facts(*((label, f"{counts[name]:,}") for name, label in names.items() if counts.get(name) is not None))
-
-
-def _time(report: NightReport) -> Html:
-    run = report.source.working_manifest.counts
-    usage = run.get("usage")
-    if usage is None:
-        return section("Time and cost", tag("p", "The run did not write down where its time went.", class_="faint"))
-    costs = [item.counts.get("usage", {}).get("cost") for item in report.source.manifests]
-    known = [cost for cost in costs if cost is not None]
-    per_million = usage["cost_per_million_rows"]
-    entries = [
-        ("from command to commit", _seconds(run["elapsed_s"])),
-        ("rows a second", f"{usage['rows_per_s']:,.0f}"),
-        ("tokens a second", f"{usage['tokens_per_s']:,.0f}"),
-        ("padding", f"{1 - usage['num_tokens'] / max(usage['num_padded_tokens'], 1):.1%}"),
-        ("workers", f"{usage['num_workers']:,}"),
-        ("workers idle", f"{usage['idle_share']:.1%}"),
-        ("before the first shard", _seconds(usage["before_s"])),
-        ("after the last shard", _seconds(usage["after_s"])),
-        ("read, uncompressed", _megabytes(usage["read_bytes"])),
-        ("written", _megabytes(usage["written_bytes"])),
-        ("most memory of a worker", _megabytes(usage["peak_bytes"])),
-        ("TFLOP/s in the model", f"{usage['model_tflops_per_s']:,.3g}"),
-        ("cost, all runs of the night", f"{sum(known):,.4g}" if known else "no price in the spec"),
-        ("cost of a million rows", f"{per_million:,.4g}" if per_million is not None else "no price in the spec"),
-    ]
-    shares = [(name.removesuffix("_s"), seconds) for name, seconds in usage["stages"].items()]
-    drawn = [("Where the workers' time went", draw_shares("time by stage", [*shares, ("idle", usage["idle_s"])]))]
-    if report.shards is not None and report.shards.num_rows:
-        drawn.append(
-            ("Rows a second: each shard, and all together, over seconds", _throughput(report.shards.to_pylist()))
-        )
-    num_runs = len(report.source.manifests)
-    note = f"Of run {run.get('run_id')}, the last to score anything; runs of this night with a manifest: {num_runs}."
-    return section("Time and cost", facts(*entries), charts(*drawn), tag("p", note, class_="faint"))
-
-
-def _throughput(shards: Sequence[dict[str, Any]]) -> Html:
-    """A point for each shard at its end; the line spreads each shard's rows evenly over its time."""
-    start_s = min(shard["ended_s"] - shard["elapsed_s"] for shard in shards)
-    end_s = max(shard["ended_s"] for shard in shards)
-    width_s = max(end_s - start_s, 1e-3) / _NUM_BUCKETS
-    buckets = np.zeros(_NUM_BUCKETS)
-    edges = np.arange(_NUM_BUCKETS + 1) * width_s
-    for shard in shards:
-        stop, took_s = shard["ended_s"] - start_s, max(shard["elapsed_s"], 1e-3)
-        overlap = np.clip(np.minimum(edges[1:], stop) - np.maximum(edges[:-1], stop - took_s), 0, None)
-        buckets += overlap / took_s * shard["num_rows"] / width_s
-    line = [((index + 0.5) * width_s, float(rate)) for index, rate in enumerate(buckets)]
-    step = -(-len(shards) // _MAX_POINTS)
-    points = [
-        (shard["ended_s"] - start_s, shard["num_rows"] / max(shard["elapsed_s"], 1e-3)) for shard in shards[::step]
-    ]
-    return draw_series("throughput", points, line)
 
 
 def _drift(drift: Drift, report: NightReport) -> Html:
@@ -252,11 +199,3 @@ def _sample_note(report: NightReport) -> Html:
     if report.num_sampled_rows >= whole:
         return tag("p", f"From all {whole:,} rows.", class_="faint")
     return tag("p", f"From a sample: {report.num_sampled_rows:,} of {whole:,} rows, whole shards.", class_="faint")
-
-
-def _seconds(value: float) -> str:
-    return f"{value:,.1f} s" if value < 600 else f"{value / 60:,.1f} min"
-
-
-def _megabytes(value: float) -> str:
-    return f"{value / 2**20:,.1f} MB"

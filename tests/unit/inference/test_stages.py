@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import os
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pyarrow as pa
@@ -17,6 +18,7 @@ from pipeline.inference import stages
 from pipeline.inference.publish import publish_run
 from pipeline.inference.stages import StageClock
 from pipeline.output.ledger import records_from
+from pipeline.output.usage import WorkerFacts
 from tests.unit.inference.nights import Story
 from tests.unit.inference.scoring import NIGHT, prepared, score_all, scorer_for
 
@@ -45,11 +47,30 @@ def test_what_no_stage_took_is_other(monkeypatch: pytest.MonkeyPatch) -> None:
     with suppress(ValueError), clock.timing("write"):
         hands.now_s += 5
         raise ValueError("the disk is full")
-    found = clock.usage()
+    found = clock.usage(WorkerFacts(device="a stone"))
     assert (found.stages.model_s, found.stages.write_s, found.stages.other_s) == (6, 5, 1)
     assert found.stages.busy_s == clock.elapsed_s == 12
     assert found.ended_s == 1_000_012
     assert found.worker.endswith(f":{os.getpid()}")
+    assert found.facts.device == "a stone"
+    assert found.spans == "model 1000 4000;model 4000 7000;write 7000 12000"
+
+
+def test_waiting_for_another_shards_stage_is_no_time_in_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    hands = Hands()
+    monkeypatch.setattr(stages, "time", hands)
+    clock = StageClock()
+
+    @contextmanager
+    def turn() -> Iterator[None]:
+        hands.now_s += 2
+        yield
+
+    with clock.timing("model", turn()):
+        hands.now_s += 3
+    found = clock.usage(WorkerFacts())
+    assert (found.stages.model_s, found.stages.other_s, found.wait_s) == (3, 0, 2)
+    assert found.spans == "wait 0 2000;model 2000 5000"
 
 
 def test_a_shard_says_what_it_took(bundle_directory: Path, tmp_path: Path) -> None:
@@ -66,6 +87,9 @@ def test_a_shard_says_what_it_took(bundle_directory: Path, tmp_path: Path) -> No
     assert used.peak_bytes > 2**24
     assert used.ended_s == pytest.approx(time.time(), abs=60)
     assert used.flops > 0
+    assert used.facts.began_s < used.facts.ready_s < used.ended_s
+    assert used.facts.peak_flops_per_s > 1e8
+    assert "measured when the model was loaded, float32" in used.facts.peak_basis
 
 
 def test_the_manifest_says_what_the_run_took(bundle_directory: Path, tmp_path: Path) -> None:
@@ -81,7 +105,13 @@ def test_the_manifest_says_what_the_run_took(bundle_directory: Path, tmp_path: P
     shards = pq.read_table(folder / "run-1.shards.parquet", partitioning=None)
     assert sorted(shards["shard"].to_pylist()) == sorted(record.shard for record in records)
     assert [written[name] for name in ("num_workers", "cpus_per_worker", "gpus_per_worker")] == [3, 2, 0.5]
-    assert written["stages"]["model_s"] == pytest.approx(sum(shards["model_s"].to_pylist()), abs=1e-3)
+    assert written["stages"]["model_s"] == pytest.approx(sum(shards["model_s"].to_pylist()), abs=2e-3)
+    (worker,) = pq.read_table(folder / "run-1.workers.parquet", partitioning=None).to_pylist()
+    assert (worker["num_shards"], worker["num_rows"]) == (len(records), 60)
+    assert worker["model_s"] == written["stages"]["model_s"]
+    assert worker["model_flop_utilisation"] == written["model_flop_utilisation"] > 0
+    assert sum(written["idle"].values()) == pytest.approx(written["idle_s"], abs=0.1)
+    assert written["idle"]["unused_s"] == pytest.approx(2 * report.elapsed_s, abs=0.1), "of three workers one scored"
     assert written["idle_s"] == pytest.approx(3 * report.elapsed_s - report.usage.busy_s, abs=0.1)
     assert written["cost"] == pytest.approx(3 * report.elapsed_s / 3600 * 36, rel=1e-3)
     assert written["cost_per_million_rows"] == pytest.approx(written["cost"] / 60 * 1e6)

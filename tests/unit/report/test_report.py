@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import socket
 from collections import Counter
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -179,6 +182,17 @@ def test_a_real_nights_page_shows_its_manifest(story: Story, capsys: pytest.Capt
     ]
     lineage = {row["what"]: row["which"] for row in page.table("what")}
     assert (lineage["run"], lineage["fingerprint"], lineage["bundle"]) == ("run-7", done.fingerprint, str(story.bundle))
+    (worker,) = page.table("worker")
+    assert (worker["worker"], worker["shards"]) == (f"{socket.gethostname()}:{os.getpid()}", str(done.num_shards))
+    assert worker["FLOP used"] == f"{done.usage.model_flop_utilisation:.1%}"
+    assert page.figure("of what devices do, in the model") == worker["FLOP used"]
+    legend = [text.strip() for text in page.words]
+    all_s = done.usage.stages.busy_s + done.usage.idle.all_s
+    for times in (done.usage.stages, done.usage.idle):
+        for seconds in asdict(times).values():
+            share = f"{seconds / all_s:.1%}"
+            assert any(text.endswith(f" {share}") for text in legend), share
+    assert f"What devices could do: {done.usage.peak_basis}." in page.text
     circles = [attributes for name, attributes in page.elements if name == "circle"]
     assert len(circles) == done.num_shards
     assert story.verify(NEXT_NIGHT) == ()
