@@ -6,8 +6,8 @@ from typing import Any, Literal
 
 from pydantic import Field, NonNegativeInt, model_validator
 
-from pipeline.config import ElasticCompute, EncoderUse, SpecModel, StorageConfig, Uri, Uris, parse_spec
-from pipeline.finetune.spec import CheckpointConfig, FinetuneSpec, TrainingConfig
+from pipeline.config import ElasticCompute, SpecModel, StorageConfig, Uri, Uris, parse_spec
+from pipeline.finetune.spec import CheckpointConfig, FinetuneSpec, TrackedTraining, TrainingConfig
 
 
 class TextConfig(SpecModel):
@@ -40,7 +40,7 @@ class ScratchConfig(SpecModel):
     tokenizer: TokenizerConfig = TokenizerConfig()
 
 
-class PretrainSpec(EncoderUse):
+class PretrainSpec(TrackedTraining):
     """Train an encoder on unlabelled text, by guessing hidden tokens, and write a bundle of it."""
 
     model: str | ScratchConfig = Field(

@@ -28,7 +28,7 @@ from pipeline.corpus.stream import stream_shards
 from pipeline.encoder.attention import set_threads
 from pipeline.encoder.bundle import BundleInfo, read_bundle_info
 from pipeline.errors import BertmillError, CorpusError, InterruptedRunError, ModelError, TrainingError
-from pipeline.finetune.loop import LoopHooks, TrainingStatus, Wish
+from pipeline.finetune.loop import Judgements, LoopHooks, LoopJob, TrainingStatus, Wish
 from pipeline.finetune.prepare import PreparedHead, PreparedTraining
 from pipeline.finetune.token_cache import check_cached, missing_shards
 from pipeline.finetune.track import Tracker
@@ -244,7 +244,15 @@ def _train_rank(run: PreparedTraining, board: Any, threads: int) -> None:
     set_threads(threads)
     ranks = ray.train.get_context()
     job, tokenizer = build_job(run, ranks.get_world_rank(), ranks.get_world_size())
-    log, tracker = MetricsLog(run), Tracker(run)
+    with Tracker(run) as tracker:
+        judgements = _learn(run, job, board, tracker)
+    if job.rank == 0:
+        write_result(run, job.context.joined, tokenizer, judgements)
+        write_training_report(run, job, judgements)
+
+
+def _learn(run: PreparedTraining, job: LoopJob, board: Any, tracker: Tracker) -> Judgements:
+    log = MetricsLog(run)
 
     def report(status: TrainingStatus) -> None:
         log.add(status)
@@ -268,8 +276,7 @@ def _train_rank(run: PreparedTraining, board: Any, threads: int) -> None:
             judgements = learn(job, replace(hooks, restore=Path(directory)))
     if job.rank == 0:
         log.flush()
-        write_result(run, job.context.joined, tokenizer, judgements)
-        write_training_report(run, job, judgements)
+    return judgements
 
 
 def _wisher(board: Any) -> Callable[[], Wish]:

@@ -144,7 +144,19 @@ class HeadSpec(SpecModel):
     weight: float = Field(1.0, gt=0, description="how much a row of this task counts beside another task's")
 
 
-class FinetuneSpec(EncoderUse):
+class TrackedTraining(EncoderUse):
+    """Where a training's figures go besides its own `metrics.jsonl`."""
+
+    tensorboard: Uri | None = Field(None, description="local directory for event files that TensorBoard reads")
+    mlflow: Uri | None = Field(None, description="MLflow tracking: a directory, or the http(s):// address of a server")
+    wandb: str | None = Field(
+        None,
+        pattern=r"^[\w.-]+(/[\w.-]+)?$",
+        description="Weights & Biases: PROJECT or ENTITY/PROJECT; the key, and the mode, as W&B's variables say",
+    )
+
+
+class FinetuneSpec(TrackedTraining):
     """Fine-tune an encoder on labelled Parquet and write a bundle; or on several tasks at once, a bundle for each."""
 
     task: str | None = Field(None, description="what is learned; `heads` instead learns several tasks")
@@ -154,8 +166,6 @@ class FinetuneSpec(EncoderUse):
     registry: Uri | None = Field(None, description="where models:// is looked up; default: $BERTMILL_REGISTRY")
     output: Uri = Field(description="URI of the bundle, or of the folder of several")
     work: Uri | None = Field(None, description="URI for token cache, checkpoints and metrics; default: OUTPUT.work")
-    tensorboard: Uri | None = Field(None, description="local directory for event files that TensorBoard reads")
-    mlflow: Uri | None = Field(None, description="MLflow tracking: a directory, or the http(s):// address of a server")
     training: TrainingConfig = TrainingConfig()
     seeds: tuple[Seed, ...] = Field(
         (),

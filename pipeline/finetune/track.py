@@ -1,13 +1,15 @@
-"""A training's statuses as TensorBoard and MLflow show them. Needs their packages, only where they are asked for."""
+"""A training's statuses for TensorBoard, MLflow and W&B. Needs their packages, only where they are asked for."""
 
 from __future__ import annotations
 
 import json
 import logging
 import os
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Any, Protocol
 
 from pipeline.errors import ComputeError, InputError, Problem, SpecError
 from pipeline.finetune.loop import TrainingStatus
@@ -17,6 +19,8 @@ _FIGURES = ("loss", "learning_rate", "grad_norm", "tokens_per_s", "padding_share
 _EXPERIMENT = "bertmill"
 _RUN_TAG = "bertmill.run"
 _LONGEST_VALUE = 500  # characters of a parameter that every MLflow server takes
+_WANDB_ANSWERS_S = 20
+_WANDB_ENDS_S = 60.0
 
 
 def check_track(run: PreparedTraining, source: str) -> None:
@@ -24,32 +28,69 @@ def check_track(run: PreparedTraining, source: str) -> None:
 
     Raises:
         InputError: a package is missing, or TensorBoard's directory is no local one.
-        ComputeError: the MLflow server does not answer.
+        ComputeError: the MLflow or W&B server does not answer, or there is no key for it.
     """
     place = run.spec.tensorboard
     if place is not None and "://" in place:
         raise SpecError(source, (Problem("tensorboard", f"holds {place!r}", "a directory of the first worker's disk"),))
-    for name in ("tensorboard", "mlflow"):
+    for name in ("tensorboard", "mlflow", "wandb"):
         if getattr(run.spec, name) is not None and find_spec(name) is None:
             raise InputError(f"the spec asks for {name}, not installed here", f"pip install 'bertmill[{name}]'")
-    if run.spec.mlflow is None:
-        return
+    if run.spec.mlflow is not None:
+        _check_mlflow(run.spec.mlflow)
+    if run.spec.wandb is not None and os.environ.get("WANDB_MODE", "online") == "online":
+        _check_wandb()
+
+
+def _check_mlflow(place: str) -> None:
     try:
-        _find_experiment(_connect(run.spec.mlflow))
+        _find_experiment(_connect(place))
     except Exception as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0][:300]
-        raise ComputeError(f"mlflow: {run.spec.mlflow} cannot be used: {reason}", "check the address") from None
+        raise ComputeError(f"mlflow: {place} cannot be used: {_reason(error)}", "check the address") from None
+
+
+def _check_wandb() -> None:
+    import wandb
+
+    try:
+        wandb.Api(timeout=_WANDB_ANSWERS_S)
+    except Exception as error:
+        remedy = "set WANDB_API_KEY (and WANDB_BASE_URL for a server of your own), or WANDB_MODE=offline"
+        raise ComputeError(f"wandb: no figures can be sent: {_reason(error)}", remedy) from None
+
+
+def _reason(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:300]
+
+
+class _Writer(Protocol):
+    """One place that figures go to."""
+
+    def write(self, figures: dict[str, float], step: int) -> None: ...
+
+    def close(self, is_whole: bool) -> None: ...
 
 
 class Tracker:
-    """Writes to whatever the spec asks for; on rank 0 only."""
+    """Writes to whatever the spec asks for, as long as a `with` block lasts; on rank 0 only."""
 
     def __init__(self, run: PreparedTraining) -> None:
-        self._writers: list[_EventFiles | _MlflowRun] = []
+        self._writers: list[_Writer] = []
         if run.spec.tensorboard is not None:
             self._writers.append(_EventFiles(Path(run.spec.tensorboard) / run.run_name))
         if run.spec.mlflow is not None:
-            self._writers.append(_MlflowRun(run, run.spec.mlflow))
+            self._writers.append(_Careful("mlflow", _MlflowRun(run, run.spec.mlflow)))
+        if run.spec.wandb is not None:
+            self._writers.append(_Careful("wandb", _WandbRun(run, run.spec.wandb)))
+
+    def __enter__(self) -> Tracker:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for writer in self._writers:
+            writer.close(is_whole=kind is None)
 
     def add(self, status: TrainingStatus) -> None:
         """Write a status."""
@@ -57,6 +98,29 @@ class Tracker:
         figures |= {f"validation/{name}": value for name, value in (status.validation or {}).items()}
         for writer in self._writers:
             writer.write(figures, status.step)
+
+
+class _Careful:
+    """A writer whose failures are said once and fail no training."""
+
+    def __init__(self, name: str, writer: _Writer) -> None:
+        self._name, self._writer = name, writer
+        self._is_lost = False
+
+    def write(self, figures: dict[str, float], step: int) -> None:
+        self._try(lambda: self._writer.write(figures, step))
+
+    def close(self, is_whole: bool) -> None:
+        self._try(lambda: self._writer.close(is_whole))
+
+    def _try(self, work: Callable[[], None]) -> None:
+        if self._is_lost:
+            return
+        try:
+            work()
+        except Exception as error:
+            self._is_lost = True
+            logging.getLogger(__name__).warning("%s: no more figures are sent: %s", self._name, error)
 
 
 class _EventFiles:
@@ -75,31 +139,30 @@ class _EventFiles:
             self._writer.add_scalar(name, value, step)
         self._writer.flush()
 
+    def close(self, is_whole: bool) -> None:
+        if self._writer is not None:
+            self._writer.close()
+
 
 class _MlflowRun:
-    """One MLflow run for all attempts of a training. A server that stops answering fails no training."""
+    """One MLflow run for all attempts of a training."""
 
     def __init__(self, run: PreparedTraining, place: str) -> None:
         self._training, self._place = run, place
         self._client: Any = None
         self._run_id = ""
-        self._is_lost = False
 
     def write(self, figures: dict[str, float], step: int) -> None:
-        if self._is_lost:
-            return
-        try:
-            self._log(figures, step)
-        except Exception as error:
-            self._is_lost = True
-            logging.getLogger(__name__).warning("mlflow: no more figures are sent: %s", error)
-
-    def _log(self, figures: dict[str, float], step: int) -> None:
         if self._client is None:
             self._client = _connect(self._place)
             self._run_id = self._find_run()
+            self._client.update_run(self._run_id, status="RUNNING")
         for name, value in figures.items():
             self._client.log_metric(self._run_id, name.replace("@", "_at_"), value, step=step)
+
+    def close(self, is_whole: bool) -> None:
+        if self._client is not None:
+            self._client.set_terminated(self._run_id, "FINISHED" if is_whole else "FAILED")
 
     def _find_run(self) -> str:
         """The run that an earlier attempt made, or a new one with the recipe as its parameters."""
@@ -127,3 +190,45 @@ def _find_experiment(client: Any) -> str:
     name = os.environ.get("MLFLOW_EXPERIMENT_NAME", _EXPERIMENT)
     found = client.get_experiment_by_name(name)
     return str(client.create_experiment(name) if found is None else found.experiment_id)
+
+
+class _WandbRun:
+    """One W&B run for all attempts of a training; where it is sent, and with what key, W&B's own variables say."""
+
+    def __init__(self, run: PreparedTraining, project: str) -> None:
+        self._training = run
+        self._entity, _, self._project = project.rpartition("/")
+        self._run: Any = None
+
+    def write(self, figures: dict[str, float], step: int) -> None:
+        if self._run is None:
+            self._run = self._start()
+        # W&B's own steps never go back, as a run does that goes on from a checkpoint.
+        self._run.log({**figures, "step": step})
+
+    def close(self, is_whole: bool) -> None:
+        if self._run is None:
+            return
+        import wandb
+
+        self._run.finish(exit_code=0 if is_whole else 1)
+        wandb.teardown()  # `finish` comes back before its process has written all; a worker may be ended right after
+
+    def _start(self) -> Any:
+        import wandb
+
+        settings = wandb.Settings(
+            silent=True, console="off", disable_git=True, save_code=False, finish_timeout=_WANDB_ENDS_S
+        )
+        name = self._training.run_name
+        run = wandb.init(
+            entity=self._entity or None,
+            project=self._project,
+            id=name,
+            name=name,
+            resume="allow",
+            config=self._training.recipe,
+            settings=settings,
+        )
+        run.define_metric("*", step_metric="step")
+        return run
