@@ -142,17 +142,22 @@ def records_of(path: Path) -> Iterator[Any]:
             piece = b""
 
 
-def test_wandb_reads_one_run_of_all_attempts(tmp_path: Path) -> None:
-    """In a process of its own: W&B speaks with its service through a socket, which unit tests may not open."""
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "HOME": str(tmp_path), "WANDB_DIR": str(tmp_path)}
-    command = [sys.executable, "-m", "tests.unit.finetune.wandb_attempts", str(tmp_path)]
-    done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=150)
+@pytest.fixture(scope="module")
+def told_by_attempts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """From a process of its own: W&B speaks with its service through a socket, which unit tests may not open."""
+    directory = tmp_path_factory.mktemp("wandb")
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "HOME": str(directory), "WANDB_DIR": str(directory)}
+    command = [sys.executable, "-m", "tests.unit.finetune.wandb_attempts", str(directory)]
+    done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
-    told = json.loads(done.stdout.splitlines()[-1])
-    first, second = (list(records_of(path)) for path in sorted((tmp_path / "wandb").rglob("*.wandb")))
+    return {**json.loads(done.stdout.splitlines()[-1]), "files": str(directory / "wandb")}
+
+
+def test_wandb_reads_one_run_of_all_attempts(told_by_attempts: dict[str, str]) -> None:
+    first, second = (list(records_of(path)) for path in sorted(Path(told_by_attempts["files"]).rglob("*.wandb")))
     for records in (first, second):
         (made,) = [record.run for record in records if record.HasField("run")]
-        assert (made.run_id, made.entity, made.project) == (told["run_name"], "team", "reviews")
+        assert (made.run_id, made.entity, made.project) == (told_by_attempts["run_name"], "team", "reviews")
         config = {item.key: json.loads(item.value_json) for item in made.config.update}
         assert (config["training.epochs"], config["task"]) == (7, "text-classification")
     logged = [
@@ -164,7 +169,10 @@ def test_wandb_reads_one_run_of_all_attempts(tmp_path: Path) -> None:
     assert logged[1]["validation/recall@10"] == 0.75
     codes = [[record.exit.exit_code for record in records if record.HasField("exit")] for records in (first, second)]
     assert codes == [[1], [0]]
-    assert told["unreachable"].startswith("wandb: no figures can be sent: Failed to verify credentials")
+
+
+def test_a_wandb_server_that_does_not_answer_is_said(told_by_attempts: dict[str, str]) -> None:
+    assert told_by_attempts["unreachable"].startswith("wandb: no figures can be sent: Failed to verify credentials")
 
 
 def test_wandb_without_a_key_is_said_before_anything_starts(
