@@ -7,6 +7,7 @@ import typer
 from jobs.benchmark import benchmark
 from jobs.bundle import bundle
 from jobs.demo.job import demo
+from jobs.duplicates import duplicates
 from jobs.evaluate import evaluate
 from jobs.export import export
 from jobs.finetune import finetune
@@ -23,6 +24,7 @@ from jobs.score import score
 from jobs.session import Version
 from jobs.suite import suite
 from jobs.table.app import app as table_app
+from jobs.topics import topics
 from jobs.tune import tune
 
 app = typer.Typer(
@@ -31,7 +33,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Fine-tune BERT-family encoders and score whole Parquet corpora, every row exactly once.",
 )
-for _job in (finetune, pretrain, bundle, evaluate, score, nightly, report, export, plan):
+for _job in (finetune, pretrain, bundle, evaluate, score, nightly, report, export, duplicates, topics, plan):
     app.command()(_job)
 for _other in (learning_curve, suite, tune, benchmark, schema, submit, logs, stop, demo):
     app.command()(_other)

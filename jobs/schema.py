@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from pipeline.analysis.spec import DuplicatesSpec, TopicsSpec
 from pipeline.config import SpecModel
 from pipeline.finetune.pretrain_spec import PretrainSpec
 from pipeline.finetune.spec import BundleSpec, FinetuneSpec
@@ -25,6 +26,8 @@ class SpecName(StrEnum):
     bundle = "bundle"
     evaluate = "evaluate"
     score = "score"
+    duplicates = "duplicates"
+    topics = "topics"
     learning_curve = "learning-curve"
     suite = "suite"
     tune = "tune"
@@ -37,6 +40,8 @@ SPECS: dict[SpecName, type[SpecModel]] = {
     SpecName.bundle: BundleSpec,
     SpecName.evaluate: EvaluateSpec,
     SpecName.score: ScoreSpec,
+    SpecName.duplicates: DuplicatesSpec,
+    SpecName.topics: TopicsSpec,
     SpecName.learning_curve: CurveSpec,
     SpecName.suite: SuiteSpec,
     SpecName.tune: TuneSpec,

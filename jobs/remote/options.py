@@ -27,6 +27,8 @@ class RemoteJobName(StrEnum):
     evaluate = "evaluate"
     score = "score"
     nightly = "nightly"
+    duplicates = "duplicates"
+    topics = "topics"
     learning_curve = "learning-curve"
     suite = "suite"
 
@@ -34,4 +36,4 @@ class RemoteJobName(StrEnum):
 JOB_SPECS: dict[RemoteJobName, type[SpecModel]] = {
     job: SPECS[SpecName.score if job is RemoteJobName.nightly else SpecName(job.value)] for job in RemoteJobName
 }
-NIGHT_JOBS = (RemoteJobName.score, RemoteJobName.nightly)
+NIGHT_JOBS = (RemoteJobName.score, RemoteJobName.nightly, RemoteJobName.duplicates, RemoteJobName.topics)

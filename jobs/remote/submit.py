@@ -30,7 +30,7 @@ from jobs.session import Debug, Overrides, SpecPath, stopping_on_sigterm
 from pipeline.config import load_spec
 from pipeline.errors import ClusterLostError, Problem, SpecError
 
-Night = Annotated[str | None, typer.Option("--date", help="the night, YYYY-MM-DD; needed by nightly and score")]
+Night = Annotated[str | None, typer.Option("--date", help="the night, YYYY-MM-DD; of jobs that have nights")]
 Name = Annotated[str | None, typer.Option(help="name in the submission id; default: the spec's file name")]
 Cpus = Annotated[float, typer.Option(min=0, help="CPUs reserved for the driver; 0: it runs on the head node")]
 Memory = Annotated[float, typer.Option(min=0, help="GB of memory reserved for the driver")]
@@ -71,7 +71,8 @@ def _night(job: RemoteJobName, date: str | None) -> str | None:
     if (job in NIGHT_JOBS) == (date is not None):
         return parse_date(date) if date else None
     found = f"is missing for {job.value}" if date is None else f"is given, and {job.value} has no nights"
-    raise SpecError("command line", (Problem("--date", found, "a date, for nightly and score alone"),))
+    jobs = ", ".join(other.value for other in NIGHT_JOBS)
+    raise SpecError("command line", (Problem("--date", found, f"a date, for {jobs} alone"),))
 
 
 def _submit(server: JobServer, wanted: Wanted, pins: Pins | None, resources: dict[str, float], again: bool) -> Choice:

@@ -10,17 +10,15 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
+from pipeline.corpus.lookup import read_rows_at
 from pipeline.corpus.text import clean_text, is_word_list
 from pipeline.encoder.bundle import Bundle, fetch_bundle
-from pipeline.errors import BertmillError, CorpusError, ModelError
+from pipeline.errors import ModelError
 from pipeline.inference.closeness import Comparison, OwnColumns, RescoredSample, Row
 from pipeline.inference.reference import PlainModel
 from pipeline.inference.tolerance import Tolerance
-from pipeline.output.keys import RowGroupPlace, read_row_group
 from pipeline.output.log import require_night, require_table
 from pipeline.output.table import DataFile
 from pipeline.registry.resolve import resolve_model
@@ -93,38 +91,8 @@ def _sample_rows(
         own = [position - start for position in chosen if start <= position < start + file.num_rows]
         start += file.num_rows
         if own:
-            place = join_uri(uri, path)
-            for index, within in _by_row_group(place, own, storage).items():
-                wanted = [SOURCE_FILE, SOURCE_ROW, *columns]
-                rows += read_row_group(RowGroupPlace(uri, path, index), wanted, storage).take(within).to_pylist()
+            rows += read_rows_at(join_uri(uri, path), own, [SOURCE_FILE, SOURCE_ROW, *columns], storage).to_pylist()
     return rows
-
-
-def _by_row_group(uri: str, positions: Sequence[int], storage: Storage) -> dict[int, list[int]]:
-    """Row group -> positions in it, for ascending positions in a file.
-
-    Raises:
-        CorpusError: the file cannot be read, or has fewer rows.
-    """
-    filesystem, location = storage.open_arrow(uri)
-    try:
-        metadata = pq.read_metadata(location, filesystem=filesystem)
-    except (pa.ArrowException, OSError) as error:
-        raise CorpusError(
-            f"{uri}: cannot be read again: {str(error).splitlines()[0]}",
-            "rows are scored again from the corpus as it was; restore the file, or leave --bundle out",
-        ) from None
-    ends = np.cumsum([metadata.row_group(index).num_rows for index in range(metadata.num_row_groups)])
-    if positions and positions[-1] >= metadata.num_rows:
-        raise CorpusError(
-            f"{uri}: has {metadata.num_rows} rows, and the night names row {positions[-1]}",
-            "the file has changed since it was scored; score the night again, or leave --bundle out",
-        )
-    found: dict[int, list[int]] = defaultdict(list)
-    for position in positions:
-        index = int(np.searchsorted(ends, position, side="right"))
-        found[index].append(position - int(ends[index - 1] if index else 0))
-    return found
 
 
 def _check_version(found: set[str], bundle: Bundle, check: SampleCheck) -> None:
@@ -144,28 +112,9 @@ def _read_texts(rows: Sequence[Row], columns: list[str], storage: Storage) -> li
         by_file[row[SOURCE_FILE]].append(row[SOURCE_ROW])
     for uri, numbers in by_file.items():
         ordered = sorted(numbers)
-        groups = _by_row_group(uri, ordered, storage)
-        remaining = iter(ordered)
-        for index, within in groups.items():
-            table = _read_inputs(uri, index, columns, storage).take(within)
-            cleaned = [clean_text(table[name].combine_chunks(), False).values.to_pylist() for name in columns]
-            are_words = is_word_list(table.schema.field(columns[-1]).type)
-            for row_texts in zip(*cleaned, strict=True):
-                texts[uri, next(remaining)] = _RowTexts([text or "" for text in row_texts], are_words)
+        table = read_rows_at(uri, ordered, columns, storage)
+        cleaned = [clean_text(table[name].combine_chunks(), False).values.to_pylist() for name in columns]
+        are_words = is_word_list(table.schema.field(columns[-1]).type)
+        for number, row_texts in zip(ordered, zip(*cleaned, strict=True), strict=True):
+            texts[uri, number] = _RowTexts([text or "" for text in row_texts], are_words)
     return [texts[row[SOURCE_FILE], row[SOURCE_ROW]] for row in rows]
-
-
-def _read_inputs(uri: str, index: int, columns: list[str], storage: Storage) -> pa.Table:
-    root, _, name = uri.rpartition("/")
-    try:
-        table = read_row_group(RowGroupPlace(root, name, index), columns, storage)
-    except BertmillError:
-        raise
-    except (pa.ArrowException, OSError) as error:
-        raise CorpusError(f"{uri}: cannot be read again: {str(error).splitlines()[0]}", "restore the file") from None
-    missing = [name for name in columns if name not in table.column_names]
-    if missing:
-        raise CorpusError(
-            f"{uri}: no column {missing[0]!r}", "name the columns the night was scored from: --input INPUT=COLUMN"
-        )
-    return table

@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import pyarrow as pa
-from deltalake import DeltaTable
 
-from pipeline.errors import CorpusError, Problem, SpecError
+from pipeline.errors import Problem, SpecError
 from pipeline.output.export.request import ExportRequest
-from pipeline.output.log import require_night, require_table
-from pipeline.output.manifests import read_manifests
+from pipeline.output.nights import read_night
 from pipeline.output.row_groups import read_file_schema
-from pipeline.output.table import DataFile, live_files
-from pipeline.schema import RUN_DATE
+from pipeline.output.table import DataFile
 from pipeline.storage import Storage
 from pipeline.uris import join_uri
 
@@ -51,14 +48,10 @@ def read_content(request: ExportRequest, storage: Storage) -> NightContent:
     Raises:
         CorpusError: there is no such table or night, or vacuum has removed files of an older snapshot.
     """
-    table = require_table(request.table, storage)
-    version, files = _night_files(table, request, storage)
-    table_id = str(table.metadata().id)
-    ordered = sorted(files.values(), key=lambda file: file.path)
-    facts = [_LAYOUT, table_id, request.format, request.columns, request.part_bytes]
-    names = [[file.path, file.size_bytes, file.num_rows] for file in ordered]
-    content_id = hashlib.sha256(json.dumps([facts, names]).encode()).hexdigest()[:16]
-    return NightContent(table_id, version, content_id, tuple(plan_parts(ordered, request.part_bytes)))
+    night = read_night(request.table, request.run_date, storage)
+    facts = [_LAYOUT, night.table_id, request.format, request.columns, request.part_bytes]
+    content_id = hashlib.sha256(json.dumps([facts, night.names]).encode()).hexdigest()[:16]
+    return NightContent(night.table_id, night.version, content_id, tuple(plan_parts(night.files, request.part_bytes)))
 
 
 def plan_parts(files: Iterable[DataFile], part_bytes: int) -> list[tuple[DataFile, ...]]:
@@ -88,36 +81,3 @@ def read_columns(request: ExportRequest, content: NightContent, storage: Storage
         found = f"{', '.join(unknown)} not there" if unknown else "a column twice"
         raise SpecError("command line", (Problem("--columns", found, f"some of {', '.join(there.names)}"),))
     return pa.schema([there.field(name) for name in request.columns])
-
-
-def _night_files(table: DeltaTable, request: ExportRequest, storage: Storage) -> tuple[int, Mapping[str, DataFile]]:
-    if table.transaction_version("bertmill:snapshot") is None:
-        return table.version(), require_night(table, request.table, request.run_date)
-    manifests = read_manifests(request.table, storage, request.run_date)
-    if not manifests:
-        raise CorpusError(
-            f"{request.table}: no manifest of night {request.run_date}",
-            "a snapshot's nights are known by their manifests; `bertmill nightly` again writes one that is missing",
-        )
-    if not manifests[-1].is_snapshot:
-        return table.version(), require_night(table, request.table, request.run_date)
-    return _snapshot_files(table, request, manifests[-1].version, storage)
-
-
-def _snapshot_files(
-    table: DeltaTable, request: ExportRequest, version: int, storage: Storage
-) -> tuple[int, Mapping[str, DataFile]]:
-    if version == table.version():
-        return version, live_files(table)
-    older = DeltaTable(request.table, version=version, storage_options=storage.delta_options(request.table))
-    files = live_files(older)
-    listed = storage.list_objects(request.table)
-    standing = {item.uri.removeprefix(request.table).strip("/") for item in listed}
-    gone = sorted(files.keys() - standing)
-    if gone:
-        raise CorpusError(
-            f"{request.table}: {len(gone)} files of the snapshot that {RUN_DATE}={request.run_date} left are gone "
-            f"(first: {gone[0]})",
-            "vacuum removes what is older than its retention; export a later night",
-        )
-    return version, files

@@ -38,6 +38,7 @@ def test_every_published_schema_is_a_json_schema() -> None:
     together = json.loads(run_command("schema").stdout)
     assert together.keys() == {
         *("bundle", "finetune", "pretrain", "evaluate", "score", "learning-curve", "suite", "tune", "benchmark"),
+        *("duplicates", "topics"),
     }
     for job, schema in together.items():
         Draft202012Validator.check_schema(schema)

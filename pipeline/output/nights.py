@@ -1,0 +1,91 @@
+"""What a table shows of a night: the files of its partition, or of a snapshot the whole table as that night left it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from deltalake import DeltaTable
+
+from pipeline.errors import CorpusError
+from pipeline.output.log import require_night, require_table
+from pipeline.output.manifests import read_manifests
+from pipeline.output.table import DataFile, live_files
+from pipeline.schema import RUN_DATE
+from pipeline.storage import Storage
+
+
+@dataclass(frozen=True)
+class StandingNight:
+    """A night as it stands in the table.
+
+    Attributes:
+        table: The table's URI.
+        run_date: The night.
+        table_id: Delta's own id of the table, which stays when it is copied elsewhere.
+        version: The table's version that was read.
+        files: The files that hold the night's rows, by path.
+    """
+
+    table: str
+    run_date: str
+    table_id: str
+    version: int
+    files: tuple[DataFile, ...]
+
+    @property
+    def num_rows(self) -> int:
+        """As the table's log says."""
+        return sum(file.num_rows for file in self.files)
+
+    @property
+    def names(self) -> list[list[str | int]]:
+        """What tells this content of the night from any other: path, bytes and rows of each file."""
+        return [[file.path, file.size_bytes, file.num_rows] for file in self.files]
+
+
+def read_night(uri: str, run_date: str, storage: Storage) -> StandingNight:
+    """What the table shows of a night now.
+
+    Args:
+        uri: The table's URI, canonical.
+        run_date: The night.
+        storage: The store.
+
+    Raises:
+        CorpusError: there is no such table or night, or vacuum has removed files of an older snapshot.
+    """
+    table = require_table(uri, storage)
+    version, files = _find_files(table, uri, run_date, storage)
+    ordered = tuple(sorted(files.values(), key=lambda file: file.path))
+    return StandingNight(uri, run_date, str(table.metadata().id), version, ordered)
+
+
+def _find_files(table: DeltaTable, uri: str, run_date: str, storage: Storage) -> tuple[int, Mapping[str, DataFile]]:
+    if table.transaction_version("bertmill:snapshot") is None:
+        return table.version(), require_night(table, uri, run_date)
+    manifests = read_manifests(uri, storage, run_date)
+    if not manifests:
+        raise CorpusError(
+            f"{uri}: no manifest of night {run_date}",
+            "a snapshot's nights are known by their manifests; `bertmill nightly` again writes one that is missing",
+        )
+    if not manifests[-1].is_snapshot:
+        return table.version(), require_night(table, uri, run_date)
+    version = manifests[-1].version
+    if version == table.version():
+        return version, live_files(table)
+    return version, _snapshot_files(uri, run_date, version, storage)
+
+
+def _snapshot_files(uri: str, run_date: str, version: int, storage: Storage) -> Mapping[str, DataFile]:
+    """The files of an older version of the table."""
+    files = live_files(DeltaTable(uri, version=version, storage_options=storage.delta_options(uri)))
+    standing = {item.uri.removeprefix(uri).strip("/") for item in storage.list_objects(uri)}
+    gone = sorted(files.keys() - standing)
+    if gone:
+        raise CorpusError(
+            f"{uri}: {len(gone)} files of the snapshot that {RUN_DATE}={run_date} left are gone (first: {gone[0]})",
+            "vacuum removes what is older than its retention; take a later night",
+        )
+    return files
