@@ -13,6 +13,7 @@ from jobs.metrics import exported_progress
 from jobs.quiet import muted_stderr, own_sigterm
 from pipeline.config import ElasticCompute, PoolOptions
 from pipeline.errors import ComputeError
+from pipeline.tracing import span
 
 _CONNECT_TIMEOUT_S = 5
 _MIN_LOGICAL_CPUS = 4  # below this Ray Data and Ray Train can wait for each other's slots for ever
@@ -52,11 +53,11 @@ def _open_session(compute: ElasticCompute, address: str | None) -> Iterator[Pool
 
     if address is None:
         cpus = max(_MIN_LOGICAL_CPUS, os.cpu_count() or 1)
-        with muted_stderr(), own_sigterm():
+        with span("start Ray"), muted_stderr(), own_sigterm():
             ray.init("local", num_cpus=cpus, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
     else:
         try:
-            with own_sigterm():
+            with span("connect to Ray"), own_sigterm():
                 ray.init(address=address, log_to_driver=False, logging_level="ERROR")
         except (ConnectionError, ValueError, RuntimeError) as error:
             raise _no_cluster(address, str(error).splitlines()[0]) from None

@@ -1,4 +1,4 @@
-"""Around a job that somebody waits for: its lines as JSON if asked for, and word of how it ended."""
+"""Around a job that somebody waits for: its lines as JSON and its trace if asked for, and word of how it ended."""
 
 from __future__ import annotations
 
@@ -11,13 +11,14 @@ from jobs.json_lines import JsonLines
 from jobs.notify import Ending, notify
 from jobs.session import guarded
 from pipeline.errors import BertmillError, Problem, SpecError
+from pipeline.tracing import traced
 
 FORMAT_VARIABLE = "BERTMILL_LOG_FORMAT"
 
 
 @contextlib.contextmanager
 def running(job: str, spec: str, debug: bool, night: str | None = None) -> Iterator[None]:
-    """Errors as messages and exit codes, log lines in the format asked for, and a notification at the end."""
+    """Errors as messages and exit codes, log lines in the format asked for, a trace, and a notification at the end."""
     with contextlib.ExitStack() as stack:
         if os.environ.get(FORMAT_VARIABLE) == "json":
             stack.enter_context(contextlib.redirect_stdout(JsonLines("stdout")))
@@ -25,6 +26,7 @@ def running(job: str, spec: str, debug: bool, night: str | None = None) -> Itera
         stack.enter_context(guarded(debug))
         _check_format()
         stack.enter_context(_notifying(job, spec, night))
+        stack.enter_context(traced(job, job=job, spec=spec, night=night))
         yield
 
 

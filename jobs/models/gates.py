@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated
 
 import typer
 
-from pipeline.config import StorageConfig
 from pipeline.errors import Problem, SpecError
-from pipeline.registry.versions import Version
 
 On = Annotated[str | None, typer.Option("--on", help="gates: labelled Parquet to measure on")]
 Metric = Annotated[str | None, typer.Option("--metric", help="gate: a figure not below the present version's")]
 Allowance = Annotated[float, typer.Option("--allowance", min=0, help="by so much it may be below")]
 Parity = Annotated[int, typer.Option("--parity", min=0, help="gate: so many rows as fp32 has them")]
+LatencyMs = Annotated[float | None, typer.Option("--latency-ms", min=0, help="gate: 95 % of rows alone take less")]
+Slowdown = Annotated[
+    float | None, typer.Option("--slowdown", min=0, help="gate: slower than the present by this share")
+]
 Label = Annotated[str | None, typer.Option("--label", help="target column; default: the task's")]
 Inputs = Annotated[list[str] | None, typer.Option("--input", help="where a column has another name: text=body")]
 
@@ -29,29 +30,17 @@ class Gates:
     metric: str | None
     allowance: float
     parity: int
+    latency_ms: float | None
+    slowdown: float | None
     label: str | None
-    inputs: Mapping[str, str]
+    inputs: Sequence[str]
     endpoint_url: str | None
 
     def __post_init__(self) -> None:
-        if (self.on is None) == (self.metric is not None or self.parity > 0):
+        asked = (self.metric, self.parity or None, self.latency_ms, self.slowdown)
+        if (self.on is None) == any(gate is not None for gate in asked):
             found = "is missing" if self.on is None else "is given, and no gate"
-            problem = Problem("--on", found, "labelled rows beside a gate", "--on URI --metric NAME, or --parity N")
+            problem = Problem(
+                "--on", found, "labelled rows beside a gate", "--on URI, and --metric, --parity or the like"
+            )
             raise SpecError("command line", (problem,))
-
-
-def check_gates(gates: Gates, version: Version, present: Version | None) -> list[str]:
-    """What was found, one line for each gate.
-
-    Raises:
-        GateError: one was not passed.
-    """
-    if gates.on is None:
-        return []
-    from pipeline.inference.gates import LabelledRows, MetricGate, ParityGate
-
-    store, threads = StorageConfig(endpoint_url=gates.endpoint_url), os.cpu_count() or 1
-    rows = LabelledRows(gates.on, store, gates.label, gates.inputs, threads)
-    uri = present.uri if present else None
-    found = [MetricGate(gates.metric, gates.allowance).check(version.uri, uri, rows)] if gates.metric else []
-    return found + ([ParityGate(gates.parity).check(version.uri, rows)] if gates.parity else [])

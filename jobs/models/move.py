@@ -6,10 +6,11 @@ from typing import Annotated
 
 import typer
 
-from jobs.models.gates import Allowance, Gates, Inputs, Label, Metric, On, Parity, check_gates
+from jobs.models.check import check_gates
+from jobs.models.gates import Allowance, Gates, Inputs, Label, LatencyMs, Metric, On, Parity, Slowdown
 from jobs.models.options import ModelName, RegistryUri, open_registry
 from jobs.session import Debug, guarded, preparing
-from jobs.table.options import Endpoint, parse_inputs
+from jobs.table.options import Endpoint
 from pipeline.registry.aliases import NEVER_SET, Alias
 from pipeline.registry.reference import check_name, parse_reference
 from pipeline.registry.resolve import find_version
@@ -24,6 +25,8 @@ def promote(
     metric: Metric = None,
     allowance: Allowance = 0.0,
     parity: Parity = 0,
+    latency_ms: LatencyMs = None,
+    slowdown: Slowdown = None,
     label: Label = None,
     input_: Inputs = None,
     registry: RegistryUri = None,
@@ -33,7 +36,7 @@ def promote(
     """Let an alias name a version, if it passes the gates and nobody moved the alias meanwhile."""
     with guarded(debug), preparing():
         place = open_registry(registry, endpoint_url)
-        gates = Gates(on, metric, allowance, parity, label, parse_inputs(input_ or []), endpoint_url)
+        gates = Gates(on, metric, allowance, parity, latency_ms, slowdown, label, input_ or (), endpoint_url)
         version = find_version(model, place)
         alias = Alias(place, version.name, check_name(to, "an alias"))
         seen = alias.now()

@@ -35,6 +35,7 @@ from pipeline.registry.resolve import resolve_model
 from pipeline.storage import Storage
 from pipeline.tasks import check_inputs, find_task
 from pipeline.tasks.base import Task
+from pipeline.tracing import span
 from pipeline.uris import join_uri
 
 _MAX_NAMED = 10
@@ -121,6 +122,7 @@ def _unseen_classes(head: PreparedHead) -> list[str]:
     return [f"validation{' of ' + head.name if head.name else ''} never shows: {', '.join(unseen[:_MAX_NAMED])}{more}"]
 
 
+@span("plan")
 def prepare_training(spec: FinetuneSpec, source: str) -> PreparedTraining:
     """Check model, data, labels and output. Starts nothing, writes nothing.
 

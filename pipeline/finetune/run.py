@@ -35,10 +35,12 @@ from pipeline.finetune.track import Tracker
 from pipeline.finetune.training_report import write_training_report
 from pipeline.finetune.worker import MetricsLog, build_job, learn, token_cache_job, write_result
 from pipeline.telemetry import Meter, ProgressDisplay
+from pipeline.tracing import span
 
 _POLL_S = 1.0
 
 
+@span("train")
 def run_training(run: PreparedTraining, pool: PoolOptions) -> dict[str, BundleInfo]:
     """Tokenise what is not cached, train, and write each head's bundle; needs a running Ray.
 

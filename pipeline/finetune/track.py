@@ -14,9 +14,9 @@ from typing import Any, Protocol
 from pipeline.errors import ComputeError, InputError, Problem, SpecError
 from pipeline.finetune.loop import TrainingStatus
 from pipeline.finetune.prepare import PreparedTraining
+from pipeline.registry.mlflow import connect_mlflow, find_experiment
 
 _FIGURES = ("loss", "learning_rate", "grad_norm", "tokens_per_s", "padding_share")
-_EXPERIMENT = "bertmill"
 _RUN_TAG = "bertmill.run"
 _LONGEST_VALUE = 500  # characters of a parameter that every MLflow server takes
 _WANDB_ANSWERS_S = 20
@@ -44,7 +44,7 @@ def check_track(run: PreparedTraining, source: str) -> None:
 
 def _check_mlflow(place: str) -> None:
     try:
-        _find_experiment(_connect(place))
+        find_experiment(connect_mlflow(place))
     except Exception as error:
         raise ComputeError(f"mlflow: {place} cannot be used: {_reason(error)}", "check the address") from None
 
@@ -154,7 +154,7 @@ class _MlflowRun:
 
     def write(self, figures: dict[str, float], step: int) -> None:
         if self._client is None:
-            self._client = _connect(self._place)
+            self._client = connect_mlflow(self._place)
             self._run_id = self._find_run()
             self._client.update_run(self._run_id, status="RUNNING")
         for name, value in figures.items():
@@ -166,7 +166,7 @@ class _MlflowRun:
 
     def _find_run(self) -> str:
         """The run that an earlier attempt made, or a new one with the recipe as its parameters."""
-        experiment, name = _find_experiment(self._client), self._training.run_name
+        experiment, name = find_experiment(self._client), self._training.run_name
         found = self._client.search_runs([experiment], f"tags.`{_RUN_TAG}` = '{name}'")
         if found:
             return str(found[0].info.run_id)
@@ -175,21 +175,6 @@ class _MlflowRun:
             shown = value if isinstance(value, str) else json.dumps(value)
             self._client.log_param(made.info.run_id, field, shown[:_LONGEST_VALUE])
         return str(made.info.run_id)
-
-
-def _connect(place: str) -> Any:
-    os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")  # a directory is what needs neither server nor database
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
-    from mlflow import MlflowClient
-
-    return MlflowClient(tracking_uri=place if "://" in place else Path(place).as_uri())
-
-
-def _find_experiment(client: Any) -> str:
-    name = os.environ.get("MLFLOW_EXPERIMENT_NAME", _EXPERIMENT)
-    found = client.get_experiment_by_name(name)
-    return str(client.create_experiment(name) if found is None else found.experiment_id)
 
 
 class _WandbRun:

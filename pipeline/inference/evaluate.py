@@ -35,6 +35,7 @@ from pipeline.storage import Storage
 from pipeline.tasks import check_inputs, find_task
 from pipeline.tasks.base import Evaluation, Learned, targets_of
 from pipeline.telemetry import Meter, ProgressDisplay
+from pipeline.tracing import span
 
 _TOKENS = "evaluation:num_tokens"
 _ONLY = ""  # the name of a bundle that works alone
@@ -109,6 +110,7 @@ class ShardEvaluator:
         return judged.append_column(_TOKENS, pa.array(num_tokens))
 
 
+@span("plan")
 def prepare_evaluation(spec: EvaluateSpec) -> PreparedEvaluation:
     """Check bundle, files and columns of a spec that names labelled rows. Starts nothing.
 
@@ -132,6 +134,7 @@ def prepare_evaluation(spec: EvaluateSpec) -> PreparedEvaluation:
     return PreparedEvaluation(spec, corpus, bundle, opened.shards, LabelledSource(columns, opened.options, groups))
 
 
+@span("evaluate")
 def run_evaluation(run: PreparedEvaluation, pool: PoolOptions) -> Evaluation:
     """Predict every row and compute the task's metrics; needs a running Ray.
 

@@ -57,6 +57,11 @@ class LabelledRows:
             EvaluateSpec(bundle=bundle_uri, corpus=corpus, label=self.label, compute=compute, storage=self.storage)
         )
 
+    def first_usable(self, run: PreparedEvaluation, num_rows: int) -> pa.Table:
+        """The first rows that can be scored, as `read_shard` returns them [R]: at most `num_rows`, of one shard."""
+        read = read_shard(run.shards[0], run.source.columns, run.source.options, Storage(self.storage))
+        return read.filter(pc.is_null(read[REASON])).slice(0, num_rows)
+
 
 @dataclass(frozen=True)
 class MetricGate:
@@ -117,8 +122,7 @@ class ParityGate:
         run = rows.prepare(candidate)
         texts, storage, group = run.source.groups[0], Storage(rows.storage), run.source.groups[0].columns
         task = find_task(run.bundle.task, candidate)
-        read = read_shard(run.shards[0], run.source.columns, run.source.options, storage)
-        usable = read.filter(pc.is_null(read[REASON])).slice(0, self.num_rows)
+        usable = rows.first_usable(run, self.num_rows)
         predictor = load_predictor(
             ModelSource({_ONLY: candidate}, {_ONLY: texts}, run.spec.compute, rows.num_threads, storage)
         )

@@ -30,6 +30,7 @@ from pipeline.schema import BundleFields, scored_schema, written_name
 from pipeline.storage import Storage
 from pipeline.tasks import check_inputs, find_task
 from pipeline.tasks.base import Task
+from pipeline.tracing import annotate_span, span
 from pipeline.uris import join_uri
 
 
@@ -102,6 +103,7 @@ class PreparedRun:
         return frozenset(file.uri for file in self.files) - {file.uri for file in self.skipped}
 
 
+@span("plan")
 def prepare_run(spec: ScoreSpec, run_date: str, rescore: bool = False) -> PreparedRun:
     """List, read footers, check everything that can be checked, and plan. Writes nothing.
 
@@ -140,6 +142,7 @@ def prepare_run(spec: ScoreSpec, run_date: str, rescore: bool = False) -> Prepar
     starts_anew = rescore and not ledger.is_rescored()
     records = {} if starts_anew else ledger.read(ledger.names() & {shard.name for shard in shards})
     plan = plan_scoring(shards, records, standing_files(ledger, records.values()))
+    annotate_span(files=len(files), shards=len(shards), pending_shards=len(plan.pending), rows=plan.num_rows)
     options = ReadOptions(kept, spec.corpus.empty_text == "quarantine", skips)
     texts = {name: TextSource(inputs, holds_words(footers, Columns(inputs))) for name, inputs in read.items()}
     return PreparedRun(

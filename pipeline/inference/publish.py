@@ -26,6 +26,7 @@ from pipeline.output.usage import shard_table
 from pipeline.output.workers import worker_table
 from pipeline.output.writer import write_parquet
 from pipeline.schema import QUARANTINE, QUARANTINE_SCHEMA, RUN_DATE
+from pipeline.tracing import annotate_span, span
 from pipeline.uris import join_uri
 
 _MAX_LISTED = 10
@@ -68,6 +69,7 @@ class RunReport:
     usage: RunUsage
 
 
+@span("publish")
 def publish_run(
     run: PreparedRun, fresh: Iterable[DoneRecord], run_id: str, started_s: float, pool: PoolOptions = DRIVER_ALONE
 ) -> RunReport:
@@ -106,6 +108,7 @@ def publish_run(
     published = publish_night(ledger.table_uri, night, storage)
     if ledger.is_snapshot:
         ledger.drop(ledger.names() - records.keys())  # what the corpus no longer has would otherwise be kept for ever
+    annotate_span(run_id=run_id, rows=run.plan.num_rows, files=len(shown), table_version=published.version)
     work = _Work(run_id, new, pool, time.monotonic() - started_s)
     return _write_manifest(run, records, work, published)
 
@@ -144,6 +147,7 @@ class _Work:
         return [record for record in self.records.values() if record.run_id == self.run_id]
 
 
+@span("write manifest")
 def _write_manifest(run: PreparedRun, records: dict[str, DoneRecord], work: _Work, published: Published) -> RunReport:
     """What the run was asked, what it did, and beside it the versions of the files it read, its shards, its workers."""
     pool, price = work.pool, run.spec.compute.price_per_hour
@@ -167,6 +171,7 @@ def _write_manifest(run: PreparedRun, records: dict[str, DoneRecord], work: _Wor
     return report
 
 
+@span("check accounts")
 def check_accounts(run: PreparedRun, records: dict[str, DoneRecord]) -> None:
     """Every shard has one record, every row is in it, every file stands, and not too many rows are bad."""
     for shard in run.plan.shards:

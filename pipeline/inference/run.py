@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import uuid
+from dataclasses import asdict
 
 from pipeline.config import PoolOptions
 from pipeline.corpus.stream import stream_shards
 from pipeline.inference.prepare import PreparedRun, make_job
 from pipeline.output.ledger import DoneRecord, records_from
 from pipeline.telemetry import Meter, ProgressDisplay
+from pipeline.tracing import add_span, annotate_span, span
 
 
+@span("score")
 def score_pending(run: PreparedRun, pool: PoolOptions, run_id: str) -> list[DoneRecord]:
     """Score the shards that are left; needs a running Ray, shows progress, publishes nothing."""
     if run.rescores:
@@ -28,9 +31,29 @@ def score_pending(run: PreparedRun, pool: PoolOptions, run_id: str) -> list[Done
                 meter.num_rows += record.num_rows
                 meter.num_tokens += record.num_tokens
                 num_bad += record.num_quarantined_rows
+                add_shard_span(record)
             note = f"{len(records)} shards, {meter.rates()}, {num_bad} quarantined"
             display.update(meter.num_rows, note, tokens=meter.num_tokens, quarantined_rows=num_bad)
+    annotate_span(shards=len(records), rows=meter.num_rows, tokens=meter.num_tokens, quarantined_rows=num_bad)
     return records
+
+
+def add_shard_span(record: DoneRecord) -> None:
+    """What a worker did of the trace, as its done-record has it."""
+    usage = record.usage
+    add_span(
+        "shard",
+        usage.ended_s,
+        record.elapsed_s,
+        shard=record.shard,
+        run_id=record.run_id,
+        worker=usage.worker,
+        rows=record.num_rows,
+        tokens=record.num_tokens,
+        quarantined_rows=record.num_quarantined_rows,
+        peak_bytes=usage.peak_bytes,
+        **asdict(usage.stages),
+    )
 
 
 def run_id_for(run_date: str) -> str:

@@ -23,6 +23,7 @@ from pipeline.errors import CommitConflictError, OutputTakenError, TransientStor
 from pipeline.output.compacted import CompactedFile, read_compacted, stand_in
 from pipeline.schema import QUARANTINE, REPORTS, RUN_DATE
 from pipeline.storage import NUM_REQUEST_ATTEMPTS, Storage, classify_error, retrying
+from pipeline.tracing import span
 
 _NUM_ATTEMPTS = 6
 _URL_MARKS = {"%": "an escape", "#": "the end of it", "?": "the end of it"}
@@ -126,6 +127,7 @@ def check_table_target(uri: str, schema: pa.Schema, storage: Storage) -> None:
         )
 
 
+@span("commit")
 def publish_night(uri: str, night: Night, storage: Storage) -> Published:
     """Make a night's partition hold exactly the given files, in one commit.
 

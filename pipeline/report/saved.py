@@ -15,6 +15,7 @@ from pipeline.report.limits import ReportConfig
 from pipeline.report.page import render_report
 from pipeline.schema import REPORTS, RUN_DATE
 from pipeline.storage import Storage, map_threads
+from pipeline.tracing import span
 from pipeline.uris import join_uri
 
 _THREADS = 16
@@ -29,6 +30,7 @@ def save_report(report: NightReport, storage: Storage) -> str:
     return uri
 
 
+@span("report")
 def write_report(ledger: Ledger, config: ReportConfig) -> Mapping[str, Any] | None:
     """Make and save the report of a night that was just published, and print where it is and what it found.
 

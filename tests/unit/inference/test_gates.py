@@ -1,18 +1,22 @@
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from transformers import BertConfig, BertForSequenceClassification
 
 from pipeline.config import StorageConfig
 from pipeline.errors import GateError, ModelError
 from pipeline.inference import gates
 from pipeline.inference.gates import LabelledRows, MetricGate, ParityGate
+from pipeline.inference.latency import LatencyGate
 from pipeline.inference.reference import PlainModel
 from pipeline.inference.tolerance import Tolerance
-from tests.tiny import make_bundle, make_network, make_rows
+from tests.tiny import make_bundle, make_network, make_rows, tiny_config
 
 
 @pytest.fixture
@@ -85,3 +89,25 @@ def test_parity_sees_results_that_are_off(
     monkeypatch.setattr(gates, "PlainModel", Off)
     with pytest.raises(GateError, match=r"parity with fp32: \d+ problems; first: .*labelled\.parquet row 0"):
         ParityGate(12, Tolerance()).check(str(bundle_directory), rows)
+
+
+def test_latency_is_bounded_alone_and_beside_the_present_model(
+    rows: LabelledRows, tmp_path: Path, bundle_directory: Path
+) -> None:
+    deep = BertForSequenceClassification(BertConfig(**{**tiny_config().to_dict(), "num_hidden_layers": 40}))
+    make_bundle(tmp_path / "deep", network=deep)
+    own = str(bundle_directory)
+    found = LatencyGate(max_ms=60_000, num_rows=5).check(own, None, rows)
+    assert re.fullmatch(r"latency of one row, 95th percentile of 5 rows .*: \d+\.\d\d ms; no present model .*", found)
+    with pytest.raises(GateError, match=r": \d+\.\d\d ms; allowed are 0\.001 ms\n"):
+        LatencyGate(max_ms=0.001, num_rows=5).check(own, own, rows)
+    with pytest.raises(GateError, match=r"all rows \+\d+\.\d%; allowed is \+50\.0%"):
+        LatencyGate(max_slowdown=0.5, num_rows=5).check(str(tmp_path / "deep"), own, rows)
+    assert "all rows -" in LatencyGate(max_slowdown=0.5, num_rows=5).check(own, str(tmp_path / "deep"), rows)
+
+
+def test_latency_needs_a_row(rows: LabelledRows, bundle_directory: Path) -> None:
+    table = pq.read_table(rows.uri)
+    pq.write_table(table.set_column(1, "text", pa.nulls(table.num_rows, pa.string())), rows.uri)
+    with pytest.raises(GateError, match="has no usable row"):
+        LatencyGate(max_ms=1).check(str(bundle_directory), None, rows)

@@ -41,9 +41,11 @@ def test_publish_promote_roll_back(bundles: list[str], tmp_path: Path) -> None:
     for number, bundle in enumerate(bundles, 1):
         assert models("publish", bundle, "--name", "sentiment").startswith(f"sentiment@{number}  model_version ")
     assert models("promote", "sentiment@2", "--to", "production") == "sentiment@production is sentiment@2 now\n"
-    gated = models("promote", "sentiment@1", "--to", "production", *gate(tmp_path), "--parity", "5")
+    gates = [*gate(tmp_path), "--parity", "5", "--latency-ms", "60000"]
+    gated = models("promote", "sentiment@1", "--to", "production", *gates)
     assert "passed: accuracy 1.0000, present model 0.0000" in gated
     assert "passed: parity with fp32 on 5 rows" in gated
+    assert "passed: latency of one row, 95th percentile of 10 rows" in gated
     assert models("promote", "sentiment@1", "--to", "production") == "sentiment@production is sentiment@1 already\n"
     listed = models("list").splitlines()
     assert [line.split()[0] for line in listed] == ["sentiment@1", "sentiment@2"]

@@ -1,0 +1,70 @@
+"""Pushing to MLflow's registry in a directory, by its client alone, as mlflow-skinny has it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from transformers import AutoModelForSequenceClassification
+
+from pipeline.encoder.bundle import fetch_bundle
+from pipeline.storage import Storage
+from tests.tiny import make_bundle
+from tests.unit.jobs.command_line import assert_refused, run_command
+
+
+@pytest.fixture
+def client(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Of a directory; variables that bertmill sets are forgotten after the test."""
+    for name in ("MLFLOW_ALLOW_FILE_STORE", "MLFLOW_HTTP_REQUEST_MAX_RETRIES", "MLFLOW_HTTP_REQUEST_TIMEOUT"):
+        monkeypatch.setenv(name, {"MLFLOW_ALLOW_FILE_STORE": "true"}.get(name, "0"))
+    monkeypatch.setenv("BERTMILL_REGISTRY", str(tmp_path / "registry"))
+    monkeypatch.delenv("MLFLOW_EXPERIMENT_NAME", raising=False)
+    from mlflow import MlflowClient
+
+    return MlflowClient(tracking_uri=(tmp_path / "mlruns").as_uri())
+
+
+def models(*arguments: str) -> str:
+    finished = run_command("models", *arguments)
+    assert finished.exit_code == 0, finished.stderr
+    return finished.stdout
+
+
+def test_a_version_is_pushed_once_and_comes_back_as_the_same_bundle(
+    tmp_path: Path, client: Any, bundle_directory: Path
+) -> None:
+    models("publish", str(bundle_directory), "--name", "sentiment")
+    push = ["push", "models://sentiment@1", "--mlflow", str(tmp_path / "mlruns")]
+    assert models(*push) == "pushed sentiment@1: models:/sentiment/1\n"
+    assert models(*push, "--alias", "production") == "pushed sentiment@1: models:/sentiment/1\n"
+    (version,) = client.search_model_versions("name = 'sentiment'")
+    info = fetch_bundle(str(bundle_directory), Storage()).info
+    assert version.tags["bertmill.model_version"] == info.model_version
+    assert version.description == "sentiment@1"
+    assert client.get_model_version_by_alias("sentiment", "production").version == version.version
+    back = Path(client.download_artifacts(version.run_id, "bundle", str(tmp_path)))
+    assert fetch_bundle(str(back), Storage()).info == info
+    loaded = AutoModelForSequenceClassification.from_pretrained(back, trust_remote_code=False)
+    assert loaded.config.num_labels == len(info.labels)
+    assert client.get_model_version_download_uri("sentiment", version.version).endswith("/bundle")
+
+
+def test_another_bundle_is_the_next_version(tmp_path: Path, client: Any, bundle_directory: Path) -> None:
+    make_bundle(tmp_path / "other", ("no", "yes"))
+    place = ["--mlflow", str(tmp_path / "mlruns"), "--as", "mood"]
+    for number, bundle in enumerate([bundle_directory, tmp_path / "other"], 1):
+        assert models("push", str(bundle), *place) == f"pushed {bundle}: models:/mood/{number}\n"
+    assert models("push", str(bundle_directory), *place).endswith("models:/mood/1\n")
+    assert len(client.search_model_versions("name = 'mood'")) == 2
+
+
+@pytest.mark.usefixtures("client")
+def test_what_cannot_be_pushed_is_said(tmp_path: Path, bundle_directory: Path) -> None:
+    own = str(bundle_directory)
+    assert_refused(run_command("models", "push", own), "both or neither of --hub and --mlflow")
+    assert_refused(run_command("models", "push", own, "--mlflow", str(tmp_path)), "--as NAME")
+    assert_refused(run_command("models", "push", str(tmp_path), "--hub", "a/b"), "no bundle.json")
+    dead = run_command("models", "push", own, "--mlflow", "http://127.0.0.1:9", "--as", "mood")
+    assert_refused(dead, "mlflow: http://127.0.0.1:9 cannot be used")
