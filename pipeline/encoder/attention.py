@@ -12,7 +12,7 @@ import torch
 
 from pipeline.config import ElasticCompute
 from pipeline.encoder.batching import BatchBudget
-from pipeline.encoder.packing import PACKED, can_pack
+from pipeline.encoder.packed_attention import PACKED, can_pack
 from pipeline.errors import ComputeError
 
 # Measured with all-MiniLM-L6-v2 on 2 cores with avx512_bf16: bf16 autocast reaches 27k tokens/s with batches of

@@ -11,24 +11,25 @@ Shape letters: T tokens of a pack, H hidden size.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch.nn.functional import gelu, layer_norm, linear, relu, silu
+from torch.nn.functional import layer_norm, linear
 from transformers.modeling_outputs import BaseModelOutput
 
 from pipeline.encoder.forward import ModelBatch, takes_packs
-from pipeline.encoder.packing import packed_attention
+from pipeline.encoder.layers import (
+    ACTIVATIONS,
+    LayerParts,
+    activation_name,
+    embed_tokens,
+    find_layers,
+    has_known_layers,
+)
+from pipeline.encoder.packed_attention import Attending
+from pipeline.encoder.packing import Pack
 
-_ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
-    "gelu": gelu,
-    "gelu_new": lambda values: gelu(values, approximate="tanh"),
-    "gelu_pytorch_tanh": lambda values: gelu(values, approximate="tanh"),
-    "relu": relu,
-    "silu": silu,
-}
 _FUSED_ACTIVATIONS = {
     "gelu": ("gelu", "none"),
     "gelu_new": ("gelu", "tanh"),
@@ -37,24 +38,6 @@ _FUSED_ACTIVATIONS = {
     "silu": ("swish", ""),
 }
 _BATCH_HINT_TOKENS = 4_096  # what a packed layout is chosen for; any batch may use it
-_BERT_LIKE = frozenset(["bert", "roberta", "xlm-roberta", "electra"])
-
-
-@dataclass(frozen=True)
-class _Parts:
-    """A layer's modules, by what they do."""
-
-    query_key_value: tuple[Any, Any, Any]
-    attention_output: Any
-    attention_norm: Any
-    up: Any
-    down: Any
-    output_norm: Any
-
-    @property
-    def linears(self) -> tuple[Any, ...]:
-        """What multiplies by a matrix."""
-        return (*self.query_key_value, self.attention_output, self.up, self.down)
 
 
 class _Linear:
@@ -69,13 +52,13 @@ class _Linear:
             self._weight = self._kernels._reorder_linear_weight(self._weight, _BATCH_HINT_TOKENS)
 
     def __call__(self, values: torch.Tensor, activation: str | None = None) -> torch.Tensor:
-        """The product, or what an activation of `_ACTIVATIONS` makes of it."""
+        """The product, or what an activation of `ACTIVATIONS` makes of it."""
         if self._kernels is not None:
             kind, algorithm = ("none", "") if activation is None else _FUSED_ACTIVATIONS[activation]
             fused: torch.Tensor = self._kernels._linear_pointwise(values, self._weight, self._bias, kind, [], algorithm)
             return fused
         product = linear(values, self._weight, self._bias)
-        return product if activation is None else _ACTIVATIONS[activation](product)
+        return product if activation is None else ACTIVATIONS[activation](product)
 
     def add_to(self, values: torch.Tensor, residual: torch.Tensor) -> torch.Tensor:
         """The product and the residual."""
@@ -118,32 +101,30 @@ class FastEncoder:
 
     def __init__(self, encoder: Any, dtype: torch.dtype) -> None:
         self._encoder, self._dtype = encoder, dtype
-        num_heads, activation = encoder.config.num_attention_heads, _activation(encoder.config)
-        self._layers = [_Layer(parts, dtype, num_heads, activation) for parts in _layers(encoder)]
+        num_heads, activation = encoder.config.num_attention_heads, activation_name(encoder.config)
+        self._layers = [_Layer(parts, dtype, num_heads, activation) for parts in find_layers(encoder)]
 
     @staticmethod
     def fits(encoder: Any) -> bool:
         """Whether an encoder is made of such layers."""
-        config = encoder.config
-        is_known = config.model_type in _BERT_LIKE or config.model_type == "distilbert"
-        if not (is_known and takes_packs(encoder) and _activation(config) in _ACTIVATIONS):
-            return False
-        # Adapters wrap linear modules, and would be passed over.
-        return all(type(module) is torch.nn.Linear for layer in _layers(encoder) for module in layer.linears)
+        return takes_packs(encoder) and has_known_layers(encoder)
 
-    def __call__(self, batch: ModelBatch) -> BaseModelOutput:
-        """Token states of a packed batch: [1, T, H], in half precision."""
+    def __call__(self, batch: ModelBatch, firsts_only: bool = False) -> BaseModelOutput:
+        """Token states of a packed batch: [1, T, H], or of its windows' first tokens: [1, W, H]; in half precision."""
+        assert batch.pack is not None
         with torch.autocast(batch.cells.device.type, enabled=False):
-            states_TH = _embed(self._encoder, batch.inputs)[0].to(self._dtype)
-            for layer in self._layers:
-                states_TH = layer(states_TH, batch, self._encoder)
+            states_TH = embed_tokens(self._encoder, batch.inputs)[0].to(self._dtype)
+            *lower, last = self._layers
+            for layer in lower:
+                states_TH = layer(states_TH, batch.pack)
+            states_TH = last(states_TH, batch.pack, firsts_only)
         return BaseModelOutput(last_hidden_state=states_TH.unsqueeze(0))
 
 
 class _Layer:
     """A layer's weights, converted."""
 
-    def __init__(self, parts: _Parts, dtype: torch.dtype, num_heads: int, activation: str) -> None:
+    def __init__(self, parts: LayerParts, dtype: torch.dtype, num_heads: int, activation: str) -> None:
         self._query_key_value = _Linear(dtype, *parts.query_key_value)
         self._attention_output = _Linear(dtype, parts.attention_output)
         self._attention_norm = _Norm.of(dtype, parts.attention_norm)
@@ -151,50 +132,11 @@ class _Layer:
         self._output_norm = _Norm.of(dtype, parts.output_norm)
         self._num_heads, self._activation = num_heads, activation
 
-    def __call__(self, states_TH: torch.Tensor, batch: ModelBatch, encoder: Any) -> torch.Tensor:
-        query, key, value = (
-            part.view(1, len(states_TH), self._num_heads, -1).transpose(1, 2)
-            for part in self._query_key_value(states_TH).chunk(3, dim=-1)
-        )
-        attended, _ = packed_attention(encoder, query, key, value, None, pack=batch.pack)
-        states_TH = self._attention_norm(self._attention_output.add_to(attended.flatten(2)[0], states_TH))
+    def __call__(self, states_TH: torch.Tensor, pack: Pack, firsts_only: bool = False) -> torch.Tensor:
+        parts = self._query_key_value(states_TH).chunk(3, dim=-1)
+        query, key, value = (part.view(len(states_TH), self._num_heads, -1) for part in parts)
+        if firsts_only:
+            query, states_TH = pack.take_firsts(query), pack.take_firsts(states_TH)
+        attended = Attending(pack, by_firsts=firsts_only).attend(query, key, value)
+        states_TH = self._attention_norm(self._attention_output.add_to(attended.flatten(1), states_TH))
         return self._output_norm(self._down.add_to(self._up(states_TH, self._activation), states_TH))
-
-
-def _activation(config: Any) -> str:
-    return str(getattr(config, "hidden_act", None) or getattr(config, "activation", ""))
-
-
-def _layers(encoder: Any) -> list[_Parts]:
-    if encoder.config.model_type == "distilbert":
-        return [
-            _Parts(
-                (layer.attention.q_lin, layer.attention.k_lin, layer.attention.v_lin),
-                layer.attention.out_lin,
-                layer.sa_layer_norm,
-                layer.ffn.lin1,
-                layer.ffn.lin2,
-                layer.output_layer_norm,
-            )
-            for layer in encoder.transformer.layer
-        ]
-    return [
-        _Parts(
-            (layer.attention.self.query, layer.attention.self.key, layer.attention.self.value),
-            layer.attention.output.dense,
-            layer.attention.output.LayerNorm,
-            layer.intermediate.dense,
-            layer.output.dense,
-            layer.output.LayerNorm,
-        )
-        for layer in encoder.encoder.layer
-    ]
-
-
-def _embed(encoder: Any, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
-    """Embeddings in fp32: [1, T, H]."""
-    states: torch.Tensor = encoder.embeddings(**inputs)
-    project = getattr(encoder, "embeddings_project", None)  # ELECTRA's may be narrower than its layers
-    if project is not None:
-        states = project(states)
-    return states

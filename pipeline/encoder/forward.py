@@ -18,7 +18,9 @@ import numpy.typing as npt
 import torch
 from transformers.modeling_outputs import BaseModelOutput, BaseModelOutputWithPooling
 
-from pipeline.encoder.packing import PACKED, Pack, spread_tokens
+from pipeline.encoder import trained
+from pipeline.encoder.packed_attention import PACKED
+from pipeline.encoder.packing import Pack, spread_tokens
 from pipeline.encoder.pooling import pool_tokens
 from pipeline.encoder.tokenize import Padding, TokenRows, flat_positions, pad_rows
 
@@ -133,15 +135,20 @@ def _to_device(array: npt.NDArray[np.int64], device: torch.device) -> torch.Tens
 
 @dataclass(frozen=True)
 class Encoded:
-    """A batch and its token states, from which heads and embeddings are made."""
+    """A batch and its token states, or those of first tokens only, from which heads and embeddings are made."""
 
     encoder: Any
     batch: ModelBatch
     output: Any
+    has_firsts_only: bool = False
 
     def pool(self, pooling: str) -> torch.Tensor:
         """Pooled token states [B, H], float32."""
         pack = self.batch.pack
+        if self.has_firsts_only:
+            assert pooling == "cls"
+            firsts: torch.Tensor = self.output[0][0].float()
+            return firsts
         if pack is None:
             return pool_tokens(self.output[0], self.batch.mask_BS, pooling)
         pooled = []
@@ -172,22 +179,42 @@ class Encoded:
             inputs = {name: value for name, value in self.batch.inputs.items() if name in known}
             return _run_head(network, self.output, inputs)
         if not _is_over_rows(network):
+            assert not self.has_firsts_only
             logits_1TC = _run_head(network, self.output, {})
             return None if logits_1TC is None else self.batch.spread(logits_1TC[0])
         if getattr(network.config, "classifier_pooling", "cls") != "cls":
             output = BaseModelOutputWithPooling(last_hidden_state=self.batch.spread(self.output[0][0]))
             return _run_head(network, output, {"attention_mask": self.batch.mask_BS})
-        first_B1H = self.output[0][0][self.batch.pack.offsets[:-1].long()].unsqueeze(1)
+        first_BH = self.output[0][0] if self.has_firsts_only else self.batch.pack.take_firsts(self.output[0][0])
+        first_B1H = first_BH.unsqueeze(1)
         output = BaseModelOutputWithPooling(
             last_hidden_state=first_B1H, pooler_output=_pool_first(self.encoder, first_B1H)
         )
         return _run_head(network, output, {})
 
 
-def encode(encoder: Any, batch: ModelBatch) -> Encoded:
-    """Run the encoder over a batch."""
-    options = {} if batch.pack is None else {"pack": batch.pack}
-    return Encoded(encoder, batch, encoder(**batch.inputs, **options))
+def reads_firsts_only(network: Any, pooling: str | None) -> bool:
+    """Whether a network's head, and the embedding if one is wanted, read no token but the first of each window."""
+    if network.base_model is not network:
+        is_by_first = getattr(network.config, "classifier_pooling", "cls") == "cls"
+        return _is_over_rows(network) and is_by_first and pooling in (None, "cls")
+    return pooling == "cls"
+
+
+def encode(encoder: Any, batch: ModelBatch, firsts_only: bool = False) -> Encoded:
+    """Run the encoder over a batch.
+
+    Args:
+        encoder: The base model.
+        batch: The windows.
+        firsts_only: Nobody reads other tokens than the windows' first ones; a pack's last layer then does less.
+    """
+    if batch.pack is None:
+        return Encoded(encoder, batch, encoder(**batch.inputs))
+    if not trained.runs_here(encoder):
+        return Encoded(encoder, batch, encoder(**batch.inputs, pack=batch.pack))
+    states = trained.run_layers(encoder, batch.inputs, batch.pack, firsts_only)
+    return Encoded(encoder, batch, BaseModelOutput(last_hidden_state=states.unsqueeze(0)), firsts_only)
 
 
 def head_logits(output: Any) -> torch.Tensor | None:

@@ -8,7 +8,8 @@ from typing import Any
 
 import torch
 
-from pipeline.encoder.forward import ModelBatch, encode
+from pipeline.encoder.dropout import quicken_dropout
+from pipeline.encoder.forward import ModelBatch, encode, reads_firsts_only
 from pipeline.encoder.model import EmbeddingOptions, Head, share_encoder
 
 _PRETRAINING_ONLY = frozenset(["mask_emb"])  # XLNet: the query stream of permutation language modelling
@@ -55,6 +56,7 @@ class JoinedHeads(torch.nn.Module):
                 parameter.requires_grad_(False)
         self._names = tuple(joined)
         self.networks = torch.nn.ModuleList(joined.values())
+        quicken_dropout(self.networks)
 
     @property
     def encoder(self) -> Any:
@@ -75,7 +77,8 @@ class JoinedHeads(torch.nn.Module):
 
     def _call(self, network: Any, call: HeadCall) -> torch.Tensor:
         torch.manual_seed(call.seed)
-        encoded = encode(self.encoder, call.batch)
+        pooling = self._embedding.pooling if network.base_model is network else None
+        encoded = encode(self.encoder, call.batch, call.places is None and reads_firsts_only(network, pooling))
         if call.places is not None:
             return encoded.token_logits(network, call.places)
         logits = encoded.logits(network)

@@ -13,7 +13,8 @@ from pipeline.encoder import fast
 from pipeline.encoder.attention import Runtime
 from pipeline.encoder.batching import BatchBudget
 from pipeline.encoder.fast import FastEncoder
-from pipeline.encoder.forward import encode, lay_out
+from pipeline.encoder.forward import lay_out
+from pipeline.encoder.layers import ACTIVATIONS as ACTIVATIONS_KNOWN
 from pipeline.encoder.model import EmbeddingOptions, EncoderModel, Head
 from tests.unit.encoder.families import FAMILIES
 from tests.unit.encoder.test_families import HEADS, OTHERS, TEXTS, encoded
@@ -38,7 +39,7 @@ def states_of(network: Any, family: str, indices: list[int]) -> tuple[torch.Tens
     rows, padding = encoded(family, TEXTS, OTHERS)
     with torch.inference_mode():
         batch = lay_out(rows, np.array(indices), network, padding, CPU)
-        return FastEncoder(network, torch.float32)(batch)[0], encode(network, batch).output[0]
+        return FastEncoder(network, torch.float32)(batch)[0], network(**batch.inputs, pack=batch.pack)[0]
 
 
 @pytest.mark.parametrize("indices", [[0, 1, 2, 3, 4], [3], [2, 2, 0]])
@@ -62,7 +63,7 @@ def with_activation(name: str) -> Any:
 def test_every_activation_is_the_one_that_transformers_means(
     name: str, fused: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert set(ACTIVATIONS) == set(fast._ACTIVATIONS) == set(fast._FUSED_ACTIVATIONS)
+    assert set(ACTIVATIONS) == set(ACTIVATIONS_KNOWN) == set(fast._FUSED_ACTIVATIONS)
     if not fused:  # as on a GPU
         monkeypatch.setattr("torch.backends.mkldnn.is_available", lambda: False)
     ours, theirs = states_of(with_activation(name), "bert", [0, 1, 2])
@@ -97,7 +98,7 @@ def test_a_cpu_without_bf16_kernels_gets_the_layers_of_torch(monkeypatch: pytest
     network = FAMILIES["bert"].network("AutoModel")
     with torch.inference_mode():
         batch = lay_out(rows, np.array([0, 1, 2]), network, padding, CPU)
-        half, whole = FastEncoder(network, torch.bfloat16)(batch)[0], encode(network, batch).output[0]
+        half, whole = FastEncoder(network, torch.bfloat16)(batch)[0], network(**batch.inputs, pack=batch.pack)[0]
         assert half.dtype is torch.bfloat16
         torch.testing.assert_close(half.float(), whole, atol=0.1, rtol=0.1)
         with pytest.raises(AssertionError, match="oneDNN would refuse"):

@@ -10,7 +10,8 @@ import torch
 
 from pipeline.encoder import packing
 from pipeline.encoder.forward import encode, lay_out, takes_packs
-from pipeline.encoder.packing import PACKED, Pack, can_pack, packed_attention
+from pipeline.encoder.packed_attention import PACKED, can_pack, packed_attention
+from pipeline.encoder.packing import Pack
 from pipeline.encoder.tokenize import Padding, TokenRows
 from tests.unit.encoder.families import EVERY, FAMILIES, RELATED
 from tests.unit.encoder.test_families import HEADS, OTHERS, TEXTS, encoded

@@ -10,7 +10,7 @@ import torch
 from transformers import BertForMaskedLM
 
 from pipeline.encoder.masking import HidingRules
-from pipeline.encoder.packing import PACKED
+from pipeline.encoder.packed_attention import PACKED
 from pipeline.encoder.tokenize import TextTokenizer, TokenOptions
 from pipeline.finetune.hidden import HiddenRows
 from pipeline.finetune.loop import ValidationRows

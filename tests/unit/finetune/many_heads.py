@@ -12,7 +12,7 @@ from transformers import BertForMaskedLM, BertForSequenceClassification, BertFor
 
 from pipeline.encoder.heads import JoinedHeads
 from pipeline.encoder.model import EmbeddingOptions
-from pipeline.encoder.packing import PACKED
+from pipeline.encoder.packed_attention import PACKED
 from pipeline.encoder.tokenize import Padding, TextTokenizer, TokenOptions, interleave_rows
 from pipeline.finetune.spec import TrainingConfig
 from pipeline.finetune.step import StepContext, TrainingHead

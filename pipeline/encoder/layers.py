@@ -1,0 +1,102 @@
+"""What the layers of BERT-like encoders are made of: BERT, RoBERTa, XLM-R, ELECTRA, DistilBERT."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.nn.functional import gelu, relu, silu
+
+ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    "gelu": gelu,
+    "gelu_new": lambda values: gelu(values, approximate="tanh"),
+    "gelu_pytorch_tanh": lambda values: gelu(values, approximate="tanh"),
+    "relu": relu,
+    "silu": silu,
+}
+_BERT_LIKE = frozenset(["bert", "roberta", "xlm-roberta", "electra"])
+
+
+@dataclass(frozen=True)
+class LayerParts:
+    """A layer's modules, by what they do; `states_dropout` is None where a family drops nothing there."""
+
+    module: Any
+    query_key_value: tuple[Any, Any, Any]
+    weights_dropout: Any
+    attention_output: Any
+    states_dropout: Any | None
+    attention_norm: Any
+    up: Any
+    down: Any
+    output_dropout: Any
+    output_norm: Any
+
+    @property
+    def linears(self) -> tuple[Any, ...]:
+        """What multiplies by a matrix."""
+        return (*self.query_key_value, self.attention_output, self.up, self.down)
+
+
+def has_known_layers(encoder: Any) -> bool:
+    """Whether an encoder is made of such layers, and its linear modules are no adapters, which would be passed over."""
+    config = encoder.config
+    is_known = config.model_type in _BERT_LIKE or config.model_type == "distilbert"
+    if not is_known or activation_name(config) not in ACTIVATIONS:
+        return False
+    return all(type(module) is torch.nn.Linear for layer in find_layers(encoder) for module in layer.linears)
+
+
+def activation_name(config: Any) -> str:
+    """What a configuration calls the feed-forward part's activation."""
+    return str(getattr(config, "hidden_act", None) or getattr(config, "activation", ""))
+
+
+def find_layers(encoder: Any) -> list[LayerParts]:
+    """The layers of an encoder of a known family, the lowest first."""
+    if encoder.config.model_type == "distilbert":
+        return [_distilbert_parts(layer) for layer in encoder.transformer.layer]
+    return [_bert_parts(layer) for layer in encoder.encoder.layer]
+
+
+def embed_tokens(encoder: Any, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+    """What the lowest layer takes: [1, T, H]."""
+    states: torch.Tensor = encoder.embeddings(**inputs)
+    project = getattr(encoder, "embeddings_project", None)  # ELECTRA's may be narrower than its layers
+    if project is not None:
+        states = project(states)
+    return states
+
+
+def _bert_parts(layer: Any) -> LayerParts:
+    attention = layer.attention
+    return LayerParts(
+        module=layer,
+        query_key_value=(attention.self.query, attention.self.key, attention.self.value),
+        weights_dropout=attention.self.dropout,
+        attention_output=attention.output.dense,
+        states_dropout=attention.output.dropout,
+        attention_norm=attention.output.LayerNorm,
+        up=layer.intermediate.dense,
+        down=layer.output.dense,
+        output_dropout=layer.output.dropout,
+        output_norm=layer.output.LayerNorm,
+    )
+
+
+def _distilbert_parts(layer: Any) -> LayerParts:
+    attention = layer.attention
+    return LayerParts(
+        module=layer,
+        query_key_value=(attention.q_lin, attention.k_lin, attention.v_lin),
+        weights_dropout=attention.dropout,
+        attention_output=attention.out_lin,
+        states_dropout=None,
+        attention_norm=layer.sa_layer_norm,
+        up=layer.ffn.lin1,
+        down=layer.ffn.lin2,
+        output_dropout=layer.ffn.dropout,
+        output_norm=layer.output_layer_norm,
+    )

@@ -1,0 +1,244 @@
+"""Attention over packs: each token sees its own window only.
+
+On CUDA in half precision, one call of varlen attention; elsewhere (and where attention has dropout, which that kernel
+lacks) one call for each rectangle of the pack.
+
+Shape letters: T tokens of the pack, Q tokens that ask (all, or the first of each window), N windows of one rectangle,
+L tokens of its longest, H heads, D numbers of a head, B all heads of all windows of a rectangle.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch.nn.attention.varlen import varlen_attn
+from torch.nn.functional import scaled_dot_product_attention
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
+
+from pipeline.encoder.dropout import draw_factors
+from pipeline.encoder.packing import Pack, Rectangle
+
+PACKED = "packed"
+# Families whose attention goes through transformers' interface and whose positions can be given; each is compared with
+# its own padded batches in the tests. Others (DeBERTa: relative positions inside the kernel, MPNet, XLNet) are padded.
+_PACKABLE = frozenset(
+    (
+        *("bert", "roberta", "xlm-roberta", "distilbert", "electra", "albert", "modernbert"),
+        *("camembert", "ernie", "gte", "jina_embeddings_v3", "nomic_bert", "xlm-roberta-xl"),
+    )
+)
+_FIRST_WITH_VARLEN = (8, 0)
+
+
+def can_pack(config: Any) -> bool:
+    """Whether a model of this configuration takes packs."""
+    return config.model_type in _PACKABLE and not getattr(config, "is_decoder", False)
+
+
+@dataclass(frozen=True)
+class Attending:
+    """How tokens of a pack attend.
+
+    Attributes:
+        pack: The windows.
+        dropout: Of attention weights.
+        scaling: Of query times key; None: one over the root of D.
+        reach: A token sees others at most this far away; None: all of its window.
+        by_firsts: Only the first token of each window asks.
+    """
+
+    pack: Pack
+    dropout: float = 0.0
+    scaling: float | None = None
+    reach: int | None = None
+    by_firsts: bool = False
+
+    def attend(self, query_QHD: torch.Tensor, key_THD: torch.Tensor, value_THD: torch.Tensor) -> torch.Tensor:
+        """What the tokens that ask get: [Q, H, D]."""
+        states = (query_QHD, key_THD, value_THD)
+        if self.dropout > 0.0:
+            dropped: torch.Tensor = _DroppingAttention.apply(*states, self)  # type: ignore[no-untyped-call]
+            return dropped
+        if query_QHD.dtype in (torch.float16, torch.bfloat16) and _has_varlen(query_QHD.device):
+            return self._attend_varlen(*states)
+        outputs = []
+        for rectangle, *parts in self._rectangles(*states):
+            query_NHLD, key_NHLD, value_NHLD = (part.transpose(1, 2) for part in parts)
+            output_NHLD = scaled_dot_product_attention(
+                query_NHLD, key_NHLD, value_NHLD, attn_mask=self._mask(rectangle), scale=self.scaling
+            )
+            outputs.append(self._gather(rectangle, output_NHLD.transpose(1, 2)))
+        return torch.cat(outputs) if len(outputs) > 1 else outputs[0]
+
+    def _attend_varlen(self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+        offsets, longest = self.pack.offsets, self.pack.longest
+        asking, most = offsets, longest
+        if self.by_firsts:
+            asking, most = torch.arange(len(offsets), dtype=torch.int32, device=offsets.device), 1
+        window = (-1, -1) if self.reach is None else (self.reach, self.reach)
+        output = varlen_attn(query, key, value, asking, offsets, most, longest, scale=self.scaling, window_size=window)
+        assert isinstance(output, torch.Tensor)
+        return output
+
+    def _rectangles(self, query_QHD: torch.Tensor, *others_THD: torch.Tensor) -> Any:
+        """Each rectangle, and its part of query [N, 1 or L, H, D] and of others [N, L, H, D]."""
+        rectangles, others = self.pack.rectangles, [self.pack.split(states) for states in others_THD]
+        queries = self._split_queries(query_QHD)
+        for rectangle, query, *parts in zip(rectangles, queries, *others, strict=True):
+            asking = query.unsqueeze(1) if self.by_firsts else rectangle.spread(query)
+            yield (rectangle, asking, *(rectangle.spread(part) for part in parts))
+
+    def _split_queries(self, query_QHD: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        if not self.by_firsts:
+            return self.pack.split(query_QHD)
+        firsts: tuple[torch.Tensor, ...] = torch.split(query_QHD, [part.shape[0] for part in self.pack.rectangles])
+        return firsts
+
+    def _gather(self, rectangle: Rectangle, output_NLHD: torch.Tensor) -> torch.Tensor:
+        return output_NLHD.flatten(0, 1) if self.by_firsts else rectangle.gather(output_NLHD)
+
+    def _mask(self, rectangle: Rectangle) -> torch.Tensor | None:
+        """True where a key is seen: [N, 1, 1, L], [N, 1, L, L] or [L, L]; None: everywhere."""
+        mask, length = rectangle.mask, rectangle.shape[1]
+        if self.reach is None or length <= self.reach:
+            return mask
+        band = _band(length, self.reach, self.pack.offsets.device)[: 1 if self.by_firsts else length]
+        return band if mask is None else mask & band
+
+
+class _DroppingAttention(torch.autograd.Function):
+    """Attention with dropout, step by step, as torch has it on CPU; its gradients pass through fewer copies."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, query_QHD: torch.Tensor, key_THD: torch.Tensor, value_THD: torch.Tensor, how: Attending
+    ) -> torch.Tensor:
+        ctx.how, scale, outputs, kept = how, how.scaling or query_QHD.shape[-1] ** -0.5, [], []
+        with torch.autocast(query_QHD.device.type, enabled=False):
+            for rectangle, *parts in how._rectangles(query_QHD, key_THD, value_THD):
+                query, key, value = (_by_head(part) for part in parts)
+                weights = _weigh(query, key, scale, how._mask(rectangle), rectangle.shape[0])
+                factors = draw_factors(weights.shape, how.dropout, weights)
+                output_NHLD = torch.bmm((weights * factors).to(value.dtype), value)
+                outputs.append(how._gather(rectangle, _by_window(output_NHLD, rectangle.shape[0])))
+                kept += [query, key, value, weights, factors]
+        ctx.save_for_backward(*kept)
+        return torch.cat(outputs) if len(outputs) > 1 else outputs[0]
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, None]:
+        how, kept, (gradient_QHD,) = ctx.how, ctx.saved_tensors, gradients
+        scale, pulls = how.scaling or gradient_QHD.shape[-1] ** -0.5, []
+        parts = zip(how.pack.rectangles, how._split_queries(gradient_QHD), strict=True)
+        with torch.autocast(gradient_QHD.device.type, enabled=False):
+            for number, (rectangle, part) in enumerate(parts):
+                pull = _by_head(part.unsqueeze(1) if how.by_firsts else rectangle.spread(part))
+                of_query, *others = _pull_back(pull, scale, *kept[5 * number : 5 * number + 5])
+                num_windows = rectangle.shape[0]
+                pulls.append(
+                    (
+                        how._gather(rectangle, _by_window(of_query, num_windows)),
+                        *(rectangle.gather(_by_window(other, num_windows)) for other in others),
+                    )
+                )
+            query, key, value = (torch.cat(found) if len(found) > 1 else found[0] for found in zip(*pulls, strict=True))
+        return query, key, value, None
+
+
+def _weigh(
+    query_BLD: torch.Tensor, key_BLD: torch.Tensor, scale: float, mask: torch.Tensor | None, num_windows: int
+) -> torch.Tensor:
+    """Attention weights, before dropout: [B, 1 or L, L], at least fp32."""
+    scores = query_BLD.new_empty(len(query_BLD), query_BLD.shape[1], key_BLD.shape[1])
+    scores.baddbmm_(query_BLD, key_BLD.transpose(1, 2), beta=0, alpha=scale)
+    if mask is not None:
+        by_window = scores.view(num_windows, -1, *scores.shape[1:])
+        by_window.masked_fill_(~mask, torch.finfo(scores.dtype).min)
+    return torch.softmax(scores, dim=-1, dtype=torch.promote_types(scores.dtype, torch.float32))
+
+
+def _pull_back(
+    pull: torch.Tensor,
+    scale: float,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    weights: torch.Tensor,
+    factors: torch.Tensor,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Gradients of query, key and value from the output's, all [B, 1 or L, D]."""
+    of_value = torch.bmm((weights * factors).to(pull.dtype).transpose(1, 2), pull)
+    of_weights = torch.bmm(pull, value.transpose(1, 2)).to(weights.dtype).mul_(factors)
+    of_scores = torch._softmax_backward_data(of_weights, weights, -1, weights.dtype).to(pull.dtype)
+    of_query = torch.empty_like(query).baddbmm_(of_scores, key, beta=0, alpha=scale)
+    of_key = torch.empty_like(key).baddbmm_(of_scores.transpose(1, 2), query, beta=0, alpha=scale)
+    return of_query, of_key, of_value
+
+
+def _by_head(states_NLHD: torch.Tensor) -> torch.Tensor:
+    """[N, L, H, D] -> [B, L, D]."""
+    return states_NLHD.transpose(1, 2).flatten(0, 1).contiguous()
+
+
+def _by_window(states_BLD: torch.Tensor, num_windows: int) -> torch.Tensor:
+    """[B, L, D] -> [N, L, H, D]."""
+    return states_BLD.view(num_windows, -1, *states_BLD.shape[1:]).transpose(1, 2)
+
+
+def packed_attention(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    *,
+    pack: Pack | None = None,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    sliding_window: int | None = None,
+    **options: Any,
+) -> tuple[torch.Tensor, None]:
+    """Attention as transformers calls it, with a keyword argument of ours that models hand through.
+
+    Args:
+        module: The layer.
+        query: [1, H, T, D], as key and value.
+        key: The same.
+        value: The same.
+        attention_mask: Of a padded batch; None in a pack.
+        pack: The windows; None for a padded batch, which goes to torch's own attention.
+        dropout: Of attention weights.
+        scaling: Of query times key.
+        sliding_window: A token sees others less than this far away (transformers counts one more than the reach).
+        options: What other kernels take.
+
+    Returns:
+        [1, T, H, D], and no weights.
+    """
+    if pack is None:
+        return sdpa_attention_forward(  # type: ignore[no-any-return]
+            module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, is_causal=False, **options
+        )
+    how = Attending(pack, dropout, scaling, None if sliding_window is None else sliding_window - 1)
+    return how.attend(*(states[0].transpose(0, 1) for states in (query, key, value))).unsqueeze(0), None
+
+
+@lru_cache(maxsize=16)
+def _has_varlen(device: torch.device) -> bool:
+    """Whether torch's varlen attention (FlashAttention 2) runs there."""
+    return device.type == "cuda" and torch.cuda.get_device_capability(device) >= _FIRST_WITH_VARLEN
+
+
+def _band(length: int, reach: int, device: torch.device) -> torch.Tensor:
+    """True where two positions are at most `reach` apart: [L, L]."""
+    positions = torch.arange(length, device=device)
+    return (positions[:, None] - positions[None, :]).abs() <= reach
+
+
+AttentionInterface.register(PACKED, packed_attention)
+AttentionMaskInterface.register(PACKED, sdpa_mask)
