@@ -67,9 +67,10 @@ class JoinedHeads(torch.nn.Module):
         """A head's whole network, encoder included."""
         return self.networks[self._names.index(name)]
 
-    def head(self, name: str) -> Head:
-        """A head as `EncoderModel` takes it."""
-        return Head(self.network(name), self._embedding)
+    def head(self, name: str, with_embedding: bool = True) -> Head:
+        """A head as `EncoderModel` takes it; a network that has none gives embeddings in any case."""
+        network = self.network(name)
+        return Head(network, self._embedding if with_embedding or network.base_model is network else None)
 
     def forward(self, calls: Mapping[str, HeadCall]) -> dict[str, torch.Tensor]:
         """Logits of each head called, as `head_logits` has them, or [M, C] of `places`, or pooled embeddings [B, H]."""

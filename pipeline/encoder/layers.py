@@ -1,4 +1,4 @@
-"""What the layers of BERT-like encoders are made of: BERT, RoBERTa, XLM-R, ELECTRA, DistilBERT."""
+"""What the layers of BERT-like encoders are made of: BERT, RoBERTa, XLM-R, CamemBERT, ELECTRA, DistilBERT."""
 
 from __future__ import annotations
 
@@ -16,14 +16,13 @@ ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "relu": relu,
     "silu": silu,
 }
-_BERT_LIKE = frozenset(["bert", "roberta", "xlm-roberta", "electra"])
+_BERT_LIKE = frozenset(["bert", "roberta", "xlm-roberta", "camembert", "electra"])
 
 
 @dataclass(frozen=True)
 class LayerParts:
     """A layer's modules, by what they do; `states_dropout` is None where a family drops nothing there."""
 
-    module: Any
     query_key_value: tuple[Any, Any, Any]
     weights_dropout: Any
     attention_output: Any
@@ -73,7 +72,6 @@ def embed_tokens(encoder: Any, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
 def _bert_parts(layer: Any) -> LayerParts:
     attention = layer.attention
     return LayerParts(
-        module=layer,
         query_key_value=(attention.self.query, attention.self.key, attention.self.value),
         weights_dropout=attention.self.dropout,
         attention_output=attention.output.dense,
@@ -89,7 +87,6 @@ def _bert_parts(layer: Any) -> LayerParts:
 def _distilbert_parts(layer: Any) -> LayerParts:
     attention = layer.attention
     return LayerParts(
-        module=layer,
         query_key_value=(attention.q_lin, attention.k_lin, attention.v_lin),
         weights_dropout=attention.dropout,
         attention_output=attention.out_lin,

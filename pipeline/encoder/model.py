@@ -21,7 +21,7 @@ from pipeline.encoder.batching import plan_batches
 from pipeline.encoder.checks import EXPECTED_MODEL, check_weights, no_head
 from pipeline.encoder.fast import FastEncoder
 from pipeline.encoder.flops import forward_flops
-from pipeline.encoder.forward import Encoded, ModelBatch, encode, lay_out, takes_packs
+from pipeline.encoder.forward import Encoded, ModelBatch, encode, lay_out, reads_firsts_only, takes_packs
 from pipeline.encoder.loading import first_line, quiet_transformers
 from pipeline.encoder.pooling import merge_windows
 from pipeline.encoder.tokenize import Padding, TokenRows, flat_positions
@@ -52,7 +52,7 @@ class ModelOutputs:
     Attributes:
         logits: float32; [R, C] from a head over rows (the mean over a row's windows), [T, C] from one over tokens,
             [R, 0] from a model without a head.
-        embeddings: float32 [R, hidden].
+        embeddings: float32 [R, hidden]; [R, 0] where none were asked for.
         finite: bool [R]; False where logits or embedding hold NaN or infinity even in fp32.
         num_padded_tokens: Tokens computed, padding included.
     """
@@ -103,10 +103,15 @@ def load_network(source: str | Path, head_class: str, is_ready: bool = False, **
 
 @dataclass(frozen=True)
 class Head:
-    """One use of an encoder: a network (whose head runs, if it has one) and how its embedding is pooled."""
+    """One use of an encoder: a network (whose head runs, if it has one) and how its embedding is pooled, if wanted."""
 
     network: Any
-    embedding: EmbeddingOptions
+    embedding: EmbeddingOptions | None
+
+    @property
+    def pooling(self) -> str | None:
+        """Of the embedding, if it is wanted."""
+        return None if self.embedding is None else self.embedding.pooling
 
 
 def shares_encoder(one: Any, other: Any) -> bool:
@@ -172,6 +177,7 @@ class EncoderModel:
         # fp16 would overflow between layers, where autocast normalises in fp32.
         is_fast = self.runtime.autocast_dtype is torch.bfloat16 and FastEncoder.fits(self._encoder)
         self._fast = FastEncoder(self._encoder, torch.bfloat16) if is_fast else None
+        self._firsts_only = all(reads_firsts_only(head.network, head.pooling) for head in heads)
 
     def flops(self, rows: TokenRows) -> float:
         """FLOP of one pass over these rows, estimated."""
@@ -232,19 +238,19 @@ class EncoderModel:
         batch = lay_out(rows, indices, self._encoder, self._padding, device)
         with torch.inference_mode(), runtime.autocast():
             encoded = (
-                Encoded(self._encoder, batch, self._fast(batch))
+                Encoded(self._encoder, batch, self._fast(batch, self._firsts_only), self._firsts_only)
                 if self._fast is not None and runtime.autocast_dtype is not None
-                else encode(self._encoder, batch)
+                else encode(self._encoder, batch, self._firsts_only)
             )
             logits = [encoded.logits(head.network) for head in self._heads]
         pooled_BH: dict[str, FloatArray] = {}
         for head, part, values in zip(self._heads, gathered, logits, strict=True):
-            pooling = head.embedding.pooling
-            if pooling not in pooled_BH:
+            pooling, nothing = head.pooling, np.zeros((len(indices), 0), np.float32)
+            if pooling is not None and pooling not in pooled_BH:
                 with torch.inference_mode():
                     pooled_BH[pooling] = encoded.pool(pooling).cpu().numpy()
-            host = np.zeros((len(indices), 0), np.float32) if values is None else values.float().cpu().numpy()
-            part.add(indices, batch, host, pooled_BH[pooling])
+            host = nothing if values is None else values.float().cpu().numpy()
+            part.add(indices, batch, host, nothing if pooling is None else pooled_BH[pooling])
         return batch.num_computed_tokens
 
 
@@ -253,13 +259,13 @@ class _Gathered:
 
     def __init__(self, rows: TokenRows) -> None:
         self.rows = rows
-        self.is_over_tokens = False
+        self.is_empty, self.is_over_tokens = True, False
         self.logits: FloatArray = np.zeros((len(rows), 0), np.float32)
         self.pooled: FloatArray = np.zeros((len(rows), 0), np.float32)
 
     def add(self, indices: npt.NDArray[np.int64], batch: ModelBatch, logits: FloatArray, pooled_BH: FloatArray) -> None:
-        if self.pooled.shape[1] == 0:
-            self.is_over_tokens = logits.ndim == 3
+        if self.is_empty:
+            self.is_empty, self.is_over_tokens = False, logits.ndim == 3
             places = len(self.rows.ids) if self.is_over_tokens else len(self.rows)
             self.logits = np.zeros((places, logits.shape[-1]), np.float32)
             self.pooled = np.zeros((len(self.rows), pooled_BH.shape[1]), np.float32)
@@ -281,10 +287,12 @@ class _Gathered:
             return finite
         return np.asarray(finite & good)
 
-    def conclude(self, embedding: EmbeddingOptions, num_padded_tokens: int) -> ModelOutputs:
+    def conclude(self, embedding: EmbeddingOptions | None, num_padded_tokens: int) -> ModelOutputs:
         """Windows -> rows."""
         rows, logits = self.rows, self.logits
-        embeddings = merge_windows(self.pooled, rows, embedding.pooling, embedding.normalize)
+        embeddings = np.zeros((rows.num_rows, 0), np.float32)
+        if embedding is not None:
+            embeddings = merge_windows(self.pooled, rows, embedding.pooling, embedding.normalize)
         if not self.is_over_tokens:
             logits = merge_windows(logits, rows, "cls", normalize=False)
         finite = np.ones(rows.num_rows, np.bool_)

@@ -27,9 +27,7 @@ from pipeline.encoder.packing import Pack
 
 def runs_here(encoder: Any) -> bool:
     """Whether an encoder's layers are known, and nobody listens to, wraps or recomputes transformers' modules."""
-    return has_known_layers(encoder) and not any(
-        _is_watched(module) for layer in find_layers(encoder) for module in layer.module.modules()
-    )
+    return has_known_layers(encoder) and not any(map(_is_watched, encoder.modules()))
 
 
 def run_layers(encoder: Any, inputs: dict[str, torch.Tensor], pack: Pack, firsts_only: bool = False) -> torch.Tensor:
@@ -71,8 +69,10 @@ def _ask(
     query, *others = layer.query_key_value
     if firsts_only:
         firsts_WH = pack.take_firsts(states_TH)
-        return firsts_WH, query(firsts_WH), *_project(states_TH, *others)
-    return states_TH, *_project(states_TH, query, *others)
+        key_TH, value_TH = _project(states_TH, *others)
+        return firsts_WH, query(firsts_WH), key_TH, value_TH
+    query_TH, key_TH, value_TH = _project(states_TH, query, *others)
+    return states_TH, query_TH, key_TH, value_TH
 
 
 def _project(states_TH: torch.Tensor, *modules: Any) -> tuple[torch.Tensor, ...]:

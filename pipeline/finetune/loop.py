@@ -28,6 +28,7 @@ from pipeline.finetune.plan import TrainingPlan, learning_rate_factor, share_bat
 from pipeline.finetune.spec import CheckpointConfig
 from pipeline.finetune.step import StepContext, StepResult, TrainingHead, run_step
 from pipeline.finetune.token_cache import TokenData
+from pipeline.finetune.vocabulary import note_step
 from pipeline.finetune.watch import NormWatch
 from pipeline.tasks.base import Evaluation, Examples, Learned
 
@@ -151,7 +152,10 @@ def train(job: LoopJob, hooks: LoopHooks) -> Judgements:
             break
         factor = learning_rate_factor(step, plan.num_steps, recipe.warmup_fraction, recipe.schedule)
         set_learning_rate(optimizer, factor)
-        window.add(_planned_step(job, optimizer, step))
+        result = _planned_step(job, optimizer, step)
+        if not result.is_skipped:
+            note_step(network, optimizer)
+        window.add(result)
         at_epoch_end, at_evaluation = plan.ends_epoch(step), _is_evaluated(job, step)
         if at_epoch_end or at_evaluation or (step + 1) % _SYNC_EVERY_STEPS == 0:
             window.check(step)  # first: weights that are no numbers cannot be judged
@@ -211,7 +215,7 @@ def _judge(job: LoopJob, head: TrainingHead, rows: ValidationRows) -> Judgement:
     if head.hiding is not None:
         mine = _judge_hidden(job, head, rows, head.hiding)
     else:
-        model = EncoderModel([context.joined.head(head.name)], context.runtime, context.padding)
+        model = EncoderModel([context.joined.head(head.name, with_embedding=False)], context.runtime, context.padding)
         outputs = [model.run(tokens)[0] for tokens in rows.inputs]
         mine = task.judge(outputs, rows.examples, rows.targets, learned)
     gathered: list[Any] = [mine] * context.world_size

@@ -29,6 +29,7 @@ from pipeline.finetune.plan import TrainingPlan
 from pipeline.finetune.prepare import PreparedHead, PreparedTraining
 from pipeline.finetune.step import StepContext, TrainingHead
 from pipeline.finetune.token_cache import TokenCacheJob, cache_file, encode_inputs, load_tokens, locate_rows
+from pipeline.finetune.vocabulary import narrow_vocabulary, widen_vocabulary
 from pipeline.tasks.base import Examples
 
 
@@ -71,12 +72,14 @@ def build_job(run: PreparedTraining, rank: int, world_size: int) -> tuple[LoopJo
     if recipe.gradient_checkpointing:
         recompute_layers(network)
     network = network.to(runtime.device)
-    if world_size > 1:
-        devices = [runtime.device] if runtime.device.type == "cuda" else None
-        network = torch.nn.parallel.DistributedDataParallel(network, device_ids=devices)
     tokenizer = load_tokenizer(run.encoder)
     padding = Padding.of(tokenizer)
     heads = tuple(_training_head(run, head, tokenizer) for head in run.heads)
+    if recipe.method == "finetune":
+        narrow_vocabulary(network, heads, padding.pad_id)
+    if world_size > 1:
+        devices = [runtime.device] if runtime.device.type == "cuda" else None
+        network = torch.nn.parallel.DistributedDataParallel(network, device_ids=devices)
     context = StepContext(network, heads, runtime, recipe, padding, world_size, scaler=runtime.make_scaler())
     labels = {head.name: head.train.learned.labels for head in run.heads}
     plan = plan_run(context, labels)
@@ -98,6 +101,7 @@ def learn(job: LoopJob, hooks: LoopHooks) -> Judgements:
     if recipe.method == "linear_head":
         return fit_linear_head(job, hooks)
     judgements = train(job, hooks)
+    widen_vocabulary(job.context.joined)
     if recipe.lora is not None:
         merge_adapters(job.context.joined)
     return judgements

@@ -93,7 +93,8 @@ def load_predictor(source: ModelSource) -> Predictor:
     bundles = {name: fetch_bundle(uri, source.storage) for name, uri in source.bundles.items()}
     members = {name: _member(bundle.info, source.bundles[name]) for name, bundle in bundles.items()}
     groups = token_groups({name: member.info for name, member in members.items()}, source.texts)
-    return Predictor(members, [_load_pass(names, bundles, members, runtime) for names in groups], runtime)
+    embedded = frozenset(bundles) if source.embedded is None else source.embedded
+    return Predictor(members, [_load_pass(names, bundles, members, runtime, embedded) for names in groups], runtime)
 
 
 def _member(info: BundleInfo, uri: str) -> Member:
@@ -101,7 +102,11 @@ def _member(info: BundleInfo, uri: str) -> Member:
 
 
 def _load_pass(
-    names: list[str], bundles: Mapping[str, Bundle], members: Mapping[str, Member], runtime: Runtime
+    names: list[str],
+    bundles: Mapping[str, Bundle],
+    members: Mapping[str, Member],
+    runtime: Runtime,
+    embedded: frozenset[str],
 ) -> _Pass:
     first = names[0]
     with_spans = any(members[name].task.needs_spans for name in names)
@@ -111,7 +116,9 @@ def _load_pass(
     for name in names:
         info = members[name].info
         network = load_network(bundles[name].path, members[name].task.head_class)
-        head = Head(network, EmbeddingOptions(info.pooling, info.normalize))
+        # A bundle without a head has nothing else to say.
+        is_wanted = name in embedded or network.base_model is network
+        head = Head(network, EmbeddingOptions(info.pooling, info.normalize) if is_wanted else None)
         for known, heads in groups:
             if all(shares_encoder(other.network, network) for other in heads):  # poolers may differ between any two
                 known.append(name)

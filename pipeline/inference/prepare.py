@@ -168,7 +168,9 @@ def make_job(run: PreparedRun, num_threads: int, run_id: str) -> ScoreJob:
     if run.spec.reuse == "text-hash":
         texts = TextStore(ledger.table_uri, ledger.fingerprint, ledger.storage)
         reuse = ReuseSource(texts, () if run.rescores or ledger.is_rescored() else texts.newest_files())
-    model = ModelSource(run.spec.bundle, run.source.texts, run.spec.compute, num_threads, ledger.storage)
+    bundles, output = run.spec.bundle, run.spec.output
+    embedded = frozenset(name for name in bundles if output.writes_embedding(name))
+    model = ModelSource(bundles, run.source.texts, run.spec.compute, num_threads, ledger.storage, embedded)
     return ScoreJob(model, run.source, ledger, run.table_schema, run_id, reuse)
 
 

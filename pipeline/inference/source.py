@@ -29,13 +29,17 @@ class TextSource:
 
 @dataclass(frozen=True)
 class ModelSource:
-    """Which bundles a worker loads (by name), what texts they read, and what runs them."""
+    """Which bundles a worker loads (by name), what texts they read, and what runs them.
+
+    `embedded` are those whose embeddings are wanted beside what a head says; None: all.
+    """
 
     bundles: Mapping[str, str]
     texts: Mapping[str, TextSource]
     compute: ElasticCompute
     num_threads: int
     storage: Storage
+    embedded: frozenset[str] | None = None
 
 
 @dataclass(frozen=True)

@@ -61,7 +61,8 @@ def _finetune(train: TextRows, texts: list[str], context: MethodContext) -> list
         bundle = f"{scratch}/bundle"
         changes = {"data": DataConfig(train=(context.subset_uri,)), "output": bundle, "training": recipe}
         train_alone(prepare_training(context.finetune.model_copy(update=changes), "study"), context.num_threads)
-        source = ModelSource({_ONLY: bundle}, _TEXT, context.finetune.compute, context.num_threads, Storage())
+        compute, threads = context.finetune.compute, context.num_threads
+        source = ModelSource({_ONLY: bundle}, _TEXT, compute, threads, Storage(), embedded=frozenset())
         predictor = load_predictor(source)
     rows = pa.table({input_column("text"): pa.array(texts, pa.large_string())})
     member, found = predictor.members[_ONLY], predictor.predict(rows, _TEXT)[_ONLY]
