@@ -22,6 +22,7 @@ from pipeline.encoder.checks import EXPECTED_MODEL, check_weights, no_head
 from pipeline.encoder.fast import FastEncoder
 from pipeline.encoder.flops import forward_flops
 from pipeline.encoder.forward import Encoded, ModelBatch, encode, lay_out, reads_firsts_only, takes_packs
+from pipeline.encoder.layers import has_known_layers
 from pipeline.encoder.loading import first_line, quiet_transformers
 from pipeline.encoder.pooling import merge_windows
 from pipeline.encoder.tokenize import Padding, TokenRows, flat_positions
@@ -177,11 +178,12 @@ class EncoderModel:
         # fp16 would overflow between layers, where autocast normalises in fp32.
         is_fast = self.runtime.autocast_dtype is torch.bfloat16 and FastEncoder.fits(self._encoder)
         self._fast = FastEncoder(self._encoder, torch.bfloat16) if is_fast else None
-        self._firsts_only = all(reads_firsts_only(head.network, head.pooling) for head in heads)
+        reads_all = any(not reads_firsts_only(head.network, head.pooling) for head in heads)
+        self._firsts_only = not (reads_all or self._is_padded) and has_known_layers(self._encoder)
 
     def flops(self, rows: TokenRows) -> float:
         """FLOP of one pass over these rows, estimated."""
-        return forward_flops(self._encoder, rows.lengths)
+        return forward_flops(self._encoder, rows.lengths, self._firsts_only)
 
     def run(self, rows: TokenRows) -> tuple[ModelOutputs, ...]:
         """Run every window once, in batches of similar length; what is not finite runs again in fp32.

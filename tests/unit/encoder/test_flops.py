@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
-from transformers import AlbertConfig, AlbertModel, BertModel
+from transformers import AlbertConfig, AlbertModel, BertForSequenceClassification, BertModel
 
 from pipeline.encoder.flops import forward_flops
+from pipeline.encoder.forward import encode, lay_out
+from pipeline.encoder.tokenize import Padding, TokenRows
 from tests.tiny import tiny_config
 
 
@@ -21,6 +23,23 @@ def test_it_is_what_torch_counts_in_a_bert(length: int) -> None:
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         encoder(ids, attention_mask=torch.ones_like(ids))
     assert forward_flops(encoder, np.full(3, length)) == pytest.approx(counter.get_total_flops(), rel=0.02)
+
+
+@pytest.mark.parametrize("length", [16, 100])
+def test_a_last_layer_of_first_tokens_alone_is_counted_as_torch_does(length: int) -> None:
+    network = BertForSequenceClassification(tiny_config())
+    network.set_attn_implementation("packed")
+    rows = TokenRows(np.ones(3 * length, np.int32), np.arange(4) * length, np.zeros(3, np.bool_))
+    batch = lay_out(rows, np.arange(3), network.base_model, Padding(0), torch.device("cpu"))
+    for module in network.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 1e-12  # plain products, which the counter knows
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        encode(network.base_model.train(), batch, firsts_only=True)
+    found = forward_flops(network.base_model, np.full(3, length), firsts_only=True)
+    query_times_key = 2.0 * 32 * 3 * (length**2 + length)  # done in place, where the counter does not look
+    assert found == pytest.approx(counter.get_total_flops() + query_times_key, rel=0.02)
+    assert found < 0.8 * forward_flops(network.base_model, np.full(3, length))
 
 
 def test_layers_that_share_their_weights_count_each_time() -> None:
