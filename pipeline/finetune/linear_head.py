@@ -66,7 +66,7 @@ def fit_linear_head(job: LoopJob, hooks: LoopHooks) -> Judgements:
     (head,) = context.heads
     started_s = time.monotonic()
     network, num_labels = context.joined.network(head.name), len(job.learned[head.name].labels)
-    if context.joined.head(head.name).embedding.pooling == "mean":
+    if context.joined.head(head.name).pooling == "mean":
         add_mean_layer(network)
     pass_through(network)
     known, num_padded = _features(context, head, job.rank)
