@@ -7,7 +7,7 @@ always windowed, and one span is chosen over all its windows; a span is a substr
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -15,7 +15,8 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from pipeline.tasks.base import Evaluation, Examples, FloatArray, Learned, WindowTargets
-from pipeline.tasks.squad import BestSpan, SpanLimits, best_span, exact_match, token_f1, tune_threshold
+from pipeline.tasks.spans import SpanLimits, best_spans
+from pipeline.tasks.squad import exact_match, token_f1, tune_threshold
 
 if TYPE_CHECKING:
     import torch
@@ -111,32 +112,32 @@ class QuestionAnswering:
 
     def decode(self, outputs: ModelOutputs, examples: Examples, learned: Learned) -> list[pa.Array]:
         """The best span over all windows of each row."""
-        contexts = examples.texts[1].to_pylist()
-        spans = _best_spans(outputs.logits, examples)
-        answered = [_is_answered(span, learned) for span in spans]
-        texts = [_answer(context, span) for context, span in zip(contexts, spans, strict=True)]
-        scores = [1.0 / (1.0 + np.exp(np.clip(span.null_margin, -60, 60))) for span in spans]
-        columns: list[list[Any]] = [
-            [text if is_answered else "" for text, is_answered in zip(texts, answered, strict=True)],
-            [span.start if is_answered else None for span, is_answered in zip(spans, answered, strict=True)],
-            [span.end if is_answered else None for span, is_answered in zip(spans, answered, strict=True)],
-            scores,
-            answered,
+        best = _best_answers(outputs.logits, examples)
+        answered = best.ends > best.starts
+        if learned.options["may_decline"]:
+            answered &= best.margins < learned.options["null_threshold"]
+        declined = ~answered
+        scores = 1.0 / (1.0 + np.exp(np.clip(best.margins, -60, 60)))
+        return [
+            pa.array([text if kept else "" for text, kept in zip(best.texts, answered, strict=True)], pa.string()),
+            pa.array(best.starts, pa.int32(), mask=declined),
+            pa.array(best.ends, pa.int32(), mask=declined),
+            pa.array(scores.astype(np.float32)),
+            pa.array(answered),
         ]
-        return [pa.array(column, field.type) for column, field in zip(columns, self.output_fields(), strict=True)]
 
     def judge(
         self, outputs: Sequence[ModelOutputs], examples: Examples, targets: pa.ChunkedArray, learned: Learned
     ) -> pa.Table:
         """For each question: whether it has an answer, the null margin, and EM and F1 of the best span."""
-        rows = []
-        contexts = examples.texts[1].to_pylist()
-        for answers, context, span in zip(
-            targets.to_pylist(), contexts, _best_spans(outputs[0].logits, examples), strict=True
-        ):
-            text, golds = _answer(context, span), _golds(answers)
-            rows.append((bool(golds), span.null_margin, exact_match(text, golds), token_f1(text, golds)))
-        columns = [list(column) for column in zip(*rows, strict=True)] if rows else [[], [], [], []]
+        best, golds = _best_answers(outputs[0].logits, examples), [_golds(row) for row in targets.to_pylist()]
+        pairs = list(zip(best.texts, golds, strict=True))
+        columns = [
+            [bool(gold) for gold in golds],
+            best.margins.astype(np.float32),
+            [exact_match(text, gold) for text, gold in pairs],
+            [token_f1(text, gold) for text, gold in pairs],
+        ]
         return pa.table(columns, schema=_JUDGED)
 
     def tune(self, judged: pa.Table, learned: Learned) -> Learned:
@@ -206,30 +207,27 @@ def _answer_tokens(answers: dict[str, Any], spans: npt.NDArray[np.int32]) -> tup
     return int(inside[0]), int(inside[-1])
 
 
-def _best_spans(logits: FloatArray, examples: Examples) -> list[BestSpan]:
-    tokens = examples.tokens
-    assert tokens.spans is not None
-    windows: list[list[tuple[FloatArray, npt.NDArray[np.int32]]]] = [[] for _ in range(tokens.num_rows)]
-    for window, row in enumerate(tokens.window_rows):
-        part = slice(int(tokens.offsets[window]), int(tokens.offsets[window + 1]))
-        windows[row].append((logits[part], tokens.spans[part]))
-    contexts = examples.texts[1].to_pylist()
-    best = (best_span(row_windows, _LIMITS) for row_windows in windows)
-    return [_trimmed(span, context) for span, context in zip(best, contexts, strict=True)]
+@dataclass(frozen=True)
+class _BestAnswers:
+    """The best answer of each row, whether or not it is given.
+
+    Attributes:
+        texts: The answers, without white space around them.
+        starts, ends: int64 [R]; their character ranges.
+        margins: float64 [R]; how much better no answer is.
+    """
+
+    texts: list[str]
+    starts: npt.NDArray[np.int64]
+    ends: npt.NDArray[np.int64]
+    margins: npt.NDArray[np.float64]
 
 
-def _trimmed(span: BestSpan, context: str) -> BestSpan:
-    """Without the white space that some tokenizers count to a token."""
-    text = context[span.start : span.end]
-    start = span.start + len(text) - len(text.lstrip())
-    return replace(span, start=start, end=start + len(text.strip()))
-
-
-def _is_answered(span: BestSpan, learned: Learned) -> bool:
-    if span.end <= span.start:
-        return False
-    return not learned.options["may_decline"] or span.null_margin < learned.options["null_threshold"]
-
-
-def _answer(context: str, span: BestSpan) -> str:
-    return context[span.start : span.end]
+def _best_answers(logits: FloatArray, examples: Examples) -> _BestAnswers:
+    """Of every row; some tokenizers count white space to a token, and it is no part of an answer."""
+    best = best_spans(logits, examples.tokens, _LIMITS)
+    contexts, ranges = examples.texts[1].to_pylist(), zip(best.starts.tolist(), best.ends.tolist(), strict=True)
+    whole = [context[start:end] for context, (start, end) in zip(contexts, ranges, strict=True)]
+    texts = [text.strip() for text in whole]
+    starts = best.starts + np.array([len(text) - len(text.lstrip()) for text in whole], np.int64)
+    return _BestAnswers(texts, starts, starts + np.array([len(text) for text in texts], np.int64), best.null_margins)

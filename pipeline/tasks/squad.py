@@ -1,4 +1,4 @@
-"""Extractive question answering: the official answer comparison, and the best span over windows. Pure functions.
+"""Extractive question answering: the official answer comparison, and when to decline. Pure functions.
 
 The comparison is that of the SQuAD evaluation scripts (Rajpurkar et al. 2016, 2018): answers are lower-cased,
 stripped of punctuation, articles and extra space; a prediction is held against the best of the gold answers.
@@ -10,7 +10,6 @@ import re
 import string
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -55,67 +54,11 @@ def _f1(predicted: Sequence[str], gold: Sequence[str]) -> float:
     return 2 * precision * recall / (precision + recall)
 
 
-@dataclass(frozen=True)
-class BestSpan:
-    """The best answer of one question over all its windows.
-
-    Attributes:
-        start, end: Character range in the context; (0, 0) if no window had a token of the context.
-        logit: Start plus end logit of the span.
-        null_logit: Lowest over windows of the logits at the first token: how unlikely each window finds an answer.
-    """
-
-    start: int
-    end: int
-    logit: float
-    null_logit: float
-
-    @property
-    def null_margin(self) -> float:
-        """How much better no answer is than this one; answered if below the tuned threshold."""
-        return self.null_logit - self.logit
-
-
-@dataclass(frozen=True)
-class SpanLimits:
-    """How many starts and ends are tried in each window, and how long an answer may be."""
-
-    num_best: int = 20
-    max_answer_tokens: int = 30
-
-
-def best_span(windows: Sequence[tuple[FloatArray, npt.NDArray[np.int32]]], limits: SpanLimits) -> BestSpan:
-    """Choose the span with the highest start plus end logit, over all windows of one question.
-
-    Args:
-        windows: For each window the logits [tokens, 2] and the character spans [tokens, 2] of its tokens in the
-            context, -1 for tokens that are not of the context.
-        limits: What is tried.
-    """
-    best = BestSpan(0, 0, float("-inf"), float("inf"))
-    null_logit = min((float(logits[0].sum()) for logits, _ in windows), default=0.0)
-    for logits, spans in windows:
-        inside = np.flatnonzero(spans[:, 0] >= 0)
-        if not len(inside):
-            continue
-        starts = inside[np.argsort(-logits[inside, 0], kind="stable")[: limits.num_best]]
-        ends = inside[np.argsort(-logits[inside, 1], kind="stable")[: limits.num_best]]
-        length = ends[None, :] - starts[:, None] + 1
-        scores = logits[starts, 0][:, None] + logits[ends, 1][None, :]
-        scores = np.where((length >= 1) & (length <= limits.max_answer_tokens), scores, -np.inf)
-        row, column = np.unravel_index(int(scores.argmax()), scores.shape)
-        if scores[row, column] > best.logit:
-            best = BestSpan(
-                int(spans[starts[row], 0]), int(spans[ends[column], 1]), float(scores[row, column]), null_logit
-            )
-    return BestSpan(best.start, best.end, best.logit, null_logit)
-
-
 def tune_threshold(margins: FloatArray, f1_if_answered: FloatArray, is_answerable: npt.NDArray[np.bool_]) -> float:
     """The null margin below which answering gives the highest mean F1.
 
     Args:
-        margins: `null_margin` of each question.
+        margins: `null_margins` of the questions.
         f1_if_answered: F1 of its best span.
         is_answerable: Whether it has a gold answer; declining an unanswerable one counts 1, an answerable one 0.
     """
