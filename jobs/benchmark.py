@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 
 import typer
 
@@ -17,13 +16,12 @@ def benchmark(spec: SpecPath, set_: Overrides = None, debug: Debug = False) -> N
     """Measure bertmill beside Sentence Transformers, OpenVINO, pipelines and the Trainer, in this process."""
     with running("benchmark", spec, debug):
         from jobs.cluster import ray_session
+        from jobs.start_up import start_commands
         from pipeline.studies.benchmark.run import Jobs, run_benchmark
-        from pipeline.studies.benchmark.start_up import Commands
 
         parsed = load_spec(spec, BenchmarkSpec, set_ or ())
         given = parsed.compute.cpus_per_worker
-        commands = [(sys.executable, "-m", *module) for module in (("jobs.start_up",), ("jobs.cli", "plan"))]
-        jobs = Jobs(lambda compute: ray_session(compute, None), Commands(*commands))
+        jobs = Jobs(lambda compute: ray_session(compute, None), start_commands())
         print(run_benchmark(parsed, (os.cpu_count() or 1) if given == "auto" else given, jobs))
         print(f"written to {parsed.output}: benchmark.md, benchmark.parquet, benchmark.png")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
+import sys
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from pipeline.errors import ComputeError
 from pipeline.tracing import span
 
 _CONNECT_TIMEOUT_S = 5
+_GPU_DRIVERS = ("/dev/nvidiactl", "/proc/driver/nvidia", "/dev/kfd", "/dev/dxg")  # NVIDIA, AMD, Windows' own Linux
 _MIN_LOGICAL_CPUS = 4  # below this Ray Data and Ray Train can wait for each other's slots for ever
 
 
@@ -102,15 +104,20 @@ def _no_cluster(address: str, reason: str) -> ComputeError:
 
 def check_local_gpus(compute: ElasticCompute, address: str | None) -> None:
     """Refuse a GPU where none is, before Ray starts; only a local Ray can be judged so early."""
-    if compute.device != "gpu" or address is not None:
-        return
-    import torch
-
-    if not torch.cuda.is_available():
+    if compute.device == "gpu" and address is None and not count_local_gpus():
         raise ComputeError(
             "compute.device is gpu, but this machine has no GPU that torch can use",
             "set compute.device: auto (or --set compute.device=cpu), or give --address of a cluster with GPUs",
         )
+
+
+def count_local_gpus() -> int:
+    """GPUs of this machine that torch can use; where Linux has no driver of one, torch is not loaded to ask."""
+    if sys.platform == "linux" and not any(map(os.path.exists, _GPU_DRIVERS)):
+        return 0
+    import torch
+
+    return torch.cuda.device_count() if torch.cuda.is_available() else 0
 
 
 def choose_pool(compute: ElasticCompute, resources: Resources) -> PoolOptions:

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from jobs.cluster import Resources, choose_pool
+from jobs.cluster import Resources, choose_pool, count_local_gpus
 from jobs.nights import parse_date
 from jobs.session import Address, Debug, Overrides, SpecPath, Today, guarded, preparing
 from pipeline.config import ComputeConfig, PoolOptions, load_spec
@@ -18,11 +18,14 @@ Sample = Annotated[
     bool, typer.Option("--sample/--no-sample", help="estimate tokens, time and cost from a sample of the rows")
 ]
 
+Probe = Annotated[bool, typer.Option("--probe", help="measure the pace here and now, whatever a night or plan found")]
+
 
 def plan(
     spec: SpecPath,
     date_: Today = None,
     sample: Sample = True,
+    probe: Probe = False,
     set_: Overrides = None,
     address: Address = None,
     debug: Debug = False,
@@ -39,16 +42,15 @@ def plan(
                 print(line)
             if sample and run.plan.pending:
                 pool = _local_pool(run.spec.compute, address)
-                print("\n".join(estimate_work(run, pool, time.monotonic() - started_s).describe()))
+                before_s = time.monotonic() - started_s
+                print("\n".join(estimate_work(run, pool, before_s, probes_anew=probe).describe()))
 
 
 def _local_pool(compute: ComputeConfig, address: str | None) -> PoolOptions | None:
     """The pool that a local Ray would give, without starting it; None where a cluster is used."""
-    import torch
-
     if address is not None or os.environ.get("RAY_ADDRESS"):
         return None
-    return choose_pool(compute, Resources(os.cpu_count() or 1, torch.cuda.device_count(), is_local=True))
+    return choose_pool(compute, Resources(os.cpu_count() or 1, count_local_gpus(), is_local=True))
 
 
 if __name__ == "__main__":

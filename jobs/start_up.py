@@ -1,17 +1,50 @@
-"""`python -m jobs.start_up SPEC --date DATE`: scores a night as `score` does, and tells when it had done what."""
+"""`python -m jobs.start_up SPEC --rounds 3`: what a night costs before its first row is scored, step by step."""
 
 from __future__ import annotations
 
 import json
+import os
+import sys
 import time
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from jobs.session import SpecPath, Today
 
+if TYPE_CHECKING:
+    from pipeline.studies.benchmark.start_up import Commands
 
-def start_up(spec: SpecPath, date_: Today = None) -> None:
-    """Print, as JSON on the last line, the moments of `pipeline.studies.benchmark.start_up.Moments`."""
+
+def start_up(
+    spec: SpecPath,
+    date_: Today = None,
+    rounds: Annotated[int, typer.Option(help="nights to score anew, each of a table of its own", min=1)] = 3,
+    once: Annotated[bool, typer.Option("--once", help="score the spec's night; print moments as JSON")] = False,
+) -> None:
+    """Print what each step takes, the median over some nights; each runs as a command of its own."""
+    if once:
+        print(json.dumps(_moments(spec, date_)))
+        return
+    from jobs.nights import parse_date
+    from pipeline.config import load_spec
+    from pipeline.inference.spec import ScoreSpec
+    from pipeline.studies.benchmark.start_up import describe_start
+
+    print(f"{os.cpu_count()} cores, load average {os.getloadavg()[0]:.1f} when it began\n")
+    print(describe_start(load_spec(spec, ScoreSpec), parse_date(date_), start_commands(), rounds))
+
+
+def start_commands() -> Commands:
+    """What a night's start is timed with."""
+    from pipeline.studies.benchmark.start_up import Commands
+
+    modules = (("jobs.start_up", "--once"), ("jobs.cli", "plan"))
+    return Commands(*((sys.executable, "-m", *module) for module in modules))
+
+
+def _moments(spec: str, date_: str | None) -> dict[str, float]:
+    """Score a night as `score` does: the fields of `pipeline.studies.benchmark.start_up.Moments`."""
     from jobs.cluster import ray_session
     from jobs.nights import parse_date
     from pipeline.config import load_spec
@@ -28,7 +61,7 @@ def start_up(spec: SpecPath, date_: Today = None) -> None:
     first = min(records, key=lambda record: record.usage.ended_s)
     moments["first_shard_began_s"] = first.usage.ended_s - first.elapsed_s
     moments["first_shard_ended_s"] = first.usage.ended_s
-    print(json.dumps(moments))
+    return moments
 
 
 if __name__ == "__main__":

@@ -123,16 +123,23 @@ def read_bundle_info(uri: str, storage: Storage) -> BundleInfo:
     return info
 
 
-def fetch_bundle(uri: str, storage: Storage) -> Bundle:
+def fetch_bundle(uri: str, storage: Storage, tokenizer_only: bool = False) -> Bundle:
     """Bring a bundle to local disk (a cache, for remote ones) and check every file's hash.
+
+    Args:
+        uri: Where it is.
+        storage: Its store.
+        tokenizer_only: Leave out what only the model needs, its weights above all.
 
     Raises:
         ModelError: a file is missing, its content is not what `bundle.json` says, or it is none that a bundle has.
     """
     info = read_bundle_info(uri, storage)
     scheme, path = split_uri(uri)
-    local = Path(path) if scheme == "file" else _download(uri, sorted(info.files), info.fingerprint, storage)
-    for name, digest in info.files.items():
+    files = dict(info.tokenizer_hashes) if tokenizer_only else info.files
+    key = hashlib.sha256(f"{files}".encode()).hexdigest() if tokenizer_only else info.fingerprint
+    local = Path(path) if scheme == "file" else _download(uri, sorted(files), key, storage)
+    for name, digest in files.items():
         file = local / name
         if not file.is_file() or _hash_file(file) != digest:
             state = "differs from what was written" if file.is_file() else "is missing"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +22,43 @@ def load_tokenizer(source: str | Path) -> Any:
     try:
         return AutoTokenizer.from_pretrained(str(source), trust_remote_code=False)
     except Exception as error:
-        raise ModelError(
-            f"{source}: its tokenizer cannot be loaded: {first_line(error)}",
-            "save the tokenizer beside the weights with tokenizer.save_pretrained(directory)",
-        ) from None
+        raise _not_loaded(source, error) from None
+
+
+@dataclass(frozen=True)
+class CountingTokenizer:
+    """A tokenizer's own file, with as much around it as `TextTokenizer` asks for; it knows of no types or padding.
+
+    Attributes:
+        backend_tokenizer: A `tokenizers.Tokenizer`.
+        unk_token_id: Not told.
+        model_input_names: The ids alone.
+    """
+
+    backend_tokenizer: Any
+    unk_token_id: int | None = None
+    model_input_names: tuple[str, ...] = ("input_ids",)
+
+
+def load_counting_tokenizer(directory: Path) -> CountingTokenizer:
+    """Load what counts a bundle's tokens, without transformers and torch: they take seconds to import.
+
+    Raises:
+        ModelError: it cannot be loaded.
+    """
+    from tokenizers import Tokenizer
+
+    try:
+        return CountingTokenizer(Tokenizer.from_file(str(directory / "tokenizer.json")))
+    except Exception as error:
+        raise _not_loaded(directory, error) from None
+
+
+def _not_loaded(source: str | Path, error: Exception) -> ModelError:
+    return ModelError(
+        f"{source}: its tokenizer cannot be loaded: {first_line(error)}",
+        "save the tokenizer beside the weights with tokenizer.save_pretrained(directory)",
+    )
 
 
 def first_line(error: Exception) -> str:

@@ -13,9 +13,9 @@ from pipeline.corpus.reader import REASON, Columns, input_column
 from pipeline.corpus.sample import SampleSize, Spot, choose_spots, read_sample
 from pipeline.corpus.shards import Shard
 from pipeline.encoder.bundle import fetch_bundle
-from pipeline.encoder.loading import load_tokenizer
+from pipeline.encoder.loading import load_counting_tokenizer
 from pipeline.encoder.tokenize import TextTokenizer
-from pipeline.inference.pace import pace_of_nights, probe_pace
+from pipeline.inference.pace import pace_of_nights, pace_of_probe
 from pipeline.inference.prepare import PreparedRun
 from pipeline.inference.source import token_groups, token_options
 from pipeline.tasks import find_task
@@ -84,23 +84,27 @@ def explain_plan(run: PreparedRun) -> list[str]:
     return [*lines, "then: one commit publishes the night"]
 
 
-def estimate_work(run: PreparedRun, pool: PoolOptions | None, before_s: float = 0.0) -> Estimate:
+def estimate_work(
+    run: PreparedRun, pool: PoolOptions | None, before_s: float = 0.0, probes_anew: bool = False
+) -> Estimate:
     """Tokenise a sample of the pending rows; time it by an earlier night, or else by scoring some of them here.
 
     Args:
         run: A run with pending rows.
         pool: The workers it would have on this machine; None where it would run on others.
         before_s: What planning took.
+        probes_anew: Score some of them here in any case.
 
     Raises:
         CorpusError: a sampled file is corrupt or changed.
     """
     spots = sample_spots(run)
     num_tokens, num_sampled = estimate_tokens(run, spots)
-    pace, basis = pace_of_nights(run, pool), "no earlier night: the cluster's machines are not this one"
+    pace = None if probes_anew and pool is not None else pace_of_nights(run, pool)
     if pace is None and pool is not None:
-        pace = probe_pace(run, spots, pool, before_s)
+        pace = pace_of_probe(run, spots, pool, before_s, probes_anew)
     if pace is None:
+        basis = "no earlier night: the cluster's machines are not this one"
         return Estimate(run.plan.num_pending_rows, num_tokens, num_sampled, None, basis, None)
     pending = run.plan.pending
     largest = max(shard.num_rows for shard in pending) / run.plan.num_pending_rows
@@ -139,9 +143,9 @@ def _called(run: PreparedRun, name: str) -> str:
 
 
 def _open_tokenizer(run: PreparedRun, name: str) -> TextTokenizer:
-    bundle = fetch_bundle(run.spec.bundle[name], run.ledger.storage)
+    bundle = fetch_bundle(run.spec.bundle[name], run.ledger.storage, tokenizer_only=True)
     options = token_options(bundle.info, find_task(bundle.info.task, run.spec.bundle[name]))
-    return TextTokenizer(load_tokenizer(bundle.path), options)
+    return TextTokenizer(load_counting_tokenizer(bundle.path), options)
 
 
 def _first_place(shard: Shard) -> tuple[str, int]:

@@ -14,6 +14,7 @@ from pipeline.config import PoolOptions
 from pipeline.corpus.sample import Spot, head_of
 from pipeline.corpus.shards import Piece, Shard, name_shard
 from pipeline.inference.prepare import PreparedRun, make_job
+from pipeline.inference.probed import Probed, keep_probe, recall_probe
 from pipeline.output.ledger import records_from
 from pipeline.output.manifests import Manifest, nights_with_manifests, read_manifests
 from pipeline.output.usage import StageTimes
@@ -69,18 +70,31 @@ def pace_of_nights(run: PreparedRun, pool: PoolOptions | None) -> Pace | None:
     return None
 
 
-def probe_pace(run: PreparedRun, spots: Sequence[Spot], pool: PoolOptions, before_s: float) -> Pace:
-    """Score rows of the sample for a few seconds, as a worker would, into a folder that is then thrown away.
+def pace_of_probe(
+    run: PreparedRun, spots: Sequence[Spot], pool: PoolOptions, before_s: float, probes_anew: bool = False
+) -> Pace:
+    """That of rows of the sample, scored here for a few seconds, now or by a plan of the last 30 days.
 
     Args:
         run: The night to come.
         spots: Where its rows stand.
         pool: The workers it would have; the probe is one of them.
         before_s: What planning took.
+        probes_anew: Whatever an earlier plan found.
 
     Raises:
         BertmillError: what the worker would raise.
     """
+    known = None if probes_anew else recall_probe(run, pool)
+    found = known or _probe(run, spots, pool)
+    threads = f"{pool.cpus_per_worker:g} CPUs" if pool.gpus_per_worker == 0 else "a GPU"
+    when = f", on {known.day}" if known else ""
+    basis = f"a probe of {found.num_tokens:,} tokens here{when}, with {threads}: {found.tokens_per_s:,.0f} tokens/s"
+    return Pace(found.tokens_per_s, before_s + found.load_s + RAY_START_S, pool.num_workers, basis)
+
+
+def _probe(run: PreparedRun, spots: Sequence[Spot], pool: PoolOptions) -> Probed:
+    """Score rows as a worker would, into a folder that is then thrown away."""
     with tempfile.TemporaryDirectory() as scratch:
         job = make_job(run, max(1, int(pool.cpus_per_worker)), "probe")
         started_s = time.monotonic()
@@ -92,9 +106,9 @@ def probe_pace(run: PreparedRun, spots: Sequence[Spot], pool: PoolOptions, befor
         # Each a row longer, as a shard that is done keeps its record; the best is the least disturbed one.
         tries = [_score(scorer, _mixed_shard(spots, num_rows + 1 + more)) for more in range(_PROBES)]
     num_tokens, seconds = max(tries, key=lambda found: found[0] / found[1])
-    threads = f"{pool.cpus_per_worker:g} CPUs" if pool.gpus_per_worker == 0 else "a GPU"
-    basis = f"a probe of {num_tokens:,} tokens here, with {threads}: {num_tokens / seconds:,.0f} tokens/s"
-    return Pace(num_tokens / seconds, before_s + load_s + RAY_START_S, pool.num_workers, basis)
+    probed = Probed(num_tokens, num_tokens / seconds, load_s, time.time())
+    keep_probe(run, pool, probed)
+    return probed
 
 
 def _is_like(manifest: Manifest, run: PreparedRun, pool: PoolOptions | None) -> bool:

@@ -43,7 +43,7 @@ def test_everyone_scores_a_night_and_leaves_nothing_behind(root_uri: str, tmp_pa
         "Ray Data",
     ]
     page = (tmp_path / "out" / "benchmark.md").read_text()
-    for step in ("Python and imports", "Ray starts", "from command to first rows", "`bertmill plan` alone"):
+    for step in ("Python and imports", "Ray starts", "from command to first rows", "`bertmill plan` after that"):
         assert f"| {step}" in page
     left = Storage().list_objects(place)
     assert [item for item in left if item.size_bytes] == []  # Ray Data makes an empty object of a folder

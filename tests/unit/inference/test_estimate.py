@@ -5,10 +5,15 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
 from pipeline.config import PoolOptions
+from pipeline.encoder.loading import load_counting_tokenizer, load_tokenizer
+from pipeline.encoder.tokenize import TextTokenizer, TokenOptions
+from pipeline.errors import ModelError
 from pipeline.inference import pace
+from pipeline.inference import probed as probed_file
 from pipeline.inference.estimate import Estimate, estimate_work
 from pipeline.inference.pace import Pace
 from pipeline.inference.publish import publish_run
@@ -55,6 +60,50 @@ def test_an_earlier_night_of_the_same_kind_tells_the_pace(
     assert "night 2026-11-23" in found.basis
     expected_s = usage.before_s + usage.after_s + found.num_tokens / (usage.num_tokens / usage.busy_s)
     assert found.seconds == pytest.approx(expected_s, rel=0.01)
+
+
+def test_what_a_probe_found_is_remembered_for_the_same_model_and_workers(
+    bundle_directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pace, "_PROBE_S", 0.1)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    run = a_corpus(tmp_path, bundle_directory).prepare(NIGHTS[0])
+    probed = estimate_work(run, POOL)
+    known = probed_file.recall_probe(run, POOL)
+    assert known is not None
+    assert f"here, on {known.day}, with" in estimate_work(run, POOL).basis
+    assert "here, with" in estimate_work(run, POOL, probes_anew=True).basis
+    assert "here, with" in probed.basis
+    assert probed_file.recall_probe(run, PoolOptions(1, 2, 0.0)) is None
+    monkeypatch.setattr(time, "time", lambda: known.at_s + 31 * 86_400)
+    assert probed_file.recall_probe(run, POOL) is None
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"num_tokens": 1, "tokens_per_s": 0, "load_s": 1, "at_s": 1}'])
+def test_a_probe_whose_file_cannot_be_read_is_made_again(
+    bundle_directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    run = a_corpus(tmp_path, bundle_directory).prepare(NIGHTS[0])
+    probed_file.keep_probe(run, POOL, probed_file.Probed(1, 1.0, 1.0, time.time()))
+    (file,) = (tmp_path / "cache" / "bertmill" / "probes").iterdir()
+    assert probed_file.recall_probe(run, POOL) is not None
+    file.write_text(content)
+    assert probed_file.recall_probe(run, POOL) is None
+
+
+def test_counting_takes_the_same_tokens_as_scoring(encoder_directory: Path) -> None:
+    texts = pa.array(["the film was good", "", "Ünïcödé \u200d e-mail " * 9, "xyz", "שלום עולם"], pa.large_string())
+    for options in (TokenOptions(16), TokenOptions(16, "window", 4), TokenOptions(16, with_spans=True)):
+        counting = TextTokenizer(load_counting_tokenizer(encoder_directory), options).encode(texts, texts)
+        scoring = TextTokenizer(load_tokenizer(encoder_directory), options).encode(texts, texts)
+        assert counting.ids.tolist() == scoring.ids.tolist()
+        assert counting.offsets.tolist() == scoring.offsets.tolist()
+
+
+def test_a_bundle_without_its_tokenizers_file_is_said_to_lack_it(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="its tokenizer cannot be loaded"):
+        load_counting_tokenizer(tmp_path)
 
 
 def test_a_night_on_other_workers_tells_nothing_of_these(

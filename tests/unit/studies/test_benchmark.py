@@ -56,8 +56,8 @@ def test_a_nights_start_is_told_step_by_step(tmp_path: Path) -> None:
     command = tmp_path / "command.py"
     command.write_text(
         "import json, pathlib, sys, time, yaml\n"
-        "spec = yaml.safe_load(pathlib.Path(sys.argv[1]).read_text())\n"
-        "assert sys.argv[2:] == ['--date', '2000-01-01'] and spec['output']['uri'].endswith('scores-0'), spec\n"
+        "spec = yaml.safe_load(pathlib.Path(sys.argv[-3]).read_text())\n"
+        "assert sys.argv[-2:] == ['--date', '2000-01-01'] and spec['output']['uri'].endswith('scores-0'), spec\n"
         "names = ['imported_s', 'planned_s', 'ray_s', 'first_shard_began_s', 'first_shard_ended_s']\n"
         "print('said before')\n"
         "print(json.dumps({name: time.time() + 100 * place for place, name in enumerate(names)}))\n"
