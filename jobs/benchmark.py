@@ -16,12 +16,12 @@ def benchmark(spec: SpecPath, set_: Overrides = None, debug: Debug = False) -> N
     """Measure bertmill beside Sentence Transformers, OpenVINO, pipelines and the Trainer, in this process."""
     with running("benchmark", spec, debug):
         from jobs.cluster import ray_session
-        from jobs.start_up import start_commands
+        from jobs.start_up import COMMANDS
         from pipeline.studies.benchmark.run import Jobs, run_benchmark
 
         parsed = load_spec(spec, BenchmarkSpec, set_ or ())
         given = parsed.compute.cpus_per_worker
-        jobs = Jobs(lambda compute: ray_session(compute, None), start_commands())
+        jobs = Jobs(lambda compute: ray_session(compute, None), COMMANDS)
         print(run_benchmark(parsed, (os.cpu_count() or 1) if given == "auto" else given, jobs))
         print(f"written to {parsed.output}: benchmark.md, benchmark.parquet, benchmark.png")
 

@@ -6,14 +6,19 @@ import json
 import os
 import sys
 import time
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
+from jobs.nights import parse_date
 from jobs.session import SpecPath, Today
+from pipeline.config import load_spec
+from pipeline.inference.spec import ScoreSpec
+from pipeline.studies.benchmark.start_up import Commands, describe_start
 
-if TYPE_CHECKING:
-    from pipeline.studies.benchmark.start_up import Commands
+COMMANDS = Commands(
+    score=(sys.executable, "-m", "jobs.start_up", "--once"), plan=(sys.executable, "-m", "jobs.cli", "plan")
+)
 
 
 def start_up(
@@ -23,37 +28,22 @@ def start_up(
     once: Annotated[bool, typer.Option("--once", help="score the spec's night; print moments as JSON")] = False,
 ) -> None:
     """Print what each step takes, the median over some nights; each runs as a command of its own."""
+    parsed, night = load_spec(spec, ScoreSpec), parse_date(date_)
     if once:
-        print(json.dumps(_moments(spec, date_)))
+        print(json.dumps(_moments(parsed, night)))
         return
-    from jobs.nights import parse_date
-    from pipeline.config import load_spec
-    from pipeline.inference.spec import ScoreSpec
-    from pipeline.studies.benchmark.start_up import describe_start
-
-    print(f"{os.cpu_count()} cores, load average {os.getloadavg()[0]:.1f} when it began\n")
-    print(describe_start(load_spec(spec, ScoreSpec), parse_date(date_), start_commands(), rounds))
+    print(f"{os.cpu_count()} cores, load average {os.getloadavg()[0]:.1f} when it began\n", flush=True)
+    print(describe_start(parsed, night, COMMANDS, rounds))
 
 
-def start_commands() -> Commands:
-    """What a night's start is timed with."""
-    from pipeline.studies.benchmark.start_up import Commands
-
-    modules = (("jobs.start_up", "--once"), ("jobs.cli", "plan"))
-    return Commands(*((sys.executable, "-m", *module) for module in modules))
-
-
-def _moments(spec: str, date_: str | None) -> dict[str, float]:
+def _moments(spec: ScoreSpec, night: str) -> dict[str, float]:
     """Score a night as `score` does: the fields of `pipeline.studies.benchmark.start_up.Moments`."""
     from jobs.cluster import ray_session
-    from jobs.nights import parse_date
-    from pipeline.config import load_spec
     from pipeline.inference.prepare import prepare_run
     from pipeline.inference.run import run_id_for, score_pending
-    from pipeline.inference.spec import ScoreSpec
 
     moments = {"imported_s": time.time()}
-    run = prepare_run(load_spec(spec, ScoreSpec), parse_date(date_))
+    run = prepare_run(spec, night)
     moments["planned_s"] = time.time()
     with ray_session(run.spec.compute, None) as pool:
         moments["ray_s"] = time.time()
