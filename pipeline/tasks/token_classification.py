@@ -7,8 +7,8 @@ label is its first token's; a word that the tokenizer drops has no token, no los
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -18,8 +18,18 @@ import pyarrow as pa
 from pipeline.tasks.base import IGNORED, Evaluation, Examples, FloatArray, Learned, WindowTargets
 from pipeline.tasks.losses import class_loss_sum
 from pipeline.tasks.numbers import softmax
-from pipeline.tasks.tagging import OUTSIDE, TagSpan, read_tags, score_entities, split_tag, write_tags
+from pipeline.tasks.tagging import (
+    OUTSIDE,
+    TagSpan,
+    TagSpans,
+    find_spans,
+    read_tags,
+    score_entities,
+    split_tag,
+    write_tags,
+)
 from pipeline.tasks.text_classification import class_names
+from pipeline.tasks.words import Words, find_beginnings, find_words, speaking_tokens
 
 if TYPE_CHECKING:
     import torch
@@ -41,14 +51,6 @@ ENTITY_TYPE = pa.list_(
     )
 )
 _JUDGED = pa.schema([("truth", pa.list_(pa.string())), ("predicted", pa.list_(pa.string()))])
-
-
-@dataclass(frozen=True)
-class _Words:
-    """Words of one row: character ranges [words, 2], and the token that speaks for each (-1: dropped)."""
-
-    ranges: npt.NDArray[np.int64]
-    tokens: npt.NDArray[np.int64]
 
 
 class TokenClassification:
@@ -98,15 +100,10 @@ class TokenClassification:
         numbers = {label: index for index, label in enumerate(learned.labels)}
         tokens = examples.tokens
         values = np.full(len(tokens.ids), IGNORED, np.float32)
-        known_words = _all_words(_with_tagged_words(examples, targets))
-        for row, (target, words) in enumerate(zip(targets.to_pylist(), known_words, strict=True)):
-            tags = _word_tags(target, words)
-            for window in _row_windows(tokens.window_rows, row):
-                base, stop = tokens.offsets[window], tokens.offsets[window + 1]
-                firsts = _first_tokens(examples, words.ranges, int(base), int(stop))
-                for tag, first in zip(tags, firsts, strict=True):
-                    if first >= 0:
-                        values[first] = numbers[tag]
+        words = find_words(_with_tagged_words(examples, targets))
+        tags = [numbers[tag] for row in _tags_of_words(targets, words) for tag in row]
+        begins = find_beginnings(tokens, words)
+        values[begins.tokens] = np.array(tags, np.float32)[begins.words]
         weights = np.add.reduceat(values != IGNORED, tokens.offsets[:-1]) if len(tokens) else np.zeros(0, np.int64)
         return WindowTargets(values, tokens.offsets, weights.astype(np.int64))
 
@@ -120,23 +117,27 @@ class TokenClassification:
 
     def decode(self, outputs: ModelOutputs, examples: Examples, learned: Learned) -> list[pa.Array]:
         """Entities of every row, in text order."""
-        scores = softmax(outputs.logits)
-        texts = examples.texts[-1].to_pylist()
-        rows = [
-            _entities(text, words, scores, learned) for text, words in zip(texts, _all_words(examples), strict=True)
-        ]
-        return [pa.array(rows, ENTITY_TYPE)]
+        words = find_words(examples)
+        spoken = speaking_tokens(examples.tokens, words)
+        heard = spoken >= 0
+        scores = softmax(outputs.logits[spoken[heard]])
+        best = scores.argmax(axis=1) if len(scores) else np.zeros(0, np.int64)
+        tags, chances = np.full(len(words), -1, np.int64), np.zeros(len(words), np.float32)
+        tags[heard], chances[heard] = best, scores[np.arange(len(best)), best]
+        return [_entity_lists(examples.texts[-1], words, find_spans(tags, learned.labels, words.offsets), chances)]
 
     def judge(
         self, outputs: Sequence[ModelOutputs], examples: Examples, targets: pa.ChunkedArray, learned: Learned
     ) -> pa.Table:
         """True and predicted IOB2 tags, word by word."""
-        best = outputs[0].logits.argmax(axis=1) if len(outputs[0].logits) else np.zeros(0, np.int64)
-        truth, predicted = [], []
-        known_words = _all_words(_with_tagged_words(examples, targets))
-        for target, words in zip(targets.to_pylist(), known_words, strict=True):
-            truth.append(_word_tags(target, words))
-            predicted.append([learned.labels[best[token]] if token >= 0 else OUTSIDE for token in words.tokens])
+        words = find_words(_with_tagged_words(examples, targets))
+        spoken = speaking_tokens(examples.tokens, words)
+        best = outputs[0].logits.argmax(axis=1) if len(outputs[0].logits) else np.zeros(1, np.int64)
+        names = np.where(spoken >= 0, np.array(learned.labels, object)[best[spoken]], OUTSIDE)
+        predicted = pa.LargeListArray.from_arrays(words.offsets, pa.array(names, pa.string())).cast(
+            _JUDGED.field(1).type
+        )
+        truth = pa.array(_tags_of_words(targets, words), _JUDGED.field(0).type)
         return pa.table([truth, predicted], schema=_JUDGED)
 
     def tune(self, judged: pa.Table, learned: Learned) -> Learned:
@@ -203,16 +204,24 @@ def _problem(target: Sequence[Any] | None, text: str, known: set[str]) -> str | 
     return f"label is unknown: {unknown[0]}" if unknown else None
 
 
-def _word_tags(target: Sequence[Any], words: _Words) -> list[str]:
-    """IOB2 tags for each word, from tags of any scheme or from character spans."""
+def _tags_of_words(targets: pa.ChunkedArray, words: Words) -> list[list[str]]:
+    """IOB2 tags for each word of each row, from tags of any scheme or from character spans."""
+    ranges = np.stack([words.starts, words.ends], axis=1)
+    edges = zip(words.offsets[:-1].tolist(), words.offsets[1:].tolist(), strict=True)
+    rows = zip(targets.to_pylist(), edges, strict=True)
+    return [_word_tags(target, ranges[start:stop]) for target, (start, stop) in rows]
+
+
+def _word_tags(target: Sequence[Any], ranges: npt.NDArray[np.int64]) -> list[str]:
+    """Those of one row, whose words have these character ranges [words, 2]."""
     if not (target and isinstance(target[0], dict)):
-        return write_tags(read_tags(target), len(words.ranges)) if target else [OUTSIDE] * len(words.ranges)
+        return write_tags(read_tags(target), len(ranges)) if target else [OUTSIDE] * len(ranges)
     spans = []
     for span in sorted(target, key=lambda item: item["start"]):
-        inside = np.flatnonzero((words.ranges[:, 1] > span["start"]) & (words.ranges[:, 0] < span["end"]))
+        inside = np.flatnonzero((ranges[:, 1] > span["start"]) & (ranges[:, 0] < span["end"]))
         if len(inside):
             spans.append(TagSpan(int(inside[0]), int(inside[-1]) + 1, str(span["label"])))
-    return write_tags(spans, len(words.ranges))
+    return write_tags(spans, len(ranges))
 
 
 def _with_tagged_words(examples: Examples, targets: pa.ChunkedArray) -> Examples:
@@ -220,73 +229,31 @@ def _with_tagged_words(examples: Examples, targets: pa.ChunkedArray) -> Examples
     return examples if _are_spans(targets) else replace(examples, are_words=True)
 
 
-def _all_words(examples: Examples) -> Iterator[_Words]:
-    """Words of each row; of windows that overlap, the one in which a word stands furthest from an edge speaks."""
-    tokens = examples.tokens
-    for row, text in enumerate(examples.texts[-1].to_pylist()):
-        windows = _row_windows(tokens.window_rows, row)
-        ranges = _list_words(text) if examples.are_words else _tokenizer_words(examples, windows)
-        chosen = np.full(len(ranges), -1, np.int64)
-        margin = np.full(len(ranges), -1, np.int64)
-        for window in windows:
-            base, stop = int(tokens.offsets[window]), int(tokens.offsets[window + 1])
-            firsts = _first_tokens(examples, ranges, base, stop)
-            room = np.where(firsts >= 0, np.minimum(firsts - base, stop - 1 - firsts), -1)
-            better = room > margin
-            chosen[better], margin[better] = firsts[better], room[better]
-        yield _Words(ranges, chosen)
+def _entity_lists(texts: pa.ChunkedArray, words: Words, spans: TagSpans, chances: FloatArray) -> pa.Array:
+    """Each row's entities, without white space before them; their score is the mean over their words."""
+    rows = words.rows[spans.starts]
+    starts, ends = words.starts[spans.starts], words.ends[spans.stops - 1]
+    strings = texts.to_pylist()
+    places = zip(rows.tolist(), starts.tolist(), ends.tolist(), strict=True)
+    whole = [strings[row][start:end] for row, start, end in places]
+    kept = [text.lstrip() for text in whole]
+    starts = starts + np.array([len(one) - len(other) for one, other in zip(whole, kept, strict=True)], np.int64)
+    fields = [
+        pa.array(kept, pa.string()),
+        pa.array(spans.labels, pa.string()),
+        pa.array(starts, pa.int32()),
+        pa.array(ends, pa.int32()),
+        pa.array(_means(chances, spans)),
+    ]
+    entities = pa.StructArray.from_arrays(fields, fields=list(ENTITY_TYPE.value_type))
+    offsets = np.searchsorted(rows, np.arange(len(words.offsets))).astype(np.int32)
+    return pa.ListArray.from_arrays(pa.array(offsets), entities).cast(ENTITY_TYPE)
 
 
-def _row_windows(window_rows: npt.NDArray[np.int64], row: int) -> range:
-    return range(int(np.searchsorted(window_rows, row)), int(np.searchsorted(window_rows, row, side="right")))
-
-
-def _list_words(text: str) -> npt.NDArray[np.int64]:
-    lengths = np.array([len(word) for word in text.split(" ")], np.int64)
-    starts = np.concatenate([[0], np.cumsum(lengths + 1)[:-1]])
-    return np.stack([starts, starts + lengths], axis=1)
-
-
-def _tokenizer_words(examples: Examples, windows: range) -> npt.NDArray[np.int64]:
-    """Character range of each of the tokenizer's words, over all windows of a row."""
-    tokens = examples.tokens
-    assert tokens.spans is not None
-    assert tokens.words is not None
-    ranges: dict[int, tuple[int, int]] = {}
-    for position in range(int(tokens.offsets[windows.start]), int(tokens.offsets[windows.stop])):
-        word, (start, end) = int(tokens.words[position]), tokens.spans[position]
-        if word >= 0 and end > start:
-            low, high = ranges.get(word, (int(start), int(end)))
-            ranges[word] = (min(low, int(start)), max(high, int(end)))
-    return np.array([ranges[word] for word in sorted(ranges)], np.int64).reshape(-1, 2)
-
-
-def _first_tokens(examples: Examples, ranges: npt.NDArray[np.int64], base: int, stop: int) -> npt.NDArray[np.int64]:
-    """For each word the first token in [base, stop) that begins in it, or -1."""
-    spans = examples.tokens.spans
-    assert spans is not None
-    inside = base + np.flatnonzero(spans[base:stop, 1] > spans[base:stop, 0])
-    found = np.full(len(ranges), -1, np.int64)
-    if not len(inside) or not len(ranges):
-        return found
-    # a token's last character tells its word: SentencePiece tokens may begin with the space before it
-    owner = np.searchsorted(ranges[:, 0], spans[inside, 1] - 1, side="right") - 1
-    owned = (owner >= 0) & (spans[inside, 1] <= ranges[owner, 1])
-    begins = owned & (spans[inside, 0] <= ranges[owner, 0])
-    for token, word in zip(inside[begins][::-1], owner[begins][::-1], strict=True):
-        found[word] = token
-    return found
-
-
-def _entities(text: str, words: _Words, scores: FloatArray, learned: Learned) -> list[dict[str, Any]]:
-    heard = words.tokens >= 0
-    best = scores[np.maximum(words.tokens, 0)].argmax(axis=1) if len(scores) else np.zeros(len(heard), np.int64)
-    tags = [learned.labels[index] if is_heard else OUTSIDE for index, is_heard in zip(best, heard, strict=True)]
-    entities = []
-    for span in read_tags(tags):
-        start, end = int(words.ranges[span.start, 0]), int(words.ranges[span.stop - 1, 1])
-        start += len(text[start:end]) - len(text[start:end].lstrip())
-        chosen = scores[words.tokens[span.start : span.stop], best[span.start : span.stop]]
-        found = {"text": text[start:end], "label": span.label, "start": start, "end": end}
-        entities.append({**found, "score": float(chosen.mean())})
-    return entities
+def _means(chances: FloatArray, spans: TagSpans) -> FloatArray:
+    """Mean over each entity's words, rounded as `numpy.mean` rounds it, which adds to a zero."""
+    padded = np.append(np.insert(chances, spans.starts, 0), np.float32(0))
+    shift = np.arange(len(spans.starts))
+    edges = np.stack([spans.starts + shift, spans.stops + shift + 1], axis=1).reshape(-1)
+    sums = np.add.reduceat(padded, edges)[::2] if len(edges) else np.zeros(0, np.float32)
+    return np.asarray(sums / (spans.stops - spans.starts), np.float32)

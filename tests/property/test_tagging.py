@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.tasks.tagging import TagSpan, read_tags, write_tags
+from pipeline.tasks.tagging import TagSpan, find_spans, read_tags, write_tags
 
 KINDS = st.sampled_from(["LOC", "PER", "a-b"])
 TAGS = st.lists(st.one_of(st.just("O"), st.builds("{}-{}".format, st.sampled_from("BIESLUM"), KINDS)), max_size=15)
@@ -43,3 +44,17 @@ def test_writing_what_was_read_changes_nothing_more(tags: list[str]) -> None:
     written = write_tags(read_tags(tags), len(tags))
     assert write_tags(read_tags(written), len(tags)) == written
     assert read_tags(written) == read_tags(tags)
+
+
+@given(st.lists(TAGS, max_size=6))
+def test_the_entities_of_many_rows_are_those_of_each(rows: list[list[str]]) -> None:
+    names = sorted({tag for row in rows for tag in row if tag != "O"})
+    numbers = [names.index(tag) if tag in names else -1 for row in rows for tag in row]
+    offsets = np.concatenate([[0], np.cumsum([len(row) for row in rows])]).astype(np.int64)
+    found = find_spans(np.array(numbers, np.int64), names, offsets)
+    expected = [
+        (int(first) + span.start, int(first) + span.stop, span.label)
+        for first, row in zip(offsets, rows, strict=False)
+        for span in read_tags(row)
+    ]
+    assert list(zip(found.starts.tolist(), found.stops.tolist(), found.labels, strict=True)) == expected
