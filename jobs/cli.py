@@ -11,6 +11,7 @@ from jobs.duplicates import duplicates
 from jobs.evaluate import evaluate
 from jobs.export import export
 from jobs.finetune import finetune
+from jobs.history import history
 from jobs.learning_curve import learning_curve
 from jobs.models.app import app as models_app
 from jobs.nightly import nightly
@@ -33,7 +34,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Fine-tune BERT-family encoders and score whole Parquet corpora, every row exactly once.",
 )
-for _job in (finetune, pretrain, bundle, evaluate, score, nightly, report, export, duplicates, topics, plan):
+for _job in (finetune, pretrain, bundle, evaluate, score, nightly, report, history, export, duplicates, topics, plan):
     app.command()(_job)
 for _other in (learning_curve, suite, tune, benchmark, schema, submit, logs, stop, demo):
     app.command()(_other)

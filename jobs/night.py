@@ -22,11 +22,12 @@ def run_night(run: PreparedRun, address: str | None, started_s: float) -> None:
     from pipeline.inference.publish import DRIVER_ALONE, check_complete, publish_run
     from pipeline.inference.run import run_id_for, score_pending
     from pipeline.output.lock import NightLock
+    from pipeline.report.failures import noting_failures
     from pipeline.report.saved import check_drift, write_report
 
     session = ray_session(run.spec.compute, address) if run.plan.pending else None
     run_id, fresh, workers = run_id_for(run.ledger.run_date), [], DRIVER_ALONE
-    with NightLock(run.ledger.table_uri, run.ledger.scope, run_id, run.ledger.storage):
+    with noting_failures(run.ledger, run_id, started_s), NightLock.of(run.ledger, run_id):
         run.keep_models()
         if session is not None:
             with session as pool:
@@ -51,8 +52,7 @@ def finish_published(run: PreparedRun, started_s: float, dry_run: bool = False) 
     from pipeline.report.saved import check_drift, complete_report
 
     if not dry_run and lacks_manifest(run):
-        run_id = run_id_for(run.ledger.run_date)
-        with NightLock(run.ledger.table_uri, run.ledger.scope, run_id, run.ledger.storage):
+        with NightLock.of(run.ledger, run_id := run_id_for(run.ledger.run_date)):
             complete_manifest(run, run_id, started_s)
         print("its manifest was missing, as the run that published it was stopped; written now")
     summary = complete_report(run.ledger, run.spec.report, writes=not dry_run)

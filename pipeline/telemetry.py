@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.progress import BarColumn, TaskID, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
+from rich.text import Text
 
 PLAIN_INTERVAL_S = 5.0
 
@@ -47,6 +48,17 @@ class Meter:
         return f"{self.num_rows / self.elapsed_s:,.0f} rows/s, {self.num_tokens / self.elapsed_s:,.0f} tokens/s"
 
 
+class _Bar(Bar):
+    """A bar with its note on a line below: on 80 columns there is no room beside it."""
+
+    note = ""
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        yield from super().get_renderables()
+        if self.note:
+            yield Text(f"  {self.note}", no_wrap=True, overflow="ellipsis")
+
+
 class ProgressDisplay:
     """One named piece of work with a known total; used as a context manager.
 
@@ -64,21 +76,23 @@ class ProgressDisplay:
         self._done = 0
         self._started_s = time.monotonic()
         self._last_line_s = self._started_s
-        self._bar: Bar | None = None
+        self._bar: _Bar | None = None
         self._bar_task: TaskID | None = None
         if sys.stderr.isatty():
-            self._bar = Bar(
+            self._bar = _Bar(
                 TextColumn("{task.description}"),
                 BarColumn(),
-                TextColumn("{task.completed:,.0f}/{task.total:,.0f} " + unit + " {task.fields[note]}"),
+                TextColumn("{task.completed:,.0f}/{task.total:,.0f} " + unit + " ({task.percentage:.0f}%)"),
                 TimeRemainingColumn(),
+                TextColumn("left"),
                 console=Console(stderr=True),
             )
 
     def __enter__(self) -> ProgressDisplay:
+        self._tell_watchers({})
         if self._bar is not None:
             self._bar.start()
-            self._bar_task = self._bar.add_task(self._title, total=self._total, note="")
+            self._bar_task = self._bar.add_task(self._title, total=self._total)
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -89,15 +103,19 @@ class ProgressDisplay:
         """Say how many units are done in all, with a short note (rates, loss, ...) and figures for watchers."""
         is_news = done != self._done
         self._done = done
-        for watch in watchers:
-            watch(Progress(self._title, self._unit, done, self._total, figures))
+        self._tell_watchers(figures)
         if self._bar is not None and self._bar_task is not None:
-            self._bar.update(self._bar_task, completed=done, note=note)
+            self._bar.note = note
+            self._bar.update(self._bar_task, completed=done)
             return
         now_s = time.monotonic()
         if is_news and (now_s - self._last_line_s >= PLAIN_INTERVAL_S or done >= self._total):
             self._last_line_s = now_s
             print(self._plain_line(now_s, note), file=sys.stderr, flush=True)
+
+    def _tell_watchers(self, figures: Mapping[str, float]) -> None:
+        for watch in watchers:
+            watch(Progress(self._title, self._unit, self._done, self._total, figures))
 
     def _plain_line(self, now_s: float, note: str) -> str:
         left_s = (now_s - self._started_s) * (self._total - self._done) / max(self._done, 1)

@@ -32,7 +32,7 @@ def score_pending(run: PreparedRun, pool: PoolOptions, run_id: str) -> list[Done
                 meter.num_tokens += record.num_tokens
                 num_bad += record.num_quarantined_rows
                 add_shard_span(record)
-            note = f"{len(records)} shards, {meter.rates()}, {num_bad} quarantined"
+            note = f"{len(records):,}/{len(run.plan.pending):,} shards, {meter.rates()}, {num_bad} quarantined"
             display.update(meter.num_rows, note, tokens=meter.num_tokens, quarantined_rows=num_bad)
     annotate_span(shards=len(records), rows=meter.num_rows, tokens=meter.num_tokens, quarantined_rows=num_bad)
     return records

@@ -21,6 +21,7 @@ from dataclasses import asdict, dataclass, replace
 from types import TracebackType
 
 from pipeline.errors import BertmillError, NightTakenError
+from pipeline.output.ledger import Ledger
 from pipeline.storage import Storage
 from pipeline.uris import join_uri
 
@@ -75,6 +76,11 @@ class NightLock:
     Raises:
         NightTakenError: another run holds it.
     """
+
+    @classmethod
+    def of(cls, ledger: Ledger, run_id: str) -> NightLock:
+        """The lock of what a ledger's records are of."""
+        return cls(ledger.table_uri, ledger.scope, run_id, ledger.storage)
 
     def __init__(
         self,

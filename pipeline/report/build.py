@@ -10,6 +10,7 @@ import pyarrow as pa
 
 from pipeline.output.history import table_columns
 from pipeline.output.keys import read_row_groups
+from pipeline.output.manifests import Manifest
 from pipeline.report.drift import Drift, Finding, judge, measure_drift, share_of
 from pipeline.report.figures import FigureColumns, Figures, choose_figure_columns, display_columns, read_figures
 from pipeline.report.limits import ReportConfig
@@ -44,6 +45,8 @@ class NightReport:
         drift, findings: Differences, and those beyond limits.
         movement: Rows that changed; None where there is no night before.
         bad: Quarantined rows by reason.
+        limits: What `findings` were judged by.
+        last_shares: Figures of drift that the last night's manifest tells of that night.
     """
 
     source: ReportSource
@@ -58,6 +61,8 @@ class NightReport:
     findings: tuple[Finding, ...]
     movement: Movement | None
     bad: tuple[BadRows, ...]
+    limits: ReportConfig
+    last_shares: Mapping[str, float | None]
 
     @property
     def level(self) -> str:
@@ -111,17 +116,24 @@ def build_report(uri: str, run_date: str, config: ReportConfig, storage: Storage
         findings=tuple(judge(drift, config)),
         movement=movement,
         bad=_read_bad(source, storage),
+        limits=config,
+        last_shares=_manifest_shares(source.last_manifest, source.last_manifest) if source.last_manifest else {},
     )
 
 
 def _shares(source: ReportSource) -> dict[str, float | None]:
     """The figures of drift that manifests tell."""
-    counts, usage = source.manifest.counts, source.working_manifest.counts.get("usage", {})
-    last = source.last_manifest.counts if source.last_manifest else {}
-    num_rows, num_before = counts.get("num_rows"), last.get("num_rows")
-    change = share_of(num_rows, num_before)
+    num_before = source.last_manifest.counts.get("num_rows") if source.last_manifest else None
+    change = share_of(source.manifest.counts.get("num_rows"), num_before)
+    found = _manifest_shares(source.manifest, source.working_manifest)
+    return {"rows_change": abs(change - 1) if change is not None else None, **found}
+
+
+def _manifest_shares(manifest: Manifest, working: Manifest) -> dict[str, float | None]:
+    """Shares of a night's tokens and rows; `working` is of the run that scored them."""
+    counts, usage = manifest.counts, working.counts.get("usage", {})
+    num_rows = counts.get("num_rows")
     return {
-        "rows_change": abs(change - 1) if change is not None else None,
         "unknown_share": share_of(usage.get("num_unknown_tokens"), usage.get("num_tokens")),
         "truncated_share": share_of(counts.get("num_truncated_rows"), num_rows),
         "quarantined_share": share_of(counts.get("num_quarantined_rows"), num_rows),

@@ -6,7 +6,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from html import escape
 
-_WIDTH, _HEIGHT, _LEFT, _BOTTOM = 380, 170, 46, 22  # SVG units: a pixel each on a narrow screen
+_WIDTH, _HEIGHT, _LEFT, _BOTTOM = 380, 170, 54, 22  # SVG units: a pixel each on a narrow screen
+_LABEL = 16  # characters of a name that stand beside its bars
 
 
 class Html(str):
@@ -29,6 +30,11 @@ def tag(name: str, *children: object, **attributes: object) -> Html:
 def join(parts: Iterable[Html]) -> Html:
     """Elements one after the other."""
     return Html("".join(parts))
+
+
+def link(text: str, address: str) -> Html:
+    """A link to a page beside this one."""
+    return tag("a", text, href=address)
 
 
 def table(heads: Sequence[str], rows: Iterable[Sequence[object]], numbers: Sequence[int] = ()) -> Html:
@@ -59,7 +65,7 @@ def draw_bars(title: str, bars: Bars) -> Html:
     parts = []
     for index, name in enumerate(bars.names):
         y = top + index * step
-        short = name if len(name) <= 18 else f"{name[:17]}…"
+        short = name if len(name) <= _LABEL else f"{name[: _LABEL - 1]}…"
         parts.append(_text(left - 6, y + 12, short, "end", full=name))
         for offset, values, kind in ((0, bars.now, "now"), (14, bars.last, "last")):
             if len(values):
@@ -95,10 +101,39 @@ def draw_series(title: str, points: Sequence[tuple[float, float]], line: Sequenc
     everything = [*points, *line] or [(0.0, 0.0)]
     right, highest = max(x for x, _ in everything) or 1.0, max(y for _, y in everything) or 1.0
     plot = _Plot((0.0, right), highest)
-    parts = plot.axes(f"{highest:,.4g}")
+    parts = plot.axes(_short(highest))
     for x, y in (plot.place(*point) for point in points):
         parts.append(tag("circle", cx=f"{x:.1f}", cy=f"{y:.1f}", r=2.5, class_="point"))
     return _picture(title, [*parts, *([plot.line(line, "outline")] if line else [])], _HEIGHT)
+
+
+@dataclass(frozen=True)
+class Column:
+    """One night of a drawing: its date, its value (None: nothing is known), and its report's level."""
+
+    date: str
+    value: float | None
+    level: str
+
+
+def draw_columns(title: str, columns: Sequence[Column], form: str) -> Html:
+    """A column for each night, in the colour of its level; each says its night and value where it is pointed at."""
+    highest = max([column.value for column in columns if column.value is not None], default=0.0) or 1.0
+    step = (_WIDTH - _LEFT - 6) / max(len(columns), 1)
+    floor, parts = _HEIGHT - _BOTTOM, []
+    for index, column in enumerate(columns):
+        x = _LEFT + index * step
+        if column.value is not None:
+            height = max(column.value / highest * (floor - 10), 0.8)
+            box = {"x": f"{x + step * 0.1:.1f}", "y": f"{floor - height:.1f}", "width": f"{min(step * 0.8, 40):.1f}"}
+            words = tag("title", f"{column.date}: {column.value:{form}}")
+            kind = column.level if column.level in ("warn", "fail") else "now"
+            parts.append(tag("rect", words, **box, height=f"{height:.1f}", class_=f"column {kind}"))
+    ends = [_text(_LEFT, _HEIGHT - 6, columns[0].date, "start")] if columns else []
+    if len(columns) > 2:
+        ends.append(_text(_WIDTH - 6, _HEIGHT - 6, columns[-1].date, "end"))
+    line = tag("line", x1=_LEFT, y1=floor, x2=_WIDTH - 6, y2=floor, class_="axis")
+    return _picture(title, [*parts, line, *ends, _text(_LEFT - 4, 16, _short(highest, form), "end")], _HEIGHT)
 
 
 def draw_shares(title: str, shares: Sequence[tuple[str, float]]) -> Html:
@@ -150,11 +185,21 @@ class _Plot:
     def axes(self, top: str) -> list[Html]:
         line = tag("line", x1=_LEFT, y1=self.floor, x2=_WIDTH - 6, y2=self.floor, class_="axis")
         ends = [
-            _text(_LEFT, _HEIGHT - 6, f"{self._low:,.4g}", "start"),
-            _text(_WIDTH - 6, _HEIGHT - 6, f"{self._high:,.4g}", "end"),
+            _text(_LEFT, _HEIGHT - 6, _short(self._low), "start"),
+            _text(_WIDTH - 6, _HEIGHT - 6, _short(self._high), "end"),
             _text(_LEFT - 4, 16, top, "end"),
         ]
         return [line, *ends]
+
+
+def _short(value: float, form: str = "") -> str:
+    """A number that fits beside an axis; `form` is how it is written elsewhere."""
+    if form.endswith("%"):
+        return f"{value:.1%}"
+    for scale, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(value) >= 10 * scale:
+            return f"{value / scale:.3g}{unit}"
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}" if abs(value) >= 1 else f"{value:.2g}"
 
 
 def _text(x: float, y: float, text: str, anchor: str, full: str | None = None) -> Html:

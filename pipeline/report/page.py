@@ -71,19 +71,25 @@ def _rows(report: NightReport) -> Html:
 
 def _drift(drift: Drift, report: NightReport) -> Html:
     levels = {finding.name: finding.level for finding in report.findings}
+    heads = ("figure", "column", "value", "last night", "warns above", "fails above", "")
     rows = []
     for name, words in _DRIFT_WORDS.items():
         value = getattr(drift, name)
-        entries = value.items() if isinstance(value, dict) else [("", value)]
-        for column, figure in entries:
+        limits = [getattr(side, name) for side in (report.limits.warn, report.limits.fail)]
+        for column, figure in value.items() if isinstance(value, dict) else [("", value)]:
             if figure is not None:
-                is_worst = figure == drift.worst(name)
-                level = levels.get(name, "ok") if is_worst else ""
-                shown = f"{figure:.2%}" if name.endswith(("share", "change")) else f"{figure:.4f}"
-                rows.append((words, column, shown, tag("span", level, class_=f"level {level}")))
+                is_judged = figure == drift.worst(name) and any(limit is not None for limit in limits)
+                level = levels.get(name, "ok") if is_judged else ""
+                shown = [_figure(name, each) for each in (figure, report.last_shares.get(name), *limits)]
+                rows.append((words, column, *shown, tag("span", level, class_=f"level {level}")))
     changed = _model_change(report)
-    made = table(("figure", "column", "value", "limits"), rows, numbers=(2,))
-    return join([made, *([tag("p", changed, class_="level warn")] if changed else [])])
+    return join([table(heads, rows, range(2, 6)), *([tag("p", changed, class_="level warn")] if changed else [])])
+
+
+def _figure(name: str, value: float | None) -> str:
+    if value is None:
+        return ""
+    return f"{value:.2%}" if name.endswith(("share", "change")) else f"{value:.4f}"
 
 
 def _model_change(report: NightReport) -> str:

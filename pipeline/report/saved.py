@@ -30,6 +30,13 @@ def save_report(report: NightReport, storage: Storage) -> str:
     return uri
 
 
+def save_nights_page(table_uri: str, content: str, storage: Storage) -> str:
+    """Write the page of all nights beside the nights' own; returns its URI."""
+    uri = join_uri(table_uri, REPORTS, "nights.html")
+    storage.write_bytes(uri, content.encode())
+    return uri
+
+
 @span("report")
 def write_report(ledger: Ledger, config: ReportConfig) -> Mapping[str, Any] | None:
     """Make and save the report of a night that was just published, and print where it is and what it found.

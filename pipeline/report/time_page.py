@@ -11,7 +11,7 @@ from pipeline.output.spans import Span, flatten_spans
 from pipeline.output.usage import StageTimes
 from pipeline.output.workers import IdleTimes, shard_spans
 from pipeline.report.build import NightReport
-from pipeline.report.frame import charts, facts, section
+from pipeline.report.frame import charts, facts, format_seconds, section
 from pipeline.report.html import Html, draw_lanes, draw_series, draw_shares, table, tag
 
 _MAX_POINTS, _NUM_BUCKETS, _MAX_LANES, _MAX_WORKERS, _LANE_STEPS = 1500, 60, 16, 50, 260
@@ -59,15 +59,15 @@ def _figures(report: NightReport, run: Any, usage: dict[str, Any]) -> list[tuple
     per_million = usage["cost_per_million_rows"]
     gpu = [("most GPU memory of a worker", _megabytes(usage["peak_gpu_bytes"]))] if usage["peak_gpu_bytes"] else []
     return [
-        ("from command to commit", _seconds(run["elapsed_s"])),
+        ("from command to commit", format_seconds(run["elapsed_s"])),
         ("rows a second", f"{usage['rows_per_s']:,.0f}"),
         ("tokens a second", f"{usage['tokens_per_s']:,.0f}"),
         ("tokens", f"{usage['num_tokens']:,}"),
         ("padding", f"{1 - usage['num_tokens'] / max(usage['num_padded_tokens'], 1):.1%}"),
         ("workers", f"{usage['num_workers']:,}"),
         ("workers idle", f"{usage['idle_share']:.1%}"),
-        ("before the first shard", _seconds(usage["before_s"])),
-        ("after the last shard", _seconds(usage["after_s"])),
+        ("before the first shard", format_seconds(usage["before_s"])),
+        ("after the last shard", format_seconds(usage["after_s"])),
         ("read, uncompressed", _megabytes(usage["read_bytes"])),
         ("written", _megabytes(usage["written_bytes"])),
         ("most memory of a worker", _megabytes(usage["peak_bytes"])),
@@ -110,7 +110,7 @@ def _worker_row(worker: dict[str, Any]) -> list[str]:
         f"{worker['tokens_per_s']:,.0f}",
         _percent(1 - worker["num_tokens"] / max(worker["num_padded_tokens"], 1)),
         *(_percent(worker[f"{name}_s"] / paid_s) for name in (*_STAGES, *_IDLE[:-1])),
-        _seconds(worker["hidden_s"]),
+        format_seconds(worker["hidden_s"]),
         _percent(worker["model_flop_utilisation"]),
         *(_megabytes(worker[name]) for name in ("read_bytes", "written_bytes", "peak_bytes", "peak_gpu_bytes")),
     ]
@@ -170,10 +170,6 @@ def _throughput(shards: Sequence[dict[str, Any]]) -> Html:
 
 def _percent(share: float | None) -> str:
     return "unknown" if share is None else f"{share:.1%}"
-
-
-def _seconds(value: float) -> str:
-    return f"{value:,.1f} s" if value < 600 else f"{value / 60:,.1f} min"
 
 
 def _megabytes(value: float) -> str:

@@ -19,6 +19,10 @@ from ray.cluster_utils import Cluster
 head = {"num_cpus": 4, "include_dashboard": True, "dashboard_port": int(sys.argv[1]), "dashboard_agent_listen_port": 0}
 running = Cluster(initialize_head=True, head_node_args=head)
 print("http://" + running.webui_url, flush=True)
+import ray
+ray.init(address=running.address, log_to_driver=False, logging_level="ERROR")
+(node,) = ray.nodes()
+print("http://%s:%d/metrics" % (node["NodeManagerAddress"], node["MetricsExportPort"]), flush=True)
 sys.stdin.read()
 running.shutdown()
 """
@@ -26,10 +30,15 @@ running.shutdown()
 
 @dataclass(frozen=True)
 class Cluster:
-    """A running cluster; closing its process's stdin ends it."""
+    """A running cluster; closing its process's stdin ends it.
+
+    Attributes:
+        metrics_url: What Prometheus reads of its node.
+    """
 
     process: subprocess.Popen[str]
     address: str
+    metrics_url: str
     token: str
 
     def environment(self) -> dict[str, str]:
@@ -40,7 +49,8 @@ class Cluster:
         self.process.communicate(timeout=60)
 
 
-def start_cluster() -> Cluster:
+def start_cluster(**variables: str) -> Cluster:
+    """Start one whose jobs have some variables, and none of this process's own AWS ones."""
     token = secrets.token_hex(16)
     bin_directory = str(Path(sys.executable).parent)  # a job's entrypoint says `python`
     environment = {
@@ -48,7 +58,9 @@ def start_cluster() -> Cluster:
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN": token,
         "RAY_BACKEND_LOG_LEVEL": "fatal",
+        "RAY_metrics_report_interval_ms": "500",
         "PATH": f"{bin_directory}:{os.environ['PATH']}",
+        **variables,
     }
     process = subprocess.Popen(
         [sys.executable, "-c", _CLUSTER, str(free_ports(1)[0])],
@@ -59,6 +71,6 @@ def start_cluster() -> Cluster:
         text=True,
     )
     assert process.stdout is not None
-    address = process.stdout.readline().strip()
+    address, metrics_url = (process.stdout.readline().strip() for _ in range(2))
     assert address.startswith("http://"), f"the cluster of {REPOSITORY} did not start"
-    return Cluster(process, address, token)
+    return Cluster(process, address, metrics_url, token)

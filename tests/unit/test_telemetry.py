@@ -1,5 +1,10 @@
 from __future__ import annotations
 
+import os
+import pty
+import re
+import sys
+
 import pytest
 
 from pipeline import telemetry
@@ -65,6 +70,25 @@ def test_watchers_get_every_piece_of_news_as_numbers(monkeypatch: pytest.MonkeyP
         display.update(30, "1 shards", tokens=700)
         display.update(60)
     assert seen == [
+        telemetry.Progress("scoring", "rows", 0, 100, {}),
         telemetry.Progress("scoring", "rows", 30, 100, {"tokens": 700}),
         telemetry.Progress("scoring", "rows", 60, 100, {}),
     ]
+
+
+def test_a_terminal_of_80_columns_gets_a_bar_and_everything_that_a_log_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    reader, writer = pty.openpty()
+    note = "5/6 shards, 7,070 rows/s, 176,706 tokens/s, 1,212 quarantined"
+    with os.fdopen(writer, "w", encoding="utf-8") as terminal, monkeypatch.context() as patch:
+        patch.setattr(sys, "stderr", terminal)
+        patch.setenv("COLUMNS", "80")
+        patch.setenv("TERM", "xterm")
+        with telemetry.ProgressDisplay("scoring", 23_703, "rows") as display:
+            display.update(20_000, note)
+        terminal.flush()
+        seen = os.read(reader, 1 << 16).decode()
+    os.close(reader)
+    lines = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", seen).replace("\r", "\n").split("\n")
+    assert any(re.fullmatch(r"scoring [━╸╺]+ 20,000/23,703 rows \(84%\) [-0-9:]+ left *", line) for line in lines)
+    assert any(line.rstrip() == f"  {note}" for line in lines)
+    assert max(map(len, lines)) <= 80
