@@ -20,6 +20,7 @@ RUN_DATE = "run_date"
 QUARANTINE = "_quarantine"  # below a table: the Delta table of the rows that could not be scored
 REPORTS = "_reports"  # below a table: a page for each night
 EMBEDDING = "embedding"
+BESIDE = b"bertmill.beside"  # on columns of a bundle that scores beside others in a comparison night: its name
 _NOT_IN_NAMES = re.compile(r"[.\s,;{}()=]")
 _DELTA_DIGITS = 38
 
@@ -55,19 +56,23 @@ RESERVED_COLUMNS = frozenset(
 class BundleFields:
     """What one bundle adds to a table: its task's columns, and the embedding if that is written.
 
-    `name` is empty for a bundle that scores alone; several bundles prefix their columns by their names.
+    `name` is empty for a bundle that scores alone; several bundles prefix their columns by their names. Columns of one
+    that scores `beside` the others are marked as such, and null in other nights.
     """
 
     name: str
     task_fields: tuple[pa.Field, ...]
     with_embedding: bool
+    beside: bool = False
 
     @property
     def fields(self) -> list[pa.Field]:
         """The columns, under the names they have in the table."""
         embedding = [EMBEDDING_FIELD] if self.with_embedding else []
         plain = [*self.task_fields, *embedding, *ACCOUNT_FIELDS, MODEL_VERSION_FIELD]
-        return [field.with_name(prefixed(self.name, field.name)) for field in plain]
+        named = [field.with_name(prefixed(self.name, field.name)) for field in plain]
+        mark = {BESIDE: self.name.encode()}
+        return [field.with_nullable(True).with_metadata(mark) for field in named] if self.beside else named
 
 
 def prefixed(bundle_name: str, column: str) -> str:

@@ -1,19 +1,36 @@
-"""`bertmill table diff URI D1 D2`: what changed between two nights."""
+"""`bertmill table diff URI D1 D2`, `... beside URI --date D --name N`: what changed between two nights, or models."""
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict
 from typing import Annotated
 
 import typer
 
 from jobs.nights import parse_date
 from jobs.session import Debug, guarded, preparing
-from jobs.table.options import AsJson, Endpoint, TableUri, open_storage
+from jobs.table.options import AsJson, Endpoint, Night, TableUri, open_storage
 
+BundleName = Annotated[str, typer.Option("--name", help="its name in the spec's `beside`", show_default=False)]
 FirstNight = Annotated[str, typer.Argument(help="a night, YYYY-MM-DD", metavar="D1", show_default=False)]
 SecondNight = Annotated[str, typer.Argument(help="the night to compare it with", metavar="D2", show_default=False)]
+
+
+def beside(
+    uri: TableUri,
+    date_: Night,
+    name: BundleName,
+    json_: AsJson = False,
+    endpoint_url: Endpoint = None,
+    debug: Debug = False,
+) -> None:
+    """Compare, within a comparison night, a bundle that scored beside the night's own with that one, row by row."""
+    with guarded(debug):
+        from jobs.table.printing import print_comparison
+        from pipeline.output.compare import compare_beside
+
+        with preparing():
+            found = compare_beside(uri, parse_date(date_), name, open_storage(endpoint_url))
+        print_comparison(found, json_)
 
 
 def diff(
@@ -32,7 +49,4 @@ def diff(
         with preparing():
             nights = parse_date(first), parse_date(second)
             found = compare_nights(uri, *nights, open_storage(endpoint_url))
-        if json_:
-            print(json.dumps(asdict(found), indent=2))
-        else:
-            print_comparison(found)
+        print_comparison(found, json_)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -79,8 +81,11 @@ def print_compaction(uri: str, night: str, done: Compaction) -> None:
     print("  the merged files stay for older versions until `bertmill table vacuum` removes them")
 
 
-def print_comparison(found: NightComparison) -> None:
+def print_comparison(found: NightComparison, as_json: bool) -> None:
     """Rows, label flips, shifts and cosines."""
+    if as_json:
+        print(json.dumps(asdict(found), indent=2))
+        return
     print(f"night {found.first}: {found.num_rows_first:,} rows; night {found.second}: {found.num_rows_second:,} rows")
     print(f"  only in {found.first}: {found.num_rows_only_first:,}")
     print(f"  only in {found.second}: {found.num_rows_only_second:,}")

@@ -65,6 +65,8 @@ def explain_plan(run: PreparedRun) -> list[str]:
             for name, info in run.bundles.items()
         ),
     ]
+    if run.added_columns:
+        lines.append(f"new columns of the table, null in nights before: {', '.join(run.added_columns)}")
     num_covered = len(run.files) - len(run.footers)
     if num_covered:
         lines.append(f"in earlier nights, unchanged: {num_covered:,} further files")
@@ -139,12 +141,12 @@ def estimate_tokens(run: PreparedRun, spots: Sequence[Spot]) -> tuple[float, int
 def _called(run: PreparedRun, name: str) -> str:
     """A bundle as the spec calls it, and what that was resolved to."""
     model = run.models.get(name)
-    return f"{model.asked}, which is {model.version} for this night" if model else run.spec.bundle[name]
+    return f"{model.asked}, which is {model.version} for this night" if model else run.spec.bundles[name]
 
 
 def _open_tokenizer(run: PreparedRun, name: str) -> TextTokenizer:
-    bundle = fetch_bundle(run.spec.bundle[name], run.ledger.storage, tokenizer_only=True)
-    options = token_options(bundle.info, find_task(bundle.info.task, run.spec.bundle[name]))
+    bundle = fetch_bundle(run.spec.bundles[name], run.ledger.storage, tokenizer_only=True)
+    options = token_options(bundle.info, find_task(bundle.info.task, run.spec.bundles[name]))
     return TextTokenizer(load_counting_tokenizer(bundle.path), options)
 
 

@@ -80,7 +80,7 @@ def resolve_bundles(spec: ScoreSpec, run_date: str, rescores: bool) -> tuple[Sco
     Raises:
         ModelError: there is no such version, alias or registry.
     """
-    asked = {name: uri for name, uri in spec.bundle.items() if is_reference(uri)}
+    asked = {name: uri for name, uri in spec.bundles.items() if is_reference(uri)}
     if not asked:
         return spec, {}
     storage = Storage(spec.storage)
@@ -93,5 +93,9 @@ def resolve_bundles(spec: ScoreSpec, run_date: str, rescores: bool) -> tuple[Sco
             version = find_version(reference, registry)
             model = UsedModel(reference, str(version), version.uri)
         models[name] = model
-    places = {name: models[name].uri if name in models else uri for name, uri in spec.bundle.items()}
-    return spec.model_copy(update={"bundle": places}), models
+    blocks = {"bundle": spec.bundle, "beside": spec.beside}
+    places = {
+        block: {name: models[name].uri if name in models else uri for name, uri in bundles.items()}
+        for block, bundles in blocks.items()
+    }
+    return spec.model_copy(update=places), models

@@ -45,6 +45,7 @@ class PreparedRun:
         coverage: What earlier nights hold; nothing unless only new files are selected.
         rescores: Everything is scored again, whatever the ledger says.
         models: What bundles that a registry names were resolved to, by name.
+        added_columns: What publishing adds to the table's columns.
     """
 
     spec: ScoreSpec
@@ -60,6 +61,7 @@ class PreparedRun:
     ledger: Ledger
     plan: ScorePlan
     models: Mapping[str, UsedModel]
+    added_columns: tuple[str, ...]
 
     @property
     def model_version(self) -> str:
@@ -117,8 +119,8 @@ def prepare_run(spec: ScoreSpec, run_date: str, rescore: bool = False) -> Prepar
     """
     spec, models = resolve_bundles(spec, run_date, rescore)
     storage, output = Storage(spec.storage), spec.output
-    bundles, files = open_inputs(spec.bundle, spec.corpus.uri, storage)
-    tasks = {name: find_task(info.task, spec.bundle[name]) for name, info in bundles.items()}
+    bundles, files = open_inputs(spec.bundles, spec.corpus.uri, storage)
+    tasks = {name: find_task(info.task, spec.bundles[name]) for name, info in bundles.items()}
     check_inputs(spec.corpus.inputs, [name for task in tasks.values() for name in task.inputs], "spec")
     read = {name: _bundle_inputs(spec, bundles[name], task) for name, task in tasks.items()}
     columns = Columns(tuple(dict.fromkeys(chain.from_iterable(read.values()))), spec.corpus.keep)
@@ -138,7 +140,7 @@ def prepare_run(spec: ScoreSpec, run_date: str, rescore: bool = False) -> Prepar
         raise CorpusError(f"{', '.join(spec.corpus.uri)}: {found}", "nothing to score")
     kept = _kept_columns(footers, spec) if footers else _kept_before(spec, storage)
     schema = _table_schema(spec, kept, tasks)
-    check_table_target(output.uri, schema, storage)
+    added = check_table_target(output.uri, schema, storage)
     starts_anew = rescore and not ledger.is_rescored()
     records = {} if starts_anew else ledger.read(ledger.names() & {shard.name for shard in shards})
     plan = plan_scoring(shards, records, standing_files(ledger, records.values()))
@@ -159,6 +161,7 @@ def prepare_run(spec: ScoreSpec, run_date: str, rescore: bool = False) -> Prepar
         ledger,
         plan,
         models,
+        tuple(field.name for field in added),
     )
 
 
@@ -168,7 +171,7 @@ def make_job(run: PreparedRun, num_threads: int, run_id: str) -> ScoreJob:
     if run.spec.reuse == "text-hash":
         texts = TextStore(ledger.table_uri, ledger.fingerprint, ledger.storage)
         reuse = ReuseSource(texts, () if run.rescores or ledger.is_rescored() else texts.newest_files())
-    bundles, output = run.spec.bundle, run.spec.output
+    bundles, output = run.spec.bundles, run.spec.output
     embedded = frozenset(name for name in bundles if output.writes_embedding(name))
     model = ModelSource(bundles, run.source.texts, run.spec.compute, num_threads, ledger.storage, embedded)
     return ScoreJob(model, run.source, ledger, run.table_schema, run_id, reuse)
@@ -216,7 +219,7 @@ def _table_schema(spec: ScoreSpec, kept: pa.Schema, tasks: Mapping[str, Task]) -
         SpecError: a kept column, or another bundle's, has a name that a bundle writes.
     """
     parts = [
-        BundleFields(name, tuple(task.output_fields()), spec.output.writes_embedding(name))
+        BundleFields(name, tuple(task.output_fields()), spec.output.writes_embedding(name), name in spec.beside)
         for name, task in tasks.items()
     ]
     schema = scored_schema(kept, parts)

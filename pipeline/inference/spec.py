@@ -69,6 +69,11 @@ class ScoreSpec(SpecModel):
     """Score a corpus with one bundle, or with several at once, and publish one night of a table."""
 
     bundle: Bundles = Field(description="bundle written by `bertmill finetune`, or models://...; several: `name: URI`")
+    beside: dict[str, Uri] = Field(
+        default_factory=dict,
+        description="for a comparison night, bundles that score the same rows beside: `name: URI`; their columns are "
+        "prefixed by their names, and null in other nights",
+    )
     registry: Uri | None = Field(None, description="where models:// is looked up; default: $BERTMILL_REGISTRY")
     corpus: CorpusConfig
     output: OutputConfig
@@ -78,6 +83,24 @@ class ScoreSpec(SpecModel):
     report: ReportConfig = ReportConfig()
     compute: ComputeConfig = ComputeConfig()
     storage: StorageConfig = StorageConfig()
+
+    @property
+    def bundles(self) -> dict[str, str]:
+        """Every bundle by its name, those beside too."""
+        return {**self.bundle, **self.beside}
+
+    @field_validator("beside")
+    @classmethod
+    def _beside_are_named(cls, beside: dict[str, str]) -> dict[str, str]:
+        check_bundle_names(beside)
+        return beside
+
+    @model_validator(mode="after")
+    def _names_differ(self) -> ScoreSpec:
+        twice = sorted(self.bundle.keys() & self.beside.keys())
+        if twice:
+            raise ValueError(f"{twice[0]!r} is both in bundle and in beside")
+        return self
 
     @model_validator(mode="after")
     def _output_is_apart(self) -> ScoreSpec:
@@ -89,7 +112,7 @@ class ScoreSpec(SpecModel):
     @model_validator(mode="after")
     def _embeddings_have_bundles(self) -> ScoreSpec:
         named = self.output.embedding
-        unknown = [] if isinstance(named, bool) else [name for name in named if name not in self.bundle]
+        unknown = [] if isinstance(named, bool) else [name for name in named if name not in self.bundles]
         if unknown:
             raise ValueError(f"output.embedding names {unknown[0]!r}, which is none of the bundles")
         return self

@@ -19,7 +19,9 @@ from pipeline.errors import ModelError
 from pipeline.inference.closeness import Comparison, OwnColumns, RescoredSample, Row
 from pipeline.inference.reference import PlainModel
 from pipeline.inference.tolerance import Tolerance
+from pipeline.output.columns import columns_of
 from pipeline.output.log import require_night, require_table
+from pipeline.output.row_groups import shared_columns
 from pipeline.output.table import DataFile
 from pipeline.registry.resolve import resolve_model
 from pipeline.schema import MODEL_VERSION_FIELD, SOURCE_FILE, SOURCE_ROW, prefixed
@@ -67,7 +69,8 @@ def rescore_sample(uri: str, run_date: str, check: SampleCheck, storage: Storage
     bundle = fetch_bundle(canonical_uri(resolve_model(check.bundle_uri, None, storage)), storage)
     task = find_task(bundle.info.task, check.bundle_uri)
     check_inputs(check.inputs, task.inputs, "command line")
-    own = OwnColumns(frozenset(pa.schema(table.schema().to_arrow()).names), check.bundle_name)
+    there = shared_columns(columns_of(table), [join_uri(uri, path) for path in files], storage)
+    own = OwnColumns(frozenset(there.names), check.bundle_name)
     comparison = Comparison(bundle.info, task, own, check.tolerance)
     version = prefixed(check.bundle_name, MODEL_VERSION_FIELD.name)
     rows = _sample_rows(uri, files, check.num_rows, [*comparison.columns, version], storage)

@@ -15,11 +15,14 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipeline.errors import CorpusError
+from pipeline.output.columns import columns_of
 from pipeline.output.keys import KEYS, KeyRange, RowGroupPlace, key_ranges, read_row_group, read_row_groups
 from pipeline.output.log import require_night, require_table
-from pipeline.schema import EMBEDDING, RESERVED_COLUMNS
+from pipeline.output.row_groups import shared_columns
+from pipeline.schema import EMBEDDING, RESERVED_COLUMNS, prefixed
 from pipeline.storage import Storage
-from pipeline.uris import canonical_uri
+from pipeline.uris import canonical_uri, join_uri
 
 FloatMatrix = npt.NDArray[np.float64]
 BoolArray = npt.NDArray[np.bool_]
@@ -56,7 +59,10 @@ class Closeness:
 
 @dataclass(frozen=True)
 class NightComparison:
-    """Two nights of a table; a row is unchanged if it is the same in every column that is compared."""
+    """Two nights of a table, or a night and what a bundle said beside it.
+
+    A row is unchanged if it is the same in every column that is compared.
+    """
 
     first: str
     second: str
@@ -104,24 +110,37 @@ def compare_nights(uri: str, first: str, second: str, storage: Storage) -> Night
     uri = canonical_uri(uri)
     table = require_table(uri, storage)
     first_files, second_files = (require_night(table, uri, night) for night in (first, second))
-    columns = choose_columns(pa.schema(table.schema().to_arrow()))
+    uris = [join_uri(uri, path) for path in (*first_files, *second_files)]
+    columns = choose_columns(shared_columns(columns_of(table), uris, storage))
     totals = _Totals(columns)
     for left, right in matched_rows(uri, (sorted(first_files), sorted(second_files)), columns.names, storage):
         totals.add(left, right)
     num_first, num_second = (sum(file.num_rows for file in files.values()) for files in (first_files, second_files))
-    return NightComparison(
-        first,
-        second,
-        num_first,
-        num_second,
-        num_first - totals.num_rows,
-        num_second - totals.num_rows,
-        totals.num_rows,
-        totals.num_unchanged,
-        totals.labels(),
-        totals.numbers(),
-        totals.vectors(),
-    )
+    return totals.summed_up(first, second, num_first, num_second)
+
+
+def compare_beside(uri: str, run_date: str, bundle_name: str, storage: Storage) -> NightComparison:
+    """Compare, within a night, what a bundle that scored beside it says with what the night's own bundle says.
+
+    Raises:
+        CorpusError: there is no such table or night, or no such bundle scored beside its own.
+    """
+    uri = canonical_uri(uri)
+    table = require_table(uri, storage)
+    files = require_night(table, uri, run_date)
+    there = shared_columns(columns_of(table), [join_uri(uri, path) for path in files], storage)
+    both = [field for field in there if prefixed(bundle_name, field.name) in there.names]
+    columns = choose_columns(pa.schema(both))
+    if not columns.names:
+        raise CorpusError(
+            f"{uri}: night {run_date} has no two columns NAME and {bundle_name}_NAME that could be compared",
+            f"the night's columns are: {', '.join(there.names)}",
+        )
+    totals, others = _Totals(columns), [prefixed(bundle_name, name) for name in columns.names]
+    for path in sorted(files):
+        for _, rows in read_row_groups(uri, path, [*columns.names, *others], storage):
+            totals.add(rows.select(columns.names), rows.select(others).rename_columns(columns.names))
+    return totals.summed_up(run_date, f"{run_date} by {bundle_name}", totals.num_rows, totals.num_rows)
 
 
 def matched_rows(
@@ -192,6 +211,22 @@ class _Totals:
             same &= self._add_vectors(name, left[name], right[name])
         self.num_rows += left.num_rows
         self.num_unchanged += int(same.sum())
+
+    def summed_up(self, first: str, second: str, num_first: int, num_second: int) -> NightComparison:
+        """All of it, for two sides of so many rows."""
+        return NightComparison(
+            first,
+            second,
+            num_first,
+            num_second,
+            num_first - self.num_rows,
+            num_second - self.num_rows,
+            self.num_rows,
+            self.num_unchanged,
+            self.labels(),
+            self.numbers(),
+            self.vectors(),
+        )
 
     def labels(self) -> tuple[LabelChanges, ...]:
         return tuple(

@@ -9,7 +9,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.errors import AccountingError
-from pipeline.storage import Storage, classify_error, retrying
+from pipeline.storage import Storage, classify_error, map_threads, retrying
+
+_THREADS = 16
 
 
 def read_file_schema(uri: str, storage: Storage) -> pa.Schema:
@@ -23,6 +25,16 @@ def read_file_schema(uri: str, storage: Storage) -> pa.Schema:
         return retrying(lambda: pq.read_schema(path, filesystem=filesystem), f"read {uri}")
     except (pa.ArrowException, OSError) as error:
         raise _unreadable(uri, error) from None
+
+
+def shared_columns(schema: pa.Schema, uris: Sequence[str], storage: Storage) -> pa.Schema:
+    """The columns of a table that each of some of its files has: others were added later, or for another night.
+
+    Raises:
+        AccountingError: a file is gone or is not Parquet.
+    """
+    there = [set(found.names) for found in map_threads(lambda uri: read_file_schema(uri, storage), uris, _THREADS)]
+    return pa.schema([field for field in schema if all(field.name in names for names in there)])
 
 
 def read_row_groups(uri: str, storage: Storage, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:

@@ -20,6 +20,7 @@ from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundErr
 from deltalake.transaction import AddAction, RemoveAction
 
 from pipeline.errors import CommitConflictError, OutputTakenError, TransientStorageError
+from pipeline.output.columns import check_types, columns_of, new_columns
 from pipeline.output.compacted import CompactedFile, read_compacted, stand_in
 from pipeline.schema import QUARANTINE, REPORTS, RUN_DATE
 from pipeline.storage import NUM_REQUEST_ATTEMPTS, Storage, classify_error, retrying
@@ -93,8 +94,11 @@ def live_files(table: DeltaTable, run_date: str | None = None) -> dict[str, Data
     return files
 
 
-def check_table_target(uri: str, schema: pa.Schema, storage: Storage) -> None:
+def check_table_target(uri: str, schema: pa.Schema, storage: Storage) -> list[pa.Field]:
     """Make sure a night can be published at a URI.
+
+    Returns:
+        The columns that publishing it adds to a table that is there.
 
     Raises:
         OutputTakenError: something else is there, or a table with other columns.
@@ -104,17 +108,10 @@ def check_table_target(uri: str, schema: pa.Schema, storage: Storage) -> None:
             raise OutputTakenError(
                 f"{uri}: Delta reads {mark!r} in a path as {meaning}", f"choose an `output.uri` without {mark!r}"
             )
+    check_types(uri, schema)
     table = open_table(uri, storage)
     if table is not None:
-        _check_schema(table, uri, schema)
-        return
-    try:
-        DeltaSchema.from_arrow(schema)
-    except Exception as error:
-        raise OutputTakenError(
-            f"{uri}: a Delta table cannot hold these columns: {str(error).splitlines()[0]}",
-            "leave the column out of corpus.keep, or store it in the corpus with a plainer type",
-        ) from None
+        return new_columns(columns_of(table), schema, uri)
     strange = [
         item.uri
         for item in storage.list_objects(uri)
@@ -125,6 +122,7 @@ def check_table_target(uri: str, schema: pa.Schema, storage: Storage) -> None:
             f"{uri}: already holds something that is not a bertmill table (first: {strange[0]})",
             "choose another `output.uri`, or empty this one",
         )
+    return []
 
 
 @span("commit")
@@ -141,7 +139,7 @@ def publish_night(uri: str, night: Night, storage: Storage) -> Published:
             time.sleep(0.1 * 2**attempt)
         try:
             table = open_table(uri, storage) or _create(uri, night, storage)
-            _check_schema(table, uri, night.schema)
+            _add_columns(table, new_columns(columns_of(table), night.schema, uri))
             published, actions = _difference(table, night, read_notes(uri, table, night.scope, storage))
             if not published.changed:
                 return published
@@ -182,6 +180,12 @@ def _create(uri: str, night: Night, storage: Storage) -> DeltaTable:
         partition_by=[RUN_DATE],
         storage_options=_options(uri, storage),
     )
+
+
+def _add_columns(table: DeltaTable, fields: Sequence[pa.Field]) -> None:
+    """In a version of its own, which shows no other row than the one before."""
+    if fields:
+        table.alter.add_columns(list(DeltaSchema.from_arrow(pa.schema(fields)).fields))
 
 
 def _difference(
@@ -237,29 +241,3 @@ def commit_actions(table: DeltaTable, actions: Sequence[AddAction | RemoveAction
         ),
     )
     table.update_incremental()
-
-
-def _check_schema(table: DeltaTable, uri: str, schema: pa.Schema) -> None:
-    found = {field.name: field.type for field in pa.schema(table.schema().to_arrow())}
-    wanted = {field.name: field.type for field in schema}
-    changed = [name for name in found.keys() & wanted.keys() if not same_type(found[name], wanted[name])]
-    parts = [
-        f"missing there: {', '.join(sorted(wanted.keys() - found.keys()))}" if wanted.keys() - found.keys() else "",
-        f"only there: {', '.join(sorted(found.keys() - wanted.keys()))}" if found.keys() - wanted.keys() else "",
-        *(f"{name} is {found[name]} there and {wanted[name]} here" for name in sorted(changed)),
-    ]
-    different = "; ".join(part for part in parts if part)
-    if different:
-        raise OutputTakenError(
-            f"{uri}: the table there has other columns than this run would write ({different})",
-            "write to another `output.uri`, or give the spec the same task, `keep` and `embedding` as before",
-        )
-
-
-def same_type(left: pa.DataType, right: pa.DataType) -> bool:
-    """Whether Delta stores both alike: large and view types are its plain ones, and lists are by their values."""
-    if pa.types.is_list(left) or pa.types.is_large_list(left):
-        return (pa.types.is_list(right) or pa.types.is_large_list(right)) and same_type(
-            left.value_type, right.value_type
-        )
-    return str(left).replace("large_", "").replace("_view", "") == str(right).replace("large_", "").replace("_view", "")

@@ -8,7 +8,7 @@ source file.
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -19,12 +19,13 @@ import pyarrow.parquet as pq
 from deltalake import DeltaTable
 
 from pipeline.errors import BertmillError
+from pipeline.output.columns import same_type
 from pipeline.output.compacted import CompactedFile
 from pipeline.output.keys import KEYS, KeyRange, key_ranges, overlapping, read_row_group, read_row_groups
 from pipeline.output.ledger import SNAPSHOT, DoneRecord, Ledger
 from pipeline.output.log import last_publication, require_night, require_table
 from pipeline.output.manifests import Manifest, read_manifests
-from pipeline.output.table import DataFile, live_files, open_table, read_notes, same_type
+from pipeline.output.table import DataFile, live_files, open_table, read_notes
 from pipeline.schema import (
     FINGERPRINT_FOOTER,
     QUARANTINE,
@@ -66,6 +67,7 @@ class _Findings:
     ranges: list[KeyRange] = field(default_factory=list)
     fingerprints: Counter[str] = field(default_factory=Counter)
     vanished: set[str] = field(default_factory=set)
+    lacking: list[tuple[str, str, tuple[str, ...]]] = field(default_factory=list)  # file, fingerprint, columns
     num_files: int = 0
     num_rows: int = 0
     num_vanished_rows: int = 0
@@ -149,6 +151,7 @@ def _joined(findings: Sequence[_Findings], storage: Storage) -> _Findings:
         together.ranges += found.ranges
         together.fingerprints += found.fingerprints
         together.vanished |= found.vanished
+        _judge_lacking(found.lacking, together)
     together.problems += _doubled_rows(together.ranges, storage)
     if len(together.fingerprints) > 1:
         counts = ", ".join(f"{name or 'none'}: {count} files" for name, count in together.fingerprints.most_common())
@@ -197,11 +200,14 @@ def _read_file(part: _Part, file: DataFile, corpus: frozenset[str] | None, found
     footer = metadata.metadata or {}
     source = footer.get(SOURCE_FOOTER.encode())
     is_vanished = corpus is not None and source is not None and source.decode() not in corpus
+    fingerprint = footer.get(FINGERPRINT_FOOTER.encode(), b"").decode()
     if is_vanished:
         found.vanished.add(name)
     else:
-        found.fingerprints[footer.get(FINGERPRINT_FOOTER.encode(), b"").decode()] += 1
-    different = _different_columns(file_schema(part.schema), metadata.schema.to_arrow_schema())
+        found.fingerprints[fingerprint] += 1
+    wanted, there = file_schema(part.schema), metadata.schema.to_arrow_schema()
+    found.lacking.append((name, fingerprint, tuple(column for column in wanted.names if column not in there.names)))
+    different = _different_columns(wanted, there)
     if different:
         found.problems.append(f"{name}: has other columns than the table: {', '.join(different)}")
     num_rows = 0
@@ -216,8 +222,22 @@ def _read_file(part: _Part, file: DataFile, corpus: frozenset[str] | None, found
     found.num_vanished_rows += num_rows if is_vanished else 0
 
 
+def _judge_lacking(lacking: Sequence[tuple[str, str, tuple[str, ...]]], found: _Findings) -> None:
+    """Columns that were added to the table later are in none of a fingerprint's files; else one of them is spoilt."""
+    by_fingerprint: dict[str, set[tuple[str, ...]]] = defaultdict(set)
+    for _, fingerprint, columns in lacking:
+        by_fingerprint[fingerprint].add(columns)
+    for name, fingerprint, columns in lacking:
+        if columns and len(by_fingerprint[fingerprint]) > 1:
+            missing = ", ".join(f"{column} is missing" for column in columns)
+            found.problems.append(f"{name}: has other columns than the table: {missing}")
+    for kinds in by_fingerprint.values():
+        if len(kinds) == 1 and any(kinds):
+            found.notes.append(f"columns of the table that this night does not have: {', '.join(*kinds)}")
+
+
 def _different_columns(wanted: pa.Schema, there: pa.Schema) -> list[str]:
-    missing = [f"{name} is missing" for name in wanted.names if name not in there.names]
+    missing = [f"{field.name} is missing" for field in wanted if field.name not in there.names and not field.nullable]
     extra = [f"{name} is not in the table" for name in there.names if name not in wanted.names]
     changed = [
         f"{name} is {there.field(name).type} instead of {wanted.field(name).type}"

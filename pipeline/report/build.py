@@ -11,6 +11,7 @@ import pyarrow as pa
 from pipeline.output.history import table_columns
 from pipeline.output.keys import read_row_groups
 from pipeline.output.manifests import Manifest
+from pipeline.output.row_groups import shared_columns
 from pipeline.report.drift import Drift, Finding, judge, measure_drift, share_of
 from pipeline.report.figures import FigureColumns, Figures, choose_figure_columns, display_columns, read_figures
 from pipeline.report.limits import ReportConfig
@@ -94,9 +95,10 @@ def build_report(uri: str, run_date: str, config: ReportConfig, storage: Storage
     """
     source = open_source(uri, run_date, storage)
     kept = [written_name(name) for name in source.manifest.counts.get("spec", {}).get("corpus", {}).get("keep", [])]
-    schema = table_columns(source.uri, storage)
-    columns, shown = choose_figure_columns(schema, kept), display_columns(schema, kept)
     paths, last_paths = (sample_files(files, config.sample_rows) for files in (source.files, source.last_files))
+    uris = [join_uri(source.uri, path) for path in (*paths, *last_paths)]
+    schema = shared_columns(table_columns(source.uri, storage), uris, storage)
+    columns, shown = choose_figure_columns(schema, kept), display_columns(schema, kept)
     now = read_figures(source.uri, paths, columns, storage)
     last = read_figures(source.uri, last_paths, columns, storage) if last_paths else None
     drift = measure_drift(last, now, _shares(source))

@@ -147,6 +147,7 @@ def test_an_input_that_is_no_pair_is_refused(table: Path, bundle_directory: Path
         ("compact", "--date", "2026-11-30"),
         ("verify", "--date", "2026-11-30"),
         ("diff", NIGHT, "2026-11-30"),
+        ("beside", "--date", "2026-11-30", "--name", "next"),
     ],
 )
 def test_a_night_that_is_not_there_is_named_with_those_that_are(table: Path, arguments: tuple[str, ...]) -> None:
@@ -163,6 +164,6 @@ def test_a_night_that_is_no_date_is_refused(table: Path, arguments: tuple[str, .
 
 def test_every_subcommand_explains_itself() -> None:
     listed = run_command("table", "--help").stdout
-    for command in ("nights", "files", "history", "diff", "verify", "vacuum", "compact"):
+    for command in ("nights", "files", "history", "diff", "beside", "verify", "vacuum", "compact"):
         assert f" {command} " in listed
         assert run_command("table", command, "--help").exit_code == 0
