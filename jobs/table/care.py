@@ -13,6 +13,10 @@ from pipeline.uris import canonical_uri
 
 Retention = Annotated[float, typer.Option(min=0, help="keep files that a version of the last H hours names")]
 Safety = Annotated[float, typer.Option(min=0, help="keep files younger than H hours: longer than any shard takes")]
+Unpublished = Annotated[
+    float | None,
+    typer.Option(min=0, help="give up nights that were scored and, D days after their last shard, not published"),
+]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="say what would go; delete nothing")]
 Target = Annotated[int, typer.Option(min=1, help="merge files that fit together under so many MB")]
 
@@ -21,6 +25,7 @@ def vacuum(
     uri: TableUri,
     retention_hours: Retention = 168,
     safety_hours: Safety = 24,
+    unpublished_days: Unpublished = None,
     dry_run: DryRun = False,
     endpoint_url: Endpoint = None,
     debug: Debug = False,
@@ -31,7 +36,8 @@ def vacuum(
         from pipeline.output.vacuum import vacuum_table
         from pipeline.output.vacuum_plan import VacuumOptions
 
-        options = VacuumOptions(retention_hours * 3_600, safety_hours * 3_600, dry_run)
+        given_up_s = None if unpublished_days is None else unpublished_days * 86_400
+        options = VacuumOptions(retention_hours * 3_600, safety_hours * 3_600, dry_run, given_up_s)
         report = vacuum_table(uri, options, open_storage(endpoint_url))
         print_vacuum(canonical_uri(uri), report, dry_run)
 

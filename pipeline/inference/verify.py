@@ -10,8 +10,6 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-import pyarrow as pa
-
 from pipeline.corpus.lookup import read_rows_at
 from pipeline.corpus.text import clean_text, is_word_list
 from pipeline.encoder.bundle import Bundle, fetch_bundle

@@ -6,9 +6,10 @@ A file goes only if all of this holds:
 - it is older than the safety age (an attempt in flight has written its file and not yet its done-record);
 - no done-record names it, as a run may still publish what a record names.
 
-Two kinds of files that records name can go too, in two steps, so that a run that has read the records can end first:
-those of a fingerprint that the night no longer shows, and the parts of a compacted file. The first vacuum forgets the
-records (or marks the parts as retired), a later one, after the safety age, deletes the files.
+Three kinds of files that records name can go too, in two steps, so that a run that has read the records can end first:
+those of a fingerprint that the night no longer shows, where asked those of a night that was never published, and the
+parts of a compacted file. The first vacuum forgets the records (or marks the parts as retired), a later one, after the
+safety age, deletes the files.
 """
 
 from __future__ import annotations
@@ -27,12 +28,12 @@ LIVE = "live"
 IN_RETENTION = "named by a version within the retention"
 YOUNG = "younger than the safety age: an attempt in flight may still record them"
 RECORDED = "named by done-records: a run may still publish them"
-FORGOTTEN_NOW = "of a fingerprint the night no longer shows: records forgotten now, files go after the safety age"
-FORGOTTEN_LATELY = "of a fingerprint the night no longer shows: records forgotten less than the safety age ago"
+FORGOTTEN_NOW = "of a fingerprint the night does not show: records forgotten now, files go after the safety age"
+FORGOTTEN_LATELY = "of a fingerprint the night does not show: records forgotten less than the safety age ago"
 RETIRED_NOW = "parts of a compacted file: retired now, they go after the safety age"
 RETIRED_LATELY = "parts of a compacted file: retired less than the safety age ago"
 UNNAMED = "no version within the retention and no done-record names it"
-SUPERSEDED = "of a fingerprint the night no longer shows"
+SUPERSEDED = "of a fingerprint the night does not show"
 DESCRIBING = "texts of a file that stays"
 DESCRIBED_NONE = "texts of a file that is gone"
 COMPACTED = "its rows stand in a compacted file"
@@ -40,11 +41,19 @@ COMPACTED = "its rows stand in a compacted file"
 
 @dataclass(frozen=True)
 class VacuumOptions:
-    """How long what must be kept, and whether to look only."""
+    """How long what must be kept, and whether to look only.
+
+    Attributes:
+        retention_s: For versions that were current.
+        safety_s: For files and records that a run may be at work on.
+        is_dry_run: Delete nothing.
+        unpublished_s: For nights that were scored and not published, since their last done-record; None: for ever.
+    """
 
     retention_s: float
     safety_s: float
     is_dry_run: bool = False
+    unpublished_s: float | None = None
 
 
 @dataclass(frozen=True)
@@ -155,6 +164,7 @@ class _Judge:
         self._state = state
         self._cutoff_s = now_s - options.retention_s
         self._safe_s = now_s - options.safety_s
+        self._given_up_s = now_s - options.unpublished_s if options.unpublished_s is not None else None
         self._shown_nights = {night_of_file(path) for path in state.live}
         self.stale = [folder for folder in state.ledgers if self._is_stale(folder)]
         self.retiring = [
@@ -190,12 +200,13 @@ class _Judge:
     def _is_stale(self, folder: LedgerFolder) -> bool:
         """Whether the night shows another fingerprint's files, and nothing of this one happened within the retention.
 
-        A compacted file's parts belong to the fingerprint it shows.
+        A compacted file's parts belong to the fingerprint it shows. A night that shows none was never published.
         """
-        is_snapshot = folder.run_date == SNAPSHOT
-        if not (is_snapshot or folder.run_date in self._shown_nights) or not folder.records:
+        is_snapshot, limit_s = folder.run_date == SNAPSHOT, min(self._cutoff_s, self._safe_s)
+        if not folder.records:
             return False
-        limit_s = min(self._cutoff_s, self._safe_s)
+        if not is_snapshot and folder.run_date not in self._shown_nights:
+            return self._given_up_s is not None and _is_before(folder.newest_s, min(limit_s, self._given_up_s))
         nights = self._state.compacted.keys() if is_snapshot else {folder.run_date}
         notes = [note for night in nights for note in self._state.compacted.get(night, ())]
         shown = {part for note in notes if self._is_named(note.path) for part in note.parts}

@@ -317,3 +317,36 @@ def test_other_files_in_the_tables_folder_are_none_of_its_business(table: Path) 
 def test_a_table_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(CorpusError, match="no Delta table there"):
         vacuum(tmp_path)
+
+
+def test_a_night_that_was_never_published_goes_where_asked_in_two_steps(table: Path) -> None:
+    bad = write_rows(table / "_quarantine", SECOND, "unpublished-bad", [1])
+    record(write_rows(table, SECOND, "unpublished", [1]), NEW, table, bad)
+    asked = replace(WEEK, unpublished_s=30 * DAY_S)
+    for days, forgotten in ((29, 0), (2, 1)):
+        age(table, days)
+        report = vacuum(table, asked)
+        assert (removed(report), report.num_forgotten_records) == (set(), forgotten)
+    assert Ledger(str(table), SECOND, NEW, STORAGE).names() == set()
+    assert (
+        vacuum(table, asked).kept[
+            "of a fingerprint the night does not show: records forgotten less than the " + ("safety age ago")
+        ]
+        == 2
+    )
+    age(table, 2)
+    assert removed(vacuum(table, asked)) == {"unpublished", "unpublished-bad"}
+    assert names(table) == {"a", "b"}
+
+
+def test_a_night_given_up_and_then_published_after_all_keeps_its_files(table: Path) -> None:
+    file = write_rows(table, SECOND, "late", [1])
+    record(file, NEW, table)
+    asked = replace(WEEK, unpublished_s=0)
+    assert vacuum(table, asked).num_forgotten_records == 0, "the retention and the safety age hold all the same"
+    age(table, 30)
+    assert vacuum(table, asked).num_forgotten_records == 1
+    publish_night(str(table), night(SECOND, file), STORAGE)
+    age(table, 30)
+    assert removed(vacuum(table, asked)) == set()
+    assert DeltaTable(table).to_pyarrow_table().num_rows == 3
