@@ -56,6 +56,11 @@ class Coverage:
             {**self.nights, **{file.uri: run_date for file in files}},
         )
 
+    def within(self, files: Sequence[CorpusFile]) -> Coverage:
+        """Only files that are still there; one that comes back is then new."""
+        there = {file.uri for file in files} & self.etags.keys()
+        return Coverage({uri: self.etags[uri] for uri in there}, {uri: self.nights[uri] for uri in there})
+
     def after(self, run_date: str) -> Coverage:
         """Only files whose rows stand in later nights."""
         later = {uri: night for uri, night in self.nights.items() if night > run_date}

@@ -23,6 +23,7 @@ from pipeline.inference.source import InputSource, ModelSource, TextSource, join
 from pipeline.inference.spec import ScoreSpec
 from pipeline.inference.standing import shown_files, standing_files
 from pipeline.output.compacted import stand_in
+from pipeline.output.current import says_current
 from pipeline.output.ledger import Ledger
 from pipeline.output.table import check_table_target, live_files, open_table, read_notes
 from pipeline.output.texts import TextStore
@@ -95,12 +96,22 @@ class PreparedRun:
         live = set(live_files(table, night))
         if live != stand_in(wanted, live, read_notes(self.ledger.table_uri, table, night, self.ledger.storage)):
             return False
-        return self.covered is None or self.covered.published(self.ledger.run_date) is not None
+        if self.covered is None:
+            return True
+        uri, run_date, storage = self.ledger.table_uri, self.ledger.run_date, self.ledger.storage
+        is_covered = self.covered.published(run_date) is not None
+        return is_covered and says_current(uri, run_date, self.covers.nights, storage)
+
+    @property
+    def covers(self) -> Coverage:
+        """What the nights hold together once this one is published."""
+        covered = self.coverage.extended([footer.layout.file for footer in self.footers], self.ledger.run_date)
+        return covered.within(self.files) if self.spec.output.vanished == "drop" else covered
 
     @property
     def kept_uris(self) -> frozenset[str] | None:
         """The corpus's files that can be read, where rows of all others are kept; else None."""
-        if self.spec.output.vanished == "drop":
+        if not self.spec.output.keeps_files_apart:
             return None
         return frozenset(file.uri for file in self.files) - {file.uri for file in self.skipped}
 
@@ -133,7 +144,7 @@ def prepare_run(spec: ScoreSpec, run_date: str, rescore: bool = False) -> Prepar
     survey = cache.survey([file for file in files if coverage.lacks(file)], skips)
     footers = survey.footers
     size = ShardSize(spec.corpus.shard_rows, spec.corpus.shard_bytes)
-    shards = cut_shards((footer.layout for footer in footers), size, packs_files=output.vanished == "drop")
+    shards = cut_shards((footer.layout for footer in footers), size, packs_files=not output.keeps_files_apart)
     if not shards and not coverage.etags:
         left_out = f" ({len(survey.skipped)} corrupt ones left out)" if survey.skipped else ""
         found = f"no rows in {len(footers)} files{left_out}"

@@ -17,6 +17,7 @@ from pipeline.errors import AccountingError, FilesSkippedError, TooManyBadRowsEr
 from pipeline.inference.plan import plan_scoring
 from pipeline.inference.prepare import PreparedRun
 from pipeline.inference.standing import shown_files, shown_quarantine, standing_files
+from pipeline.output.current import publish_current
 from pipeline.output.ledger import DoneRecord
 from pipeline.output.log import last_publication, require_table
 from pipeline.output.manifests import read_manifests
@@ -102,10 +103,11 @@ def publish_run(
     if bad or open_table(bad_uri, storage) is not None:
         publish_night(bad_uri, Night(ledger.run_date, bad, QUARANTINE_SCHEMA, facts, ledger.is_snapshot), storage)
     if run.covered is not None:
-        coverage = run.coverage.extended([footer.layout.file for footer in run.footers], ledger.run_date)
-        run.covered.write(ledger.run_date, coverage, [file.path for file in shown])
+        run.covered.write(ledger.run_date, run.covers, [file.path for file in shown])
     night = Night(ledger.run_date, shown, run.table_schema, facts, ledger.is_snapshot)
     published = publish_night(ledger.table_uri, night, storage)
+    if run.covered is not None:
+        publish_current(ledger.table_uri, ledger.run_date, run.covers.nights, facts, storage)
     if ledger.is_snapshot:
         ledger.drop(ledger.names() - records.keys())  # what the corpus no longer has would otherwise be kept for ever
     annotate_span(run_id=run_id, rows=run.plan.num_rows, files=len(shown), table_version=published.version)

@@ -46,7 +46,9 @@ class OutputConfig(SpecModel):
         "all", description="what a night of `nights` holds: the whole corpus, or files new or changed since the last"
     )
     vanished: Literal["drop", "keep"] = Field(
-        "drop", description="rows of a snapshot whose file is gone from the corpus, or corrupt and left out"
+        "drop",
+        description="rows whose file is gone from the corpus (of a snapshot that keeps: or is corrupt there and left "
+        "out): in a snapshot, or in what is current with `select: new`",
     )
     embedding: bool | tuple[str, ...] = Field(
         True, description="write the pooled encoder output as list<float32>; or the names of the bundles to do so for"
@@ -56,9 +58,14 @@ class OutputConfig(SpecModel):
     def _options_fit_the_mode(self) -> OutputConfig:
         if self.mode == "snapshot" and self.select == "new":
             raise ValueError("select: new is for mode: nights; a snapshot scores only what is new by itself")
-        if self.mode == "nights" and self.vanished == "keep":
-            raise ValueError("vanished: keep is for mode: snapshot; a night holds what the corpus held")
+        if self.select == "all" and self.mode == "nights" and self.vanished == "keep":
+            raise ValueError("vanished: keep is for a snapshot or select: new; else a night holds what the corpus held")
         return self
+
+    @property
+    def keeps_files_apart(self) -> bool:
+        """Whether each scored file is of one corpus file alone, because it may have to stay when that is gone."""
+        return self.mode == "snapshot" and self.vanished == "keep"
 
     def writes_embedding(self, bundle_name: str) -> bool:
         """Whether a bundle's embedding is written."""

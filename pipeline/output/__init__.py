@@ -8,6 +8,7 @@ Under a table's URI:
     _delta_log/                                what readers go by
     run_date=2026-11-23/SHARD-ATTEMPT.parquet  scored rows; invisible until committed
     _quarantine/                               a Delta table of the rows that could not be scored, and why
+    _current/                                  where nights hold what is new: which night holds each corpus file
     _bertmill/ledger/...                       one done-record per shard
     _bertmill/compacted/...                    which of the ledger's files a compacted one stands for
     _bertmill/forgotten/...                    files whose done-records a vacuum has dropped, until they go

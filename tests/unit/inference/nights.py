@@ -21,9 +21,8 @@ from tests.tiny import make_rows
 from tests.unit.inference.scoring import score_all, score_spec
 
 CURRENT = """
-    WITH seen AS (SELECT source_file, run_date FROM scored UNION ALL SELECT source_file, run_date FROM quarantine),
-         newest AS (SELECT source_file, max(run_date) AS run_date FROM seen GROUP BY source_file)
-    SELECT scored.* FROM scored JOIN newest USING (source_file, run_date)
+    SELECT scored.* FROM scored JOIN current
+    ON scored.source_file = current.source_file AND scored.run_date = current.night
 """
 Rows = dict[tuple[str, int], str]
 
@@ -107,8 +106,8 @@ class Story:
     def current(self) -> Rows:
         """The documented query for the newest scores of each file."""
         scored = DeltaTable(self.table).to_pyarrow_dataset()  # DuckDB finds them by these names
-        quarantine = DeltaTable(self.table / "_quarantine").to_pyarrow_dataset()
-        assert (scored, quarantine) != (None, None)
+        current = DeltaTable(self.table / "_current").to_pyarrow_dataset()
+        assert (scored, current) != (None, None)
         return by_key(duckdb.sql(CURRENT).to_arrow_table())
 
     def quarantined(self) -> set[tuple[str, int]]:

@@ -92,16 +92,6 @@ def test_a_second_run_of_a_night_adds_what_came_since(story: Story) -> None:
     assert story.current() == story.rows
 
 
-def test_rows_of_a_vanished_file_stay_in_their_night(story: Story) -> None:
-    story.night(D20)
-    story.remove("c")
-    assert story.night(D21).num_rows == 0
-    assert story.current() == story.rows | story.vanished
-    story.put("c", 5, 40)
-    assert story.night(D22).num_rows == 5
-    assert story.current() == story.rows
-
-
 def test_a_changed_model_scores_the_whole_corpus_once(story: Story) -> None:
     story.night(D20)
     story.bundle = other_bundle(story)

@@ -1,0 +1,110 @@
+"""Where nights hold only what is new: what is current, whatever becomes of files and of runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from pipeline.config import parse_spec
+from pipeline.errors import SpecError
+from pipeline.inference.publish import publish_run
+from pipeline.inference.spec import ScoreSpec
+from pipeline.output.table import Night, Published, publish_night
+from pipeline.storage import Storage
+from tests.unit.inference.nights import Story
+from tests.unit.inference.scoring import score_all
+
+D20, D21, D22 = (f"2026-11-{day}" for day in (20, 21, 22))
+
+
+@pytest.fixture
+def story(tmp_path: Path, bundle_directory: Path) -> Story:
+    """Three files, one with a row that cannot be scored."""
+    story = Story(tmp_path, bundle_directory, {"select": "new"})
+    for index, name in enumerate("abc"):
+        story.put(name, 25 + index, index, bad=name == "b")
+    return story
+
+
+@pytest.mark.parametrize("vanished", ["drop", "keep"])
+def test_rows_of_a_vanished_file_stay_in_their_night_and_are_current_where_asked(story: Story, vanished: str) -> None:
+    story.output = {"select": "new", "vanished": vanished}
+    story.night(D20)
+    before = story.live()
+    story.remove("c")
+    assert not story.prepare(D20).is_published
+    assert story.night(D21).num_rows == 0
+    assert story.prepare(D21).is_published
+    assert story.current() == story.rows | (story.vanished if vanished == "keep" else {})
+    assert story.live() == before
+    story.put("c", 5, 40)
+    assert story.night(D22).num_rows == 5
+    assert story.current() == story.rows
+
+
+def test_a_file_that_comes_back_as_it_was_is_current_again(story: Story) -> None:
+    story.night(D20)
+    path, elsewhere = story.corpus / "c.parquet", story.root / "c.parquet"
+    path.rename(elsewhere)
+    story.night(D21)
+    assert story.current() == {key: value for key, value in story.rows.items() if key[0] != str(path)}
+    elsewhere.rename(path)
+    assert story.night(D22).num_rows == 27
+    assert story.current() == story.rows
+
+
+def test_a_file_without_rows_any_more_has_no_current_rows(story: Story) -> None:
+    story.night(D20)
+    story.put("c", 0, 2)
+    story.put("d", 0, 3)
+    report = story.night(D21)
+    assert (report.num_files, report.num_rows) == (2, 0)
+    assert story.current() == story.rows
+    story.put("c", 4, 2)
+    story.night(D22)
+    assert story.current() == story.rows
+
+
+@pytest.mark.parametrize("place", ["_quarantine", "table", "_current"])
+def test_what_is_current_is_whole_wherever_a_night_is_killed(
+    story: Story, place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    story.night(D20)
+    before = dict(story.rows)
+    story.put("b", 25, 11, bad=True)
+    story.put("d", 10, 3)
+    killed = story.prepare(D21)
+    records = score_all(killed)
+
+    def die_before(uri: str, night: Night, storage: Storage) -> Published:
+        if uri.endswith(place):
+            raise KeyboardInterrupt("killed")
+        return publish_night(uri, night, storage)
+
+    with monkeypatch.context() as patch:
+        for module in ("inference.publish", "output.current"):
+            patch.setattr(f"pipeline.{module}.publish_night", die_before)
+        with pytest.raises(KeyboardInterrupt, match="killed"):
+            publish_run(killed, records, "killed", 0.0)
+    assert story.current() == before
+    assert not story.prepare(D21).is_published
+    story.night(D21)
+    assert story.current() == story.rows
+    assert story.prepare(D21).is_published
+
+
+def test_an_earlier_night_that_is_filled_in_says_nothing_of_what_is_current(story: Story) -> None:
+    story.night(D20)
+    story.night(D22)
+    before = sorted(story.table.glob("_current/run_date=*/*"))
+    story.night(D21)
+    assert sorted(story.table.glob("_current/run_date=*/*")) == before
+    assert story.prepare(D21).is_published
+    assert story.current() == story.rows
+
+
+def test_a_night_of_everything_keeps_no_vanished_file() -> None:
+    raw = {"bundle": "/b", "corpus": {"uri": "/c"}, "output": {"uri": "/o", "vanished": "keep"}}
+    with pytest.raises(SpecError, match="vanished: keep is for a snapshot or select: new"):
+        parse_spec(raw, ScoreSpec, "spec.yaml")
