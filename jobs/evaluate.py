@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import typer
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
+from rich.text import Text
 
 from jobs.cluster import ray_session
 from jobs.running import running
@@ -42,9 +43,9 @@ def evaluate(spec: SpecPath, set_: Overrides = None, address: Address = None, de
 
 
 def _confusion_table(confusion: Confusion) -> Table:
-    table = Table("true \\ predicted", *confusion.labels)
+    table = Table("true \\ predicted", *map(Column, map(Text, confusion.labels)))
     for label, counts in zip(confusion.labels, confusion.counts.tolist(), strict=True):
-        table.add_row(label, *(f"{count:,}" for count in counts))
+        table.add_row(Text(label), *(f"{count:,}" for count in counts))
     return table
 
 

@@ -31,6 +31,11 @@ def tell_version(is_asked: bool) -> None:
 Version = Annotated[bool, typer.Option("--version", callback=tell_version, is_eager=True, help="print the version")]
 
 
+def printable(text: str) -> str:
+    """A message without what would steer a terminal: names of files and columns come from others."""
+    return "".join(mark if mark.isprintable() or mark == "\n" else ascii(mark)[1:-1] for mark in text)
+
+
 @contextlib.contextmanager
 def guarded(debug: bool) -> Iterator[None]:
     """Turn errors into one clear message on stderr and the error's exit code."""
@@ -39,7 +44,7 @@ def guarded(debug: bool) -> Iterator[None]:
     except BertmillError as error:
         if debug:
             traceback.print_exc()
-        print(f"{'error' if error.exit_code else 'note'}: {error}", file=sys.stderr)
+        print(printable(f"{'error' if error.exit_code else 'note'}: {error}"), file=sys.stderr)
         raise SystemExit(error.exit_code) from None
     except KeyboardInterrupt:
         print(

@@ -181,6 +181,21 @@ def fingerprint_model(source: str, tokenizer_only: bool = False) -> str:
     return hashlib.sha256("".join(f"{path.name}{_hash_file(path)}" for path in wanted).encode()).hexdigest()
 
 
+def refuse_adapter(source: str | Path) -> None:
+    """Refuse a directory that transformers would load another one for.
+
+    With peft installed, `from_pretrained` takes the weights of whatever place an `adapter_config.json` names.
+
+    Raises:
+        ModelError: it holds one.
+    """
+    if (Path(source) / "adapter_config.json").exists():
+        raise ModelError(
+            f"{source}: holds an adapter (adapter_config.json), whose weights are another model's",
+            "merge it: peft.PeftModel.from_pretrained(base, directory).merge_and_unload().save_pretrained(...)",
+        )
+
+
 def check_bundle_target(uri: str, storage: Storage) -> None:
     """Refuse to write a bundle over something else.
 
@@ -219,6 +234,7 @@ def _package_directory(model: str) -> Path:
 def _checked_directory(directory: Path) -> str:
     if not directory.is_dir():
         raise ModelError(f"{directory}: no such directory; expected a Hugging Face model", "check the path of `model`")
+    refuse_adapter(directory)
     names = {path.name for path in directory.iterdir()}
     missing = []
     if "config.json" not in names:
@@ -238,7 +254,14 @@ def _checked_directory(directory: Path) -> str:
 
 
 def _download(uri: str, names: list[str], key: str, storage: Storage) -> Path:
-    """Download into the user's cache under `key`; many workers on one node may race, one rename wins."""
+    """Download into the user's cache under `key`; many workers on one node may race, one rename wins.
+
+    Raises:
+        ModelError: a name leads out of the folder.
+    """
+    for name in names:
+        if ".." in Path(name).parts or Path(name).is_absolute():
+            raise ModelError(f"{uri}: holds an object whose name leads elsewhere: {name}", "do not use this model")
     root = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "bertmill" / "models"
     target = root / key[:32]
     if target.is_dir():

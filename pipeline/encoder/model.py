@@ -18,6 +18,7 @@ from transformers import AutoConfig
 
 from pipeline.encoder.attention import Runtime, attention_kernel
 from pipeline.encoder.batching import plan_batches
+from pipeline.encoder.bundle import refuse_adapter
 from pipeline.encoder.checks import EXPECTED_MODEL, check_weights, no_head
 from pipeline.encoder.fast import FastEncoder
 from pipeline.encoder.flops import forward_flops
@@ -77,6 +78,7 @@ def load_network(source: str | Path, head_class: str, is_ready: bool = False, **
         ModelError: weights or configuration are missing or do not fit the encoder.
     """
     quiet_transformers()
+    refuse_adapter(source)
     auto_class = getattr(transformers, head_class)
     try:
         config = AutoConfig.from_pretrained(str(source), trust_remote_code=False, **config_changes)
