@@ -69,6 +69,17 @@ def annotate_span(**attributes: object) -> None:
         get_current_span().set_attributes(_named(attributes))
 
 
+def trace_variables() -> dict[str, str]:
+    """The variables by which a process that is started now goes on with this trace; none where there is no trace."""
+    if _tracer is None:
+        return {}
+    from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+    carrier: dict[str, str] = {}
+    TraceContextTextMapPropagator().inject(carrier)
+    return {name.upper(): value for name, value in carrier.items()}
+
+
 def add_span(name: str, ended_s: float, elapsed_s: float, **attributes: object) -> None:
     """A part that was done elsewhere, and ended `ended_s` seconds after 1970."""
     if _tracer is not None:

@@ -15,6 +15,7 @@ import jobs
 import pipeline
 from pipeline.config import SpecModel
 from pipeline.errors import Problem, SpecError
+from pipeline.tracing import trace_variables
 
 SPEC_FILE = "spec.yaml"
 _PINS_FILE = "constraints.txt"
@@ -58,10 +59,10 @@ def stage_project(directory: Path, spec_text: str, pins: Pins | None) -> None:
 
 
 def runtime_environment(directory: Path, pins: Pins | None) -> dict[str, Any]:
-    """Ray's runtime environment of a job; it names no secret, and ships no variable of this machine."""
+    """Ray's runtime environment of a job; it names no secret, and ships no variable of this machine but its trace."""
     environment: dict[str, Any] = {
         "working_dir": str(directory),
-        "env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": str(_STOP_WAIT_S)},
+        "env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": str(_STOP_WAIT_S), **trace_variables()},
     }
     if pins is not None:  # what these packages bring along is pinned too
         constraint = f"-c ${{RAY_RUNTIME_ENV_CREATE_WORKING_DIR}}/{_PINS_FILE}"

@@ -9,6 +9,7 @@ import pytest
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
+from jobs.remote.project import runtime_environment
 from jobs.running import running
 from pipeline import tracing
 from pipeline.errors import NightTakenError, TooManyBadRowsError
@@ -104,6 +105,24 @@ def test_a_scheduler_s_trace_is_gone_on_with(exported: InMemorySpanExporter, mon
     assert root.parent is not None
     assert root.context is not None
     assert f"00-{root.context.trace_id:032x}-{root.parent.span_id:016x}-01" == PARENT
+
+
+def test_a_submitted_job_goes_on_with_the_submitter_s_trace(
+    exported: InMemorySpanExporter, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    with traced("submit nightly"):
+        travels = runtime_environment(tmp_path, None)["env_vars"]
+    (submitter,) = exported.get_finished_spans()
+    exported_there = InMemorySpanExporter()
+    monkeypatch.setattr(tracing, "_open_exporter", lambda: exported_there)
+    monkeypatch.setenv("TRACEPARENT", travels["TRACEPARENT"])
+    with traced("nightly"):
+        pass
+    (job,) = exported_there.get_finished_spans()
+    assert job.parent is not None
+    assert submitter.context is not None
+    assert (job.parent.trace_id, job.parent.span_id) == (submitter.context.trace_id, submitter.context.span_id)
+    assert "TRACEPARENT" not in runtime_environment(tmp_path, None)["env_vars"]
 
 
 def test_a_job_within_a_job_is_part_of_its_trace(exported: InMemorySpanExporter) -> None:

@@ -18,6 +18,10 @@ MODELS: dict[str, type[SpecModel]] = {
     "/etc/bertmill/finetune.yaml": FinetuneSpec,
 }
 
+CPUS_OF_A_WORKER = min(spec["compute"]["cpus_per_worker"] for spec in spec_files().values())
+# A guess above what was measured (docs/scale.md): a model with its activations, and what Ray and a shard take.
+WORKER_BYTES, BASE_BYTES = 8 * 2**30, 2 * 2**30
+
 
 @dataclass(frozen=True)
 class Group:
@@ -38,8 +42,9 @@ def groups_of(cluster: dict[str, Any]) -> list[Group]:
     found = []
     for group in cluster["workerGroupSpecs"]:
         (container,) = group["template"]["spec"]["containers"]
-        limits = container["resources"]["limits"]
-        found.append(Group(group["maxReplicas"], int(limits["cpu"]), int(limits.get("nvidia.com/gpu", 0))))
+        requests = container["resources"]["requests"]
+        assert requests == container["resources"]["limits"]  # Ray takes what a node has from the limits
+        found.append(Group(group["maxReplicas"], int(requests["cpu"]), int(requests.get("nvidia.com/gpu", 0))))
     return found
 
 
@@ -73,6 +78,20 @@ def test_specs_are_sound_and_leave_nothing_to_what_is_there_at_the_start(path: s
 
 def test_every_spec_of_the_config_map_has_a_model() -> None:
     assert set(spec_files()) == set(MODELS)
+
+
+def test_memory_holds_ray_s_object_store_and_the_work() -> None:
+    checked = 0
+    for name, cluster in clusters():
+        for group in (cluster["headGroupSpec"], *cluster["workerGroupSpecs"]):
+            (container,) = group["template"]["spec"]["containers"]
+            requested = container["resources"]["requests"]
+            memory_bytes = int(requested["memory"].removesuffix("Gi")) * 2**30
+            left_bytes = memory_bytes - int(group["rayStartParams"]["object-store-memory"])
+            num_workers = int(requested["cpu"]) // CPUS_OF_A_WORKER
+            assert left_bytes >= BASE_BYTES + num_workers * WORKER_BYTES, name
+            checked += 1
+    assert checked == 9
 
 
 def test_a_job_s_own_cluster_has_room_for_its_spec_from_the_start() -> None:
