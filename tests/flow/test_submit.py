@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -97,11 +98,12 @@ def test_a_night_is_submitted_published_and_not_submitted_twice(
 
     following, seen = start(cluster, *submit), set[str]()
     while following.poll() is None:
-        seen |= metrics_of(cluster)
+        with contextlib.suppress(OSError):  # asked again
+            seen |= metrics_of(cluster)
         time.sleep(0.2)
     out, err = following.communicate()
     assert following.returncode == 0, out + err
-    assert re.match(r"nightly-score-2026-11-23-1 is already (pending|running) at ", out)
+    assert re.match(r"nightly-score-2026-11-23-1 is already (pending|running|succeeded) at ", out)
     assert "300 = 298 scored + 2 quarantined" in out
     assert "nightly-score-2026-11-23-1 succeeded" in err
     assert wanted_metrics() - OF_GPUS - seen == set()
