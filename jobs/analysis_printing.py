@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.table import Table
 
 if TYPE_CHECKING:
+    from pipeline.analysis.neighbours import Neighbours
     from pipeline.analysis.run import Analysis
 
 
@@ -17,3 +22,26 @@ def print_analysis(done: Analysis, summary: str) -> None:
         print(f"  {uri}")
     if done.removed:
         print(f"  replaced earlier and removed now: {len(done.removed):,} files")
+
+
+def print_neighbours(queries: Sequence[str], found: Sequence[Neighbours]) -> None:
+    """A table for each query."""
+    for query, near in zip(queries, found, strict=True):
+        names = near.rows.column_names
+        table = Table("cosine", *names, title=query, title_justify="left")
+        for cosine, row in zip(near.cosines, near.rows.to_pylist(), strict=True):
+            table.add_row(f"{cosine:.4f}", *(str(row[name]) for name in names))
+        Console().print(table)
+
+
+def describe_neighbours(queries: Sequence[str], found: Sequence[Neighbours]) -> list[dict[str, Any]]:
+    """What was found, as JSON says it."""
+    return [
+        {
+            "query": query,
+            "rows": [
+                {"cosine": cosine, **row} for cosine, row in zip(near.cosines, near.rows.to_pylist(), strict=True)
+            ],
+        }
+        for query, near in zip(queries, found, strict=True)
+    ]

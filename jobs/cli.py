@@ -12,6 +12,7 @@ from jobs.evaluate import evaluate
 from jobs.export import export
 from jobs.finetune import finetune
 from jobs.history import history
+from jobs.index import index
 from jobs.learning_curve import learning_curve
 from jobs.models.app import app as models_app
 from jobs.nightly import nightly
@@ -22,6 +23,7 @@ from jobs.remote.submit import submit
 from jobs.report import report
 from jobs.schema import schema
 from jobs.score import score
+from jobs.search import search
 from jobs.session import Version
 from jobs.suite import suite
 from jobs.table.app import app as table_app
@@ -34,8 +36,10 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Fine-tune BERT-family encoders and score whole Parquet corpora, every row exactly once.",
 )
-for _job in (finetune, pretrain, bundle, evaluate, score, nightly, report, history, export, duplicates, topics, plan):
+for _job in (finetune, pretrain, bundle, evaluate, score, nightly, report, history, export, plan):
     app.command()(_job)
+for _analysis in (duplicates, topics, index, search):
+    app.command()(_analysis)
 for _other in (learning_curve, suite, tune, benchmark, schema, submit, logs, stop, demo):
     app.command()(_other)
 app.command("jobs")(list_jobs)

@@ -12,12 +12,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.analysis.duplicates import DuplicateGroups, find_groups
+from pipeline.analysis.neighbours import INDEX, build_index, check_index, indexed_rows, model_versions
 from pipeline.analysis.results import Found, ResultPlace
-from pipeline.analysis.spec import DuplicatesSpec, TopicsSpec, VectorsConfig
+from pipeline.analysis.spec import DuplicatesSpec, IndexSpec, TopicsSpec, VectorsConfig
 from pipeline.analysis.topics import NO_TOPIC, Topics, check_topics, find_topics
 from pipeline.analysis.vectors import KEYS, NightVectors, VectorColumn
 from pipeline.output.nights import read_night
 from pipeline.output.writer import write_row_groups
+from pipeline.schema import EMBEDDING, MODEL_VERSION_FIELD
 from pipeline.storage import Storage
 
 DUPLICATES, ROWS, TOPICS = "duplicates.parquet", "rows.parquet", "topics.parquet"
@@ -99,6 +101,34 @@ def analyse_topics(spec: TopicsSpec, run_date: str) -> Analysis:
             }
 
     return _analyse("topics", spec, run_date, work)
+
+
+def analyse_index(spec: IndexSpec, run_date: str) -> Analysis:
+    """Build an index of a night.
+
+    Raises:
+        InputError: faiss is not installed.
+        CorpusError: there is no such table or night, or it has no vectors.
+        SpecError: a column is not there.
+        OutputTakenError: the output holds something else.
+    """
+    check_index()
+
+    def work(job: _Job) -> tuple[list[str], Mapping[str, Any]]:
+        version = spec.column.removesuffix(EMBEDDING) + MODEL_VERSION_FIELD.name
+        is_known = version in job.schema.names
+        versions = model_versions(job.column.row_groups([version], job.storage), version) if is_known else []
+        with job.column.read(job.storage) as vectors:
+            build_index(vectors, spec, job.place.uri(INDEX), job.storage)
+            schema = pa.schema([job.schema.field(name) for name in (*KEYS, *spec.keep)])
+            job.write(ROWS, schema, partial(indexed_rows, vectors, spec, job.column, job.storage))
+            return [INDEX, ROWS], {
+                "num_rows": len(vectors),
+                "num_without_embedding": vectors.num_without,
+                "model_versions": versions,
+            }
+
+    return _analyse("index", spec, run_date, work)
 
 
 def _analyse(

@@ -1,8 +1,8 @@
-"""What the user writes for `bertmill duplicates` and `bertmill topics`."""
+"""What the user writes for `bertmill duplicates`, `topics` and `index`."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field, PositiveInt, model_validator
 
@@ -76,3 +76,9 @@ class TopicsSpec(VectorsConfig):
     def added_columns(self) -> frozenset[str]:
         """Names that the result has of its own."""
         return frozenset({"topic", "similarity"})
+
+
+class IndexSpec(VectorsConfig):
+    """Build an index of a night's embeddings, for searches."""
+
+    kind: Literal["hnsw", "flat"] = Field("hnsw", description="hnsw: approximate, fast; flat: exact, over all rows")
