@@ -17,8 +17,8 @@ def print_export(request: ExportRequest, done: ExportedNight) -> None:
     else:
         print(f"nothing to do: night {request.run_date} of {request.table} stands in {request.target}")
     size_bytes = sum(part.size_bytes for part in done.parts)
-    print(f"  {done.num_rows:,} rows in {len(done.parts):,} {request.format} files, {size_bytes / 2**20:,.1f} MB")
-    print(f"  {request.manifest_uri}")
+    print(f"  {done.num_rows:,} rows in {len(done.parts):,} {request.ending} files, {size_bytes / 2**20:,.1f} MB")
+    print(f"  {request.start}")
     if done.removed:
         print(f"  replaced earlier and removed now: {len(done.removed):,} files")
 
@@ -32,7 +32,7 @@ def describe_export(request: ExportRequest, done: ExportedNight) -> dict[str, An
         "format": request.format,
         "num_rows": done.num_rows,
         "switched": done.switched,
-        "manifest": request.manifest_uri,
+        "start": request.start,
         "files": [{**asdict(part), "uri": f"{request.target}/{part.path}"} for part in done.parts],
         "removed": list(done.removed),
     }

@@ -6,6 +6,7 @@ import json
 from dataclasses import dataclass
 
 from pipeline.errors import CommitConflictError, OutputTakenError
+from pipeline.output.export.iceberg import IcebergTable
 from pipeline.output.export.parts import ExportedPart, PartWriter
 from pipeline.output.export.remove import remove_replaced
 from pipeline.output.export.request import RECEIPTS, ExportRequest
@@ -22,7 +23,7 @@ class ExportedNight:
         content_id: Names the folder that the files are in.
         version: The table's version that was read.
         parts: The night's files.
-        switched: Whether the manifest was written; False where the night already was this content.
+        switched: Whether the manifest or the Iceberg table was; False where the night already was this content.
         removed: URIs of files that were replaced long enough ago.
     """
 
@@ -44,13 +45,15 @@ def export_night(request: ExportRequest, storage: Storage) -> ExportedNight:
     Raises:
         CorpusError: there is no such table or night.
         SpecError: a column is asked for that the table has not.
-        OutputTakenError: the target holds something else.
+        OutputTakenError: the target or the Iceberg table is something else.
+        InputError: the Iceberg catalog cannot be used.
         AccountingError: a file of the table is not what its log says; the export stays as it was.
         CommitConflictError: the night was published anew meanwhile; the export stays as it was.
     """
     content = read_content(request, storage)
     columns = read_columns(request, content, storage)
     _claim_target(request, content, storage)
+    iceberg = IcebergTable(request, content, columns, storage) if request.iceberg is not None else None
     parts = PartWriter(request, content, columns, storage).write_all()
     if read_content(request, storage).content_id != content.content_id:
         raise CommitConflictError(
@@ -58,7 +61,7 @@ def export_night(request: ExportRequest, storage: Storage) -> ExportedNight:
             "the export stays as it was",
             "run the same command again",
         )
-    switched = _switch(request, parts, storage)
+    switched = iceberg.switch([part.path for part in parts]) if iceberg else _switch(request, parts, storage)
     removed = remove_replaced(request.target, request.keep_s, storage)
     return ExportedNight(content.content_id, content.version, tuple(parts), switched, tuple(removed))
 

@@ -12,6 +12,7 @@ import json
 import uuid
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from datetime import date
 from functools import partial
 
 import pyarrow as pa
@@ -22,7 +23,7 @@ from pipeline.output.export.request import RECEIPTS, ExportRequest
 from pipeline.output.export.source import NightContent
 from pipeline.output.row_groups import read_file_schema, read_row_groups
 from pipeline.output.writer import WrittenFile, write_row_groups
-from pipeline.schema import RUN_DATE
+from pipeline.schema import RUN_DATE, RUN_DATE_FIELD
 from pipeline.storage import Storage, map_threads
 from pipeline.telemetry import ProgressDisplay
 from pipeline.uris import join_uri
@@ -108,7 +109,7 @@ class PartWriter:
         return winner
 
     def _write(self, index: int) -> ExportedPart:
-        path = f"{self._folder}/part-{index:05d}-{uuid.uuid4().hex[:8]}.{self.request.format}"
+        path = f"{self._folder}/part-{index:05d}-{uuid.uuid4().hex[:8]}.{self.request.ending}"
         uri = join_uri(self.request.target, path)
         written = self._write_file(index, uri)
         num_rows = sum(file.num_rows for file in self.content.parts[index])
@@ -133,14 +134,19 @@ class PartWriter:
         return write_row_groups(read, self.columns.with_metadata(marks), uri, self.storage)
 
     def _read_tables(self, index: int) -> Iterator[pa.Table]:
+        wanted = [name for name in self.columns.names if name != RUN_DATE]
         for file in self.content.parts[index]:
             uri = join_uri(self.request.table, file.path)
             there = read_file_schema(uri, self.storage)
-            if any(
-                name not in there.names or there.field(name) != self.columns.field(name) for name in self.columns.names
-            ):
+            if any(name not in there.names or there.field(name) != self.columns.field(name) for name in wanted):
                 raise AccountingError(
                     f"{uri}: has other columns than {self.content.parts[0][0].path}",
                     "`bertmill table verify` says which file is wrong; score the night again to replace it",
                 )
-            yield from read_row_groups(uri, self.storage, self.columns.names)
+            for table in read_row_groups(uri, self.storage, wanted):
+                yield table if RUN_DATE not in self.columns.names else self._with_night(table)
+
+    def _with_night(self, table: pa.Table) -> pa.Table:
+        """Iceberg has the night in the files, which others have in the path."""
+        night = pa.scalar(date.fromisoformat(self.request.run_date), RUN_DATE_FIELD.type)
+        return table.append_column(RUN_DATE_FIELD, pa.repeat(night, table.num_rows))

@@ -14,6 +14,7 @@ from pipeline.output.export.request import ExportRequest
 from pipeline.output.nights import read_night
 from pipeline.output.row_groups import read_file_schema
 from pipeline.output.table import DataFile
+from pipeline.schema import RUN_DATE_FIELD
 from pipeline.storage import Storage
 from pipeline.uris import join_uri
 
@@ -68,16 +69,17 @@ def plan_parts(files: Iterable[DataFile], part_bytes: int) -> list[tuple[DataFil
 
 
 def read_columns(request: ExportRequest, content: NightContent, storage: Storage) -> pa.Schema:
-    """The columns of the export's files: those of the table's without the night, which stands in the path.
+    """The columns of the export's files: those of the table's, and the night only where no path says it.
 
     Raises:
         SpecError: a column is asked for that the table has not, or twice.
     """
     there = read_file_schema(join_uri(request.table, content.parts[0][0].path), storage).remove_metadata()
+    night = [RUN_DATE_FIELD] if request.format == "iceberg" else []
     if not request.columns:
-        return there
+        return pa.schema([*there, *night])
     unknown = [name for name in request.columns if name not in there.names]
     if unknown or len(set(request.columns)) < len(request.columns):
         found = f"{', '.join(unknown)} not there" if unknown else "a column twice"
         raise SpecError("command line", (Problem("--columns", found, f"some of {', '.join(there.names)}"),))
-    return pa.schema([there.field(name) for name in request.columns])
+    return pa.schema([*(there.field(name) for name in request.columns), *night])

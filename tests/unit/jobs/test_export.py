@@ -39,7 +39,7 @@ def test_json_says_the_same(table: Path, tmp_path: Path) -> None:
     told = json.loads(export(table, "--to", str(target), "--format", "csv", "--columns", "id, label", "--json").stdout)
     assert (told["run_date"], told["format"], told["num_rows"], told["switched"]) == (NIGHT, "csv", 6, True)
     assert [file["uri"] for file in told["files"]] == named_files(target)
-    assert Path(told["manifest"]).read_text().split() == named_files(target)
+    assert Path(told["start"]).read_text().split() == named_files(target)
     csv = [{"id": row["id"], "label": row["label"]} for row in read_delta(table)]
     text = [line for path in named_files(target) for line in Path(path).read_text().splitlines()]
     assert text == ['"id","label"', *(f'"{row["id"]}","{row["label"]}"' for row in csv)]
