@@ -11,11 +11,15 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import s3fs
 import torch
 from transformers import BertForSequenceClassification
 
+from pipeline.analysis.run import analyse_duplicates
+from pipeline.analysis.spec import DuplicatesSpec
+from pipeline.inference.prepare import prepare_run
 from pipeline.inference.spec import OutputConfig
 from pipeline.output.export.night import export_night
 from pipeline.output.export.request import parse_request
@@ -23,9 +27,10 @@ from pipeline.storage import Storage
 from tests.flow import helpers
 from tests.flow.s3_server import S3Server
 from tests.tiny import LABELS, make_bundle, make_tokenizer, tiny_config
+from tests.unit.inference.nights import finish
 
 PAGE = helpers.REPOSITORY / "docs" / "cookbook.md"
-NIGHT, LAST_NIGHT = helpers.NIGHT, "2026-11-22"
+NIGHT, LAST_NIGHT, CLOSE = helpers.NIGHT, "2026-11-22", 0.9999
 Rows = list[dict[str, Any]]
 
 
@@ -52,9 +57,7 @@ def undecided_network(directory: Path, seed: int) -> Any:
 
 
 @pytest.fixture(scope="module")
-def places(
-    tmp_path_factory: pytest.TempPathFactory, s3_server: S3Server, ray_local: None
-) -> tuple[dict[str, Any], Rows]:
+def places(tmp_path_factory: pytest.TempPathFactory, s3_server: S3Server) -> tuple[dict[str, Any], Rows]:
     """What the page's first block names, here; and all rows of both nights, of which each had a model of its own."""
     directory = tmp_path_factory.mktemp("cookbook")
     root = f"s3://{s3_server.bucket}/{uuid.uuid4().hex}"
@@ -64,11 +67,19 @@ def places(
         corpus = {"keep": ("id", "domain", "text")}
         spec = helpers.score_spec(str(directory / night), f"{root}/corpus", f"{root}/scores", corpus=corpus)
         output = OutputConfig(uri=f"{root}/scores", embedding=True)
-        helpers.run_night(spec.model_copy(update={"output": output}), night)
+        finish(prepare_run(spec.model_copy(update={"output": output}), night))  # no block asks for Ray
     export_night(parse_request(f"{root}/scores", NIGHT, f"{root}/plain"), Storage())
+    duplicates = DuplicatesSpec(table=f"{root}/scores", output=f"{root}/duplicates", threshold=CLOSE)
+    analyse_duplicates(duplicates, NIGHT)
     options = Storage().delta_options(root)
     s3fs.S3FileSystem.clear_instance_cache()
-    named = {"TABLE": f"{root}/scores", "EXPORT": f"{root}/plain", "NIGHT": NIGHT, "LAST_NIGHT": LAST_NIGHT}
+    named = {
+        "TABLE": f"{root}/scores",
+        "EXPORT": f"{root}/plain",
+        "DUPLICATES": duplicates.output,
+        "NIGHT": NIGHT,
+        "LAST_NIGHT": LAST_NIGHT,
+    }
     return {**named, "BUNDLE": str(directory / NIGHT), "OPTIONS": options}, helpers.read_rows(f"{root}/scores")
 
 
@@ -116,6 +127,20 @@ def flips(found: Any, night: Rows, both: Rows) -> None:
     assert expected
 
 
+def models(found: Any, night: Rows, both: Rows) -> None:
+    pairs: dict[str, list[dict[str, Any]]] = {}
+    for row in both:
+        pairs.setdefault(row["id"], []).append(row)
+    expected = Counter(
+        tuple(row[name] for name in ("model_version", "label") for row in pair) for pair in pairs.values()
+    )
+    names = ("before", "now", "label_before", "label_now")
+    assert {tuple(row[name] for name in names): row["rows"] for row in found.to_pylist()} == expected
+    shifts = sum(row["score_shift"] * row["rows"] for row in found.to_pylist())
+    assert shifts == pytest.approx(sum(new["score"] - old["score"] for old, new in pairs.values()), abs=1e-3)
+    assert len({row["now"] for row in found.to_pylist()} | {row["before"] for row in found.to_pylist()}) == 2
+
+
 def newest(found: Any, night: Rows, both: Rows) -> None:
     expected = sorted((row["id"], row["label"]) for row in night)
     assert [(row["id"], row["label"]) for row in found.to_pylist()] == expected
@@ -150,6 +175,23 @@ def duplicates(found: Any, night: Rows, both: Rows) -> None:
     assert len(found) == len({(row["one"], row["other"]) for row in found.to_pylist()})
 
 
+def once(found: Any, night: Rows, both: Rows) -> None:
+    vectors = np.array([row["embedding"] for row in night])
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    near = vectors @ vectors.T >= CLOSE
+    firsts = set()
+    for start in range(len(night)):
+        group, todo = set[int](), [start]
+        while todo:
+            at = todo.pop()
+            if at not in group:
+                group.add(at)
+                todo += np.flatnonzero(near[at]).tolist()
+        firsts.add(night[min(group)]["id"])  # rows are in the order of their source
+    assert sorted(found["id"].to_list()) == sorted(firsts)
+    assert len(firsts) < len(night)
+
+
 def texts(found: Any, night: Rows, both: Rows) -> None:
     assert Counter(found) == Counter((row["text"], row["label"]) for row in night if row["score"] > 0.4)
     assert found
@@ -163,11 +205,13 @@ CHECKS: dict[str, Callable[[Any, Rows, Rows], None]] = {
     "What could not be scored, and why": reasons,
     "Shares of labels over nights": shares,
     "Which rows changed their label": flips,
+    "Two models side by side": models,
     "The newest scores of every row": newest,
     "The table as it was": first_version,
     "Nearest neighbours in SQL": neighbours,
     "As one matrix": matrix,
     "Near-duplicates": duplicates,
+    "Each group of near-duplicates once": once,
     "Back to the corpus": texts,
 }
 
