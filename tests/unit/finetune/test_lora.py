@@ -25,6 +25,7 @@ from pipeline.finetune.prepare import prepare_training
 from pipeline.finetune.spec import FinetuneSpec, LoraConfig, TrainingConfig
 from pipeline.finetune.step import run_step
 from pipeline.finetune.token_cache import TokenData
+from pipeline.finetune.vocabulary import widen_vocabulary
 from pipeline.finetune.worker import build_job
 from tests.tiny import make_encoder, make_network, write_corpus
 from tests.unit.encoder.families import FAMILIES
@@ -214,6 +215,7 @@ def test_bundles_of_several_heads_hold_one_encoder_of_plain_weights(tmp_path: Pa
         name for name in start if name.startswith("pooler.")
     }
     job, _ = build_job(replace(run, spec=run.spec.model_copy(update={"training": TrainingConfig()})), 0, 1)
+    widen_vocabulary(job.context.joined)
     job.context.joined.network("tone").load_state_dict(tone.state_dict())
     metrics = evaluate(job)["tone"].evaluation.metrics
     assert metrics == pytest.approx(infos["tone"].metrics, abs=1e-4)
