@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import socket
 import sys
@@ -12,12 +13,13 @@ from dataclasses import dataclass
 
 from jobs.metrics import exported_progress
 from jobs.quiet import muted_stderr, own_sigterm
-from pipeline.config import ElasticCompute, PoolOptions
+from pipeline.config import ElasticCompute, PoolOptions, ScoringCompute
 from pipeline.errors import ComputeError
 from pipeline.tracing import span
 
 _CONNECT_TIMEOUT_S = 5
 _GPU_DRIVERS = ("/dev/nvidiactl", "/proc/driver/nvidia", "/dev/kfd", "/dev/dxg")  # NVIDIA, AMD, Windows' own Linux
+_RAYS_FRACTIONS = 10_000  # Ray counts in such parts of a GPU, and three thirds must not be more than one
 _MIN_LOGICAL_CPUS = 4  # below this Ray Data and Ray Train can wait for each other's slots for ever
 
 
@@ -121,7 +123,7 @@ def count_local_gpus() -> int:
 
 
 def choose_pool(compute: ElasticCompute, resources: Resources) -> PoolOptions:
-    """Resolve `auto`: one worker per GPU, or one with every core on CPU. Of a range, a local Ray gets what fits.
+    """Resolve `auto`: one worker per GPU (or as many as share it), or one with every core on CPU; locally what fits.
 
     Raises:
         ComputeError: GPUs are asked for and the cluster has none, or more workers than fit a local Ray.
@@ -129,22 +131,20 @@ def choose_pool(compute: ElasticCompute, resources: Resources) -> PoolOptions:
     use_gpu = compute.device == "gpu" or (compute.device == "auto" and resources.num_gpus > 0)
     if use_gpu and resources.num_gpus == 0 and not resources.can_grow_gpus:
         raise ComputeError("compute.device is gpu, but the Ray cluster has no GPU", "set compute.device: auto")
-    default_workers = max(1, resources.num_gpus) if use_gpu else 1
+    per_gpu = compute.workers_per_gpu if isinstance(compute, ScoringCompute) else 1
+    default_workers = max(1, resources.num_gpus) * per_gpu if use_gpu else 1
     asked = default_workers if compute.workers == "auto" else compute.workers
     least, workers = asked if isinstance(asked, tuple) else (asked, asked)
     cpus = compute.cpus_per_worker if compute.cpus_per_worker != "auto" else max(1, resources.num_cpus // workers)
-    room = max(_MIN_LOGICAL_CPUS, resources.num_cpus)
-    if resources.is_local and use_gpu and least > resources.num_gpus:
-        raise ComputeError(
-            f"compute asks for {least} GPU workers; this machine has {resources.num_gpus} GPUs",
-            "lower compute.workers or set it to auto",
-        )
+    room, gpu_room = max(_MIN_LOGICAL_CPUS, resources.num_cpus), resources.num_gpus * per_gpu
+    if resources.is_local and use_gpu and least > gpu_room:
+        asks = f"compute asks for {least} GPU workers; this machine has {resources.num_gpus} GPUs, {per_gpu} to each"
+        raise ComputeError(asks, "lower compute.workers or set it to auto")
     if resources.is_local and least * cpus > room:
-        raise ComputeError(
-            f"compute asks for {least} workers with {cpus} CPUs each; this machine has room for {room}",
-            "lower compute.workers or compute.cpus_per_worker, or set both to auto",
-        )
+        asks = f"compute asks for {least} workers with {cpus} CPUs each; this machine has room for {room}"
+        raise ComputeError(asks, "lower compute.workers or compute.cpus_per_worker, or set both to auto")
     if resources.is_local:
-        workers = min(workers, room // cpus, resources.num_gpus if use_gpu else workers)
+        workers = min(workers, room // cpus, gpu_room if use_gpu else workers)
     is_elastic = isinstance(asked, tuple) and not resources.is_local
-    return PoolOptions(workers, cpus, 1.0 if use_gpu else 0.0, compute.shard_deadline_s, least if is_elastic else None)
+    gpus = math.floor(_RAYS_FRACTIONS / per_gpu) / _RAYS_FRACTIONS if use_gpu else 0.0
+    return PoolOptions(workers, cpus, gpus, compute.shard_deadline_s, least if is_elastic else None)

@@ -7,20 +7,20 @@ from typing import TYPE_CHECKING
 from jobs.cluster import ray_session
 
 if TYPE_CHECKING:
+    from jobs.profile import Scoring
     from pipeline.inference.prepare import PreparedRun
 
 
-def run_night(run: PreparedRun, address: str | None, started_s: float) -> None:
+def run_night(run: PreparedRun, address: str | None, started_s: float, score: Scoring) -> None:
     """Score what is left of a night and publish it, unless another run is at it; `started_s` is the command's start.
 
     Raises:
         NightTakenError: another run is.
-        FilesSkippedError: it is published, but for files that the spec allows to leave out.
-        DriftError: it is published, and beyond what the spec allows in `report.fail`.
+        FilesSkippedError, DriftError: it is published, without files that may be left out, or beyond `report.fail`.
     """
     from jobs.printing import print_run
     from pipeline.inference.publish import DRIVER_ALONE, check_complete, publish_run
-    from pipeline.inference.run import run_id_for, score_pending
+    from pipeline.inference.run import run_id_for
     from pipeline.output.lock import NightLock
     from pipeline.report.failures import noting_failures
     from pipeline.report.saved import check_drift, write_report
@@ -31,7 +31,7 @@ def run_night(run: PreparedRun, address: str | None, started_s: float) -> None:
         run.keep_models()
         if session is not None:
             with session as pool:
-                fresh, workers = score_pending(run, pool, run_id), pool
+                fresh, workers = score(run, pool, run_id), pool
         print_run(publish_run(run, fresh, run_id, started_s, workers))
     summary = write_report(run.ledger, run.spec.report)
     check_complete(run)

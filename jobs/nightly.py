@@ -8,6 +8,7 @@ import typer
 
 from jobs.night import finish_published, run_night
 from jobs.nights import Date, DryRun, Rescore, Until, nights_between
+from jobs.profile import Profile, scoring
 from jobs.running import running
 from jobs.session import Address, Debug, Overrides, SpecPath, preparing, stopping_on_sigterm
 from pipeline.config import load_spec
@@ -24,6 +25,7 @@ def nightly(
     set_: Overrides = None,
     address: Address = None,
     debug: Debug = False,
+    profile: Profile = False,
 ) -> None:
     """Score what is new for a night, and publish it; safe to run twice, at once, or after a crash."""
     with running("nightly", spec, debug, date_), stopping_on_sigterm():
@@ -42,7 +44,7 @@ def nightly(
                 if is_published:
                     finish_published(run, started_s, dry_run)
                 elif not dry_run:
-                    run_night(run, address, started_s)
+                    run_night(run, address, started_s, scoring(profile))
             except (FilesSkippedError, DriftError) as error:  # the night is published: the range goes on, and ends so
                 remarks.append(error)
         if remarks:

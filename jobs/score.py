@@ -8,6 +8,7 @@ import typer
 
 from jobs.night import finish_published, run_night
 from jobs.nights import parse_date
+from jobs.profile import Profile, scoring
 from jobs.running import running
 from jobs.session import Address, Debug, Overrides, SpecPath, Today, preparing, stopping_on_sigterm
 from pipeline.config import load_spec
@@ -20,6 +21,7 @@ def score(
     set_: Overrides = None,
     address: Address = None,
     debug: Debug = False,
+    profile: Profile = False,
 ) -> None:
     """Score a corpus with a bundle and publish it as one night of a Delta table."""
     with running("score", spec, debug, date_), stopping_on_sigterm():
@@ -35,7 +37,7 @@ def score(
             print(f"already done: night {night} of {run.ledger.table_uri} holds all {rows:,} rows of this corpus")
             finish_published(run, started_s)
             return
-        run_night(run, address, started_s)
+        run_night(run, address, started_s, scoring(profile))
 
 
 if __name__ == "__main__":

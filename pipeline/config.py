@@ -142,6 +142,23 @@ class ComputeConfig(ElasticCompute):
     workers: PositiveInt | Literal["auto"] = Field("auto", description="processes; auto: one per GPU, or one on CPU")
 
 
+class ScoringCompute(ComputeConfig):
+    """What runs the model over a corpus, and how many of it."""
+
+    workers: PositiveInt | Literal["auto"] = Field(
+        "auto", description="processes; auto: workers_per_gpu for each GPU, or one on CPU"
+    )
+    workers_per_gpu: int = Field(
+        1, ge=1, le=16, description="workers that share a GPU, each with its part of the memory; no matter on CPU"
+    )
+
+    @model_validator(mode="after")
+    def _shared_gpus_may_be_used(self) -> Self:
+        if self.device == "cpu" and self.workers_per_gpu > 1:
+            raise ValueError(f"workers_per_gpu: {self.workers_per_gpu} is about GPUs, and device: cpu uses none")
+        return self
+
+
 class EncoderUse(SpecModel):
     """How text goes into an encoder and an embedding comes out."""
 

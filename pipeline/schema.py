@@ -20,6 +20,7 @@ RUN_DATE = "run_date"
 QUARANTINE = "_quarantine"  # below a table: the Delta table of the rows that could not be scored
 CURRENT = "_current"  # below a table whose nights hold what is new: which night holds each corpus file
 REPORTS = "_reports"  # below a table: a page for each night
+PROFILES = "_profiles"  # below a table: traces of runs that were asked for them
 EMBEDDING = "embedding"
 BESIDE = b"bertmill.beside"  # on columns of a bundle that scores beside others in a comparison night: its name
 _NOT_IN_NAMES = re.compile(r"[.\s,;{}()=]")

@@ -5,7 +5,7 @@ Loading never runs code from a model directory (`trust_remote_code` stays off) a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -187,8 +187,12 @@ class EncoderModel:
         """FLOP of one pass over these rows, estimated."""
         return forward_flops(self._encoder, rows.lengths, self._firsts_only)
 
-    def run(self, rows: TokenRows) -> tuple[ModelOutputs, ...]:
+    def run(self, rows: TokenRows, after_batch: Callable[[], None] | None = None) -> tuple[ModelOutputs, ...]:
         """Run every window once, in batches of similar length; what is not finite runs again in fp32.
+
+        Args:
+            rows: The windows.
+            after_batch: Called after each batch.
 
         Returns:
             One for each head; a row that is not finite for one head is so for that head only.
@@ -197,6 +201,8 @@ class EncoderModel:
         num_padded_tokens = 0
         for indices in plan_batches(rows.lengths, self._budget, self._is_padded):
             num_padded_tokens += self._run_fitting(rows, gathered, indices)
+            if after_batch is not None:
+                after_batch()
         if self.runtime.autocast_dtype is not None:
             finite = np.logical_and.reduce([part.finite_windows() for part in gathered])
             for index in np.flatnonzero(~finite):

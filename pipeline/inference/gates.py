@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.config import ComputeConfig, CorpusConfig, StorageConfig
+from pipeline.config import CorpusConfig, ScoringCompute, StorageConfig
 from pipeline.corpus.reader import REASON, input_column, read_shard
 from pipeline.encoder.bundle import fetch_bundle
 from pipeline.errors import GateError, ModelError
@@ -52,7 +52,7 @@ class LabelledRows:
             InputError: they do not fit each other.
         """
         corpus = CorpusConfig(uri=(self.uri,), inputs=dict(self.inputs))
-        compute = ComputeConfig(workers=1)
+        compute = ScoringCompute(workers=1)
         return prepare_evaluation(
             EvaluateSpec(bundle=bundle_uri, corpus=corpus, label=self.label, compute=compute, storage=self.storage)
         )

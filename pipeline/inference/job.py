@@ -17,6 +17,14 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
+class TraceTarget:
+    """Which shard is traced, by name, and the file that says how it went. Whichever worker gets it writes it."""
+
+    shard: str
+    uri: str
+
+
+@dataclass(frozen=True)
 class ScoreJob:
     """Everything a worker of one run is told; picklable, holds no secret."""
 
@@ -26,6 +34,7 @@ class ScoreJob:
     table_schema: pa.Schema
     run_id: str
     reuse: ReuseSource | None = None
+    trace: TraceTarget | None = None
 
     def build(self) -> ShardScorer:
         """Load the model in the worker's own process."""

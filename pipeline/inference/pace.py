@@ -128,10 +128,16 @@ def _is_like(manifest: Manifest, run: PreparedRun, pool: PoolOptions | None) -> 
 
 def _pace_of(manifest: Manifest, pool: PoolOptions | None) -> Pace:
     usage = _usage(manifest)
-    rate = usage["num_tokens"] / usage["busy_s"]
+    num_rows, num_copied = (manifest.counts[f"num_{name}_this_run"] for name in ("rows", "reused_rows"))
+    rate = _with_copies(usage["num_tokens"], num_rows, num_copied) / usage["busy_s"]
     basis = f"night {manifest.run_date} of this table, with the same model: {rate:,.0f} tokens/s a worker"
     num_workers = usage["num_workers"] if pool is None else pool.num_workers
     return Pace(rate, usage["before_s"] + usage["after_s"], num_workers, basis)
+
+
+def _with_copies(num_tokens: int, num_rows: int, num_copied_rows: int) -> float:
+    """Tokens of all rows, from those that were computed: an estimate counts the texts that are equal to others too."""
+    return num_tokens * num_rows / max(num_rows - num_copied_rows, 1)
 
 
 def _usage(manifest: Manifest) -> dict[str, Any]:
@@ -158,4 +164,5 @@ def _score(scorer: ShardScorer, shard: Shard) -> tuple[int, float]:
     """Tokens, and seconds without those of reading, which opens a file here for every few rows."""
     (record,) = records_from(scorer.process(shard))
     stages: StageTimes = record.usage.stages
-    return max(record.num_tokens, 1), max(stages.busy_s - stages.read_s, 1e-9)
+    num_tokens = round(_with_copies(record.num_tokens, record.num_rows, record.num_reused_rows))
+    return max(num_tokens, 1), max(stages.busy_s - stages.read_s, 1e-9)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import pyarrow as pa
+import torch
 
+from pipeline.config import ElasticCompute, ScoringCompute
 from pipeline.corpus.reader import input_column
 from pipeline.encoder.attention import Runtime, choose_runtime, set_threads
 from pipeline.encoder.bundle import Bundle, BundleInfo, fetch_bundle
@@ -39,14 +40,13 @@ class Prediction:
 
 class Predictor:
     """Bundles that read the same rows: one tokenisation for those that tokenise alike, one forward pass for those
-    that share an encoder too. Threads may ask at once; each of them tokenises, or runs the model, while no other does.
+    that share an encoder too.
     """
 
     def __init__(self, members: Mapping[str, Member], passes: list[_Pass], runtime: Runtime) -> None:
         self.members = members
         self.runtime = runtime
         self._passes = passes
-        self._tokenizing, self._computing = threading.Lock(), threading.Lock()
 
     def predict(
         self, rows: pa.Table, texts: Mapping[str, TextSource], clock: StageClock | None = None
@@ -62,12 +62,12 @@ class Predictor:
         for one_pass in self._passes:
             source = texts[one_pass.models[0][0][0]]
             arrays = tuple(rows[input_column(name)] for name in source.columns)
-            with clock.timing("tokenize", self._tokenizing):
+            with clock.timing("tokenize"):
                 examples = Examples(arrays, one_pass.tokenizer.encode(*arrays), source.are_words)
             clock.num_unknown_tokens += one_pass.tokenizer.count_unknown(examples.tokens)
             for names, model in one_pass.models:
-                with clock.timing("model", self._computing):
-                    found = model.run(examples.tokens)
+                with clock.timing("model"):
+                    found = model.run(examples.tokens, clock.after_batch)
                 clock.flops += model.flops(examples.tokens)
                 for name, outputs in zip(names, found, strict=True):
                     predictions[name] = Prediction(examples, outputs)
@@ -89,12 +89,20 @@ def load_predictor(source: ModelSource) -> Predictor:
         ModelError, ComputeError: one cannot be loaded or run here.
     """
     set_threads(source.num_threads)
+    pa.set_cpu_count(max(1, source.num_threads))  # Arrow decodes columns in threads of its own, by default one per core
     runtime = choose_runtime(source.compute)
+    _share_gpu(source.compute, runtime)
     bundles = {name: fetch_bundle(uri, source.storage) for name, uri in source.bundles.items()}
     members = {name: _member(bundle.info, source.bundles[name]) for name, bundle in bundles.items()}
     groups = token_groups({name: member.info for name, member in members.items()}, source.texts)
     embedded = frozenset(bundles) if source.embedded is None else source.embedded
     return Predictor(members, [_load_pass(names, bundles, members, runtime, embedded) for names in groups], runtime)
+
+
+def _share_gpu(compute: ElasticCompute, runtime: Runtime) -> None:
+    """Keep to this worker's part of the memory of a GPU: what it may not have is out of memory, and batches shrink."""
+    if runtime.device.type == "cuda" and isinstance(compute, ScoringCompute) and compute.workers_per_gpu > 1:
+        torch.cuda.set_per_process_memory_fraction(1 / compute.workers_per_gpu)
 
 
 def _member(info: BundleInfo, uri: str) -> Member:

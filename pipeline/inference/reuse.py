@@ -149,6 +149,44 @@ class ResultReuse:
         return found
 
 
+def compute_once(groups: tuple[IntArray, IntArray], compute: Callable[[IntArray], Answers]) -> Answers:
+    """Answers for rows of which some are equal: one computed for all that are.
+
+    Args:
+        groups: As `group_texts` gives them.
+        compute: Answers for some of the rows, by number, in their order.
+    """
+    firsts, group_of = groups
+    order = np.argsort(firsts)
+    computed = compute(firsts[order])
+    places = np.empty(len(firsts), np.int64)
+    places[order] = np.arange(len(firsts))
+    rows = places[group_of]
+    return Answers(
+        computed.columns.take(pa.array(rows)),
+        computed.finite[rows],
+        computed.num_tokens,
+        computed.num_padded_tokens,
+        len(group_of) - len(firsts),
+    )
+
+
+def group_texts(rows: pa.Table, texts: Mapping[str, TextSource]) -> tuple[IntArray, IntArray]:
+    """Which rows the bundles read alike: (a row of each group, for each row [R] its group).
+
+    Args:
+        rows: Rows as `read_shard` returns them, without unusable texts [R].
+        texts: What each bundle reads of them.
+    """
+    codes: IntArray = np.zeros(rows.num_rows, np.int64)
+    firsts: IntArray = np.zeros(min(rows.num_rows, 1), np.int64)
+    for name in dict.fromkeys(column for source in texts.values() for column in source.columns):
+        column = rows[input_column(name)].combine_chunks().dictionary_encode()
+        both = codes * max(len(column.dictionary), 1) + column.indices.to_numpy(zero_copy_only=False)
+        _, firsts, codes = np.unique(both, return_index=True, return_inverse=True)
+    return firsts, codes
+
+
 def hash_texts(rows: pa.Table, texts: Mapping[str, TextSource]) -> HashArray:
     """Hash what every bundle reads of a row, and how.
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import uuid
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 from pipeline.config import PoolOptions
 from pipeline.corpus.stream import stream_shards
+from pipeline.inference.job import TraceTarget
 from pipeline.inference.prepare import PreparedRun, make_job
 from pipeline.output.ledger import DoneRecord, records_from
 from pipeline.telemetry import Meter, ProgressDisplay
@@ -14,13 +15,22 @@ from pipeline.tracing import add_span, annotate_span, span
 
 
 @span("score")
-def score_pending(run: PreparedRun, pool: PoolOptions, run_id: str) -> list[DoneRecord]:
-    """Score the shards that are left; needs a running Ray, shows progress, publishes nothing."""
+def score_pending(run: PreparedRun, pool: PoolOptions, run_id: str, trace_uri: str | None = None) -> list[DoneRecord]:
+    """Score the shards that are left; needs a running Ray, shows progress, publishes nothing.
+
+    Args:
+        run: The night.
+        pool: The workers.
+        run_id: The run's name.
+        trace_uri: Where a trace of the first shard is written, if one is asked for.
+    """
     if run.rescores:
         run.ledger.begin_rescoring()
     run.ledger.drop(run.plan.stale)
     run.cache.save(run.footers)
     job = make_job(run, max(1, int(pool.cpus_per_worker)), run_id)
+    if trace_uri is not None:
+        job = replace(job, trace=TraceTarget(run.plan.pending[0].name, trace_uri))
     records: list[DoneRecord] = []
     num_bad = 0
     meter = Meter()

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema, field_validator, model_validator
 
-from pipeline.config import ComputeConfig, CorpusConfig, SpecModel, StorageConfig, Uri, Uris, check_bundle_names
+from pipeline.config import CorpusConfig, ScoringCompute, SpecModel, StorageConfig, Uri, Uris, check_bundle_names
 from pipeline.report.limits import ReportConfig
 from pipeline.schema import RESERVED_COLUMNS, written_name
 from pipeline.uris import overlaps
@@ -88,7 +88,7 @@ class ScoreSpec(SpecModel):
         "none", description="text-hash: rows whose texts were scored before, by the same model, get the stored result"
     )
     report: ReportConfig = ReportConfig()
-    compute: ComputeConfig = ComputeConfig()
+    compute: ScoringCompute = ScoringCompute()
     storage: StorageConfig = StorageConfig()
 
     @property
@@ -163,7 +163,7 @@ class EvaluateSpec(SpecModel):
         None, description="column of true labels; default: the task's target name, if it needs one"
     )
     report: Uri | None = Field(None, description="URI of a JSON file to write the figures to")
-    compute: ComputeConfig = ComputeConfig()
+    compute: ScoringCompute = ScoringCompute()
     storage: StorageConfig = StorageConfig()
 
     @model_validator(mode="after")

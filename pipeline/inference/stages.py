@@ -8,8 +8,7 @@ import resource
 import socket
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
 from typing import Literal
 
 import torch
@@ -22,7 +21,11 @@ _STAGES: tuple[Stage, ...] = ("read", "tokenize", "model", "write")
 
 
 class StageClock:
-    """Counts what one shard takes, from the moment it is made; stages do not nest. For the shard's own thread."""
+    """Counts what one shard takes, from the moment it is made; stages do not nest.
+
+    Attributes:
+        after_batch: Called after each of the model's batches, if set.
+    """
 
     def __init__(self) -> None:
         self._started_s = time.monotonic()
@@ -30,24 +33,17 @@ class StageClock:
         self.read_bytes = 0
         self.flops = 0.0
         self.num_unknown_tokens = 0
+        self.after_batch: Callable[[], None] | None = None
 
     @contextlib.contextmanager
-    def timing(self, stage: Stage, turn: AbstractContextManager[object] | None = None) -> Iterator[None]:
-        """Add the seconds of a block to a stage.
-
-        Args:
-            stage: Which.
-            turn: A lock that the block needs. Waiting for it is `wait`: another shard of this worker has it.
-        """
-        asked_s = self.elapsed_s
-        with turn or contextlib.nullcontext():
-            started_s = self.elapsed_s
-            if turn is not None:
-                self._spans.append(Span("wait", asked_s, started_s))
-            try:
+    def timing(self, stage: Stage) -> Iterator[None]:
+        """Add the seconds of a block to a stage."""
+        started_s = self.elapsed_s
+        try:
+            with torch.profiler.record_function(stage):  # its name in a trace
                 yield
-            finally:
-                self._spans.append(Span(stage, started_s, self.elapsed_s))
+        finally:
+            self._spans.append(Span(stage, started_s, self.elapsed_s))
 
     @property
     def elapsed_s(self) -> float:
@@ -56,7 +52,7 @@ class StageClock:
 
     def usage(self, facts: WorkerFacts) -> ShardUsage:
         """What was counted; `other_s` is the time in no stage."""
-        seconds = {name: sum(span.seconds for span in self._spans if span.stage == name) for name in (*_STAGES, "wait")}
+        seconds = {name: sum(span.seconds for span in self._spans if span.stage == name) for name in _STAGES}
         other_s = max(self.elapsed_s - sum(seconds.values()), 0.0)
         stages = StageTimes(**{f"{name}_s": round(seconds[name], 5) for name in _STAGES}, other_s=round(other_s, 5))
         return ShardUsage(
@@ -64,7 +60,6 @@ class StageClock:
             facts=facts,
             ended_s=round(time.time(), 3),
             stages=stages,
-            wait_s=round(seconds["wait"], 5),
             spans=join_spans(self._spans),
             read_bytes=self.read_bytes,
             flops=self.flops,

@@ -15,11 +15,12 @@ from pipeline.encoder.model import ModelOutputs
 from pipeline.encoder.peak import device_name, find_peak
 from pipeline.inference.job import ScoreJob
 from pipeline.inference.predictor import Member, Prediction, Predictor
-from pipeline.inference.reuse import Answers, ResultReuse, hash_texts
+from pipeline.inference.reuse import Answers, ResultReuse, compute_once, group_texts, hash_texts
 from pipeline.inference.source import joined_versions
 from pipeline.inference.stages import StageClock
+from pipeline.inference.trace import traced
 from pipeline.output.ledger import DoneRecord
-from pipeline.output.texts import HashArray
+from pipeline.output.texts import HashArray, IntArray
 from pipeline.output.usage import WorkerFacts
 from pipeline.output.writer import write_parquet
 from pipeline.schema import (
@@ -41,7 +42,7 @@ NON_FINITE = "model output is not finite, in fp32 too"
 
 
 class ShardScorer:
-    """Scores shards of one run; doing one twice leaves one result. Several threads may each be at a shard.
+    """Scores shards of one run, one at a time; doing one twice leaves one result.
 
     Args:
         job: The run.
@@ -66,7 +67,12 @@ class ShardScorer:
         Returns:
             The record that stands, as one row of text: a receipt under 2 KB.
         """
-        clock, job = StageClock(), self._job
+        clock = StageClock()
+        with traced(self._job.trace, shard.name, clock, self._job.model.storage):
+            return self._process(shard, clock).to_table()
+
+    def _process(self, shard: Shard, clock: StageClock) -> DoneRecord:
+        job = self._job
         with clock.timing("read"):
             rows = read_shard(shard, job.source.columns, job.source.options, job.model.storage)
         clock.read_bytes = rows.nbytes
@@ -100,13 +106,18 @@ class ShardScorer:
         standing = job.ledger.claim(record)
         if standing != record:
             self._discard(record)
-        return standing.to_table()
+        return standing
 
     def _answer(self, good: pa.Table, hashes: HashArray | None, clock: StageClock) -> Answers:
-        """What the bundles say about usable rows; of texts that were scored before, what they said then."""
-        if self._reuse is None or hashes is None:
-            return self._compute(good, clock)
-        return self._reuse.answer(hashes, lambda numbers: self._compute(good.take(pa.array(numbers)), clock))
+        """What the bundles say about usable rows: of equal texts once, of those scored before what they said."""
+
+        def compute(numbers: IntArray) -> Answers:
+            return self._compute(good.take(pa.array(numbers)), clock)
+
+        if self._reuse is not None and hashes is not None:
+            return self._reuse.answer(hashes, compute)
+        groups = group_texts(good, self._job.source.texts)
+        return self._compute(good, clock) if len(groups[0]) == good.num_rows else compute_once(groups, compute)
 
     def _compute(self, good: pa.Table, clock: StageClock) -> Answers:
         predictions = self._predictor.predict(good, self._job.source.texts, clock)

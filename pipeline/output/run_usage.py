@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pipeline.output.usage import StageTimes
+from pipeline.output.usage import StageTimes, add_fields
 from pipeline.output.workers import IdleTimes, RunTime, WorkerUsage, list_workers
 
 if TYPE_CHECKING:
@@ -29,8 +29,7 @@ class RunUsage:
     """The workers of one run, summed; rates are over all of the run's time, start to commit.
 
     Attributes:
-        stages: What workers did while they had a shard, each moment once: in the model, else what it waited for.
-        hidden_s: Work of other stages while the model ran.
+        stages: What workers did while they had a shard: in `model_s` the model ran, in all the others it stood still.
         busy_s: Seconds of workers with a shard: the sum of the stages.
         idle_s: Seconds of workers without one: workers x elapsed - busy.
         idle_share: The same as a share of workers x elapsed.
@@ -48,7 +47,6 @@ class RunUsage:
     cpus_per_worker: float
     gpus_per_worker: float
     stages: StageTimes
-    hidden_s: float
     busy_s: float
     idle_s: float
     idle_share: float
@@ -83,7 +81,7 @@ def sum_usage(records: Sequence[DoneRecord], pool: PoolUse, elapsed_s: float) ->
     """
     end_s, elapsed_s = time.time(), max(elapsed_s, 1e-9)
     workers = list_workers(records, RunTime(end_s - elapsed_s, end_s, pool.num_workers))
-    stages = StageTimes(**_totals(StageTimes, [worker.stages for worker in workers]))
+    stages = StageTimes(**add_fields(StageTimes, [worker.stages for worker in workers]))
     paid_s = pool.num_workers * elapsed_s
     first_s = min((record.usage.ended_s - record.elapsed_s for record in records), default=end_s)
     last_s = max((record.usage.ended_s for record in records), default=end_s)
@@ -95,7 +93,6 @@ def sum_usage(records: Sequence[DoneRecord], pool: PoolUse, elapsed_s: float) ->
         cpus_per_worker=pool.cpus_per_worker,
         gpus_per_worker=pool.gpus_per_worker,
         stages=stages,
-        hidden_s=round(sum(worker.hidden_s for worker in workers), 3),
         busy_s=round(stages.busy_s, 3),
         idle_s=round(max(paid_s - stages.busy_s, 0.0), 3),
         idle_share=round(max(1 - stages.busy_s / paid_s, 0.0), 4),
@@ -124,13 +121,9 @@ def sum_usage(records: Sequence[DoneRecord], pool: PoolUse, elapsed_s: float) ->
 
 def _sum_idle(workers: Sequence[WorkerUsage], idle_s: float) -> IdleTimes:
     """Of all workers; what none of them accounts for is of those that were not used."""
-    known = _totals(IdleTimes, [worker.idle for worker in workers])
+    known = add_fields(IdleTimes, [worker.idle for worker in workers])
     unused_s = round(max(idle_s - sum(known.values()), 0.0), 3)
     return IdleTimes(**{**known, "unused_s": unused_s})
-
-
-def _totals(kind: type, parts: Sequence[object]) -> dict[str, float]:
-    return {known.name: round(sum(getattr(part, known.name) for part in parts), 3) for known in fields(kind)}
 
 
 def _share(flops: float, possible_tera: Sequence[float]) -> float | None:

@@ -22,13 +22,13 @@ from deltalake.transaction import AddAction, RemoveAction
 from pipeline.errors import CommitConflictError, OutputTakenError, TransientStorageError
 from pipeline.output.columns import check_types, columns_of, new_columns
 from pipeline.output.compacted import CompactedFile, read_compacted, stand_in
-from pipeline.schema import CURRENT, QUARANTINE, REPORTS, RUN_DATE
+from pipeline.schema import CURRENT, PROFILES, QUARANTINE, REPORTS, RUN_DATE
 from pipeline.storage import NUM_REQUEST_ATTEMPTS, Storage, classify_error, retrying
 from pipeline.tracing import span
 
 _NUM_ATTEMPTS = 6
 _URL_MARKS = {"%": "an escape", "#": "the end of it", "?": "the end of it"}
-_OWN_NAMES = ("_delta_log", "_bertmill", "_manifests", REPORTS, QUARANTINE, CURRENT, f"{RUN_DATE}=")
+_OWN_NAMES = ("_delta_log", "_bertmill", "_manifests", REPORTS, PROFILES, QUARANTINE, CURRENT, f"{RUN_DATE}=")
 
 
 @dataclass(frozen=True)

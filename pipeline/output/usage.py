@@ -56,8 +56,7 @@ class ShardUsage:
         worker: Host and process that scored it.
         facts: What that worker said of itself.
         ended_s: When it was written, seconds since 1970 by the worker's clock.
-        stages: Where its own time went, whatever else the worker did meanwhile.
-        wait_s: Of its time, that in which it waited for another shard of the same worker to leave a stage.
+        stages: Where its time went.
         spans: When it was in which stage, from its beginning, as `pipeline.output.spans` writes it.
         read_bytes: Arrow bytes of the columns that were read, uncompressed.
         flops: Model FLOP of the real tokens, see `pipeline.encoder.flops`.
@@ -70,7 +69,6 @@ class ShardUsage:
     facts: WorkerFacts = WorkerFacts()
     ended_s: float = 0.0
     stages: StageTimes = StageTimes()
-    wait_s: float = 0.0
     spans: str = ""
     read_bytes: int = 0
     flops: float = 0.0
@@ -92,6 +90,11 @@ def parse_usage(values: Mapping[str, Any]) -> ShardUsage:
     return ShardUsage(**_fields(ShardUsage, values) | nested)
 
 
+def add_fields(kind: type, parts: Sequence[object]) -> dict[str, float]:
+    """The sum of each field of a class of seconds, to the millisecond."""
+    return {known.name: round(sum(getattr(part, known.name) for part in parts), 3) for known in fields(kind)}
+
+
 def _fields(kind: type, values: Mapping[str, Any]) -> dict[str, Any]:
     """Those of a class, and a short text once in memory: thousands of shards name one worker."""
     found = {known.name: values[known.name] for known in fields(kind)}
@@ -105,7 +108,7 @@ def shard_table(records: Sequence[DoneRecord]) -> pa.Table:
     return pa.Table.from_pylist(rows, schema=_SHARD_SCHEMA)
 
 
-_OF_USAGE = ("worker", "ended_s", "wait_s", "spans", "read_bytes", "peak_bytes", "peak_gpu_bytes")
+_OF_USAGE = ("worker", "ended_s", "spans", "read_bytes", "peak_bytes", "peak_gpu_bytes")
 _SHARD_SCHEMA = pa.schema(
     [
         pa.field("shard", pa.string()),
@@ -116,7 +119,6 @@ _SHARD_SCHEMA = pa.schema(
         pa.field("ended_s", pa.float64()),
         pa.field("elapsed_s", pa.float64()),
         *(pa.field(known.name, pa.float64()) for known in fields(StageTimes)),
-        pa.field("wait_s", pa.float64()),
         pa.field("spans", pa.string()),
         pa.field("read_bytes", pa.int64()),
         pa.field("written_bytes", pa.int64()),

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
-from pipeline.output.spans import Span, flatten_spans, split_spans, sum_spans
-from pipeline.output.usage import StageTimes, WorkerFacts
+from pipeline.output.usage import StageTimes, WorkerFacts, add_fields
 
 if TYPE_CHECKING:
     from pipeline.output.ledger import DoneRecord
@@ -47,9 +46,7 @@ class WorkerUsage:
     Attributes:
         worker: Host and process.
         device: What computed.
-        stages: What it did at each moment in which it had a shard. The model comes first: `read_s` is reading while
-            the model stood still, and so on.
-        hidden_s: Work of other stages while the model ran.
+        stages: What it did while it had a shard: in `model_s` the model ran, in all the others it stood still.
         idle: Seconds without a shard.
         rows_per_s, tokens_per_s: From ready to the end of its last shard.
         model_tflops_per_s: Model FLOP per second in the model, in 10^12.
@@ -64,7 +61,6 @@ class WorkerUsage:
     num_tokens: int
     num_padded_tokens: int
     stages: StageTimes
-    hidden_s: float
     idle: IdleTimes
     rows_per_s: float
     tokens_per_s: float
@@ -122,12 +118,12 @@ _WORKER_SCHEMA = pa.schema([*_arrow_fields(WorkerUsage), *_arrow_fields(StageTim
 
 def _sum_worker(records: Sequence[DoneRecord], run: RunTime, is_first: bool, is_last: bool) -> WorkerUsage:
     usages = [record.usage for record in records]
-    facts, (seconds, hidden_s) = usages[-1].facts, _seconds_of(records)
+    facts, stages = usages[-1].facts, StageTimes(**add_fields(StageTimes, [usage.stages for usage in usages]))
     began_s, ready_s, last_s = _began_s(records), _ready_s(records), _last_s(records)
-    busy_s, at_work_s = sum(seconds.values()), max(last_s - ready_s, 1e-9)
+    at_work_s = max(last_s - ready_s, 1e-9)
     flops, num_rows = sum(usage.flops for usage in usages), sum(record.num_rows for record in records)
     num_tokens = sum(record.num_tokens for record in records)
-    rate = flops / seconds["model"] if seconds["model"] else 0.0
+    rate = flops / stages.model_s if stages.model_s else 0.0
     return WorkerUsage(
         worker=usages[0].worker,
         device=facts.device,
@@ -135,12 +131,11 @@ def _sum_worker(records: Sequence[DoneRecord], run: RunTime, is_first: bool, is_
         num_rows=num_rows,
         num_tokens=num_tokens,
         num_padded_tokens=sum(record.num_padded_tokens for record in records),
-        stages=StageTimes(**{f"{stage}_s": round(value, 3) for stage, value in seconds.items()}),
-        hidden_s=round(hidden_s, 3),
+        stages=stages,
         idle=IdleTimes(
             planning_s=round(max(began_s - run.start_s, 0.0), 3) if is_first else 0.0,
             loading_s=round(max(ready_s - began_s, 0.0), 3),
-            scheduler_s=round(max(last_s - ready_s - busy_s, 0.0), 3),
+            scheduler_s=round(max(last_s - ready_s - stages.busy_s, 0.0), 3),
             ending_s=round(max(run.end_s - last_s, 0.0), 3) if is_last else 0.0,
         ),
         rows_per_s=round(num_rows / at_work_s, 3),
@@ -155,20 +150,6 @@ def _sum_worker(records: Sequence[DoneRecord], run: RunTime, is_first: bool, is_
         peak_bytes=max(usage.peak_bytes for usage in usages),
         peak_gpu_bytes=max(usage.peak_gpu_bytes for usage in usages),
     )
-
-
-def _seconds_of(records: Sequence[DoneRecord]) -> tuple[dict[str, float], float]:
-    """Seconds by stage of all moments with a shard, and those of stages that the model's time hides."""
-    spans = [span for record in records for span in shard_spans(record.usage.spans, _start_s(record), record.elapsed_s)]
-    seconds = sum_spans(flatten_spans(spans))
-    own_s = sum(span.seconds for span in spans if span.stage not in ("wait", "other"))
-    seen_s = sum(value for stage, value in seconds.items() if stage != "other")
-    return seconds, max(own_s - seen_s, 0.0)
-
-
-def shard_spans(text: str, start_s: float, elapsed_s: float) -> list[Span]:
-    """A shard's spans in the time of all, its whole time among them as `other`."""
-    return [Span("other", start_s, start_s + elapsed_s), *split_spans(text, start_s)]
 
 
 def _start_s(record: DoneRecord) -> float:

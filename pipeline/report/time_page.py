@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from pipeline.output.spans import Span, flatten_spans
+from pipeline.output.spans import split_spans
 from pipeline.output.usage import StageTimes
-from pipeline.output.workers import IdleTimes, shard_spans
+from pipeline.output.workers import IdleTimes
 from pipeline.report.build import NightReport
 from pipeline.report.frame import charts, facts, format_seconds, section
 from pipeline.report.html import Html, draw_lanes, draw_series, draw_shares, table, tag
@@ -40,8 +41,6 @@ def show_time(report: NightReport) -> Html:
     num_runs = len(report.source.manifests)
     notes = [
         f"Of run {run.get('run_id')}, the last to score anything; runs of this night with a manifest: {num_runs}.",
-        "Each moment of a worker counts once: in the model, else for what it waited for. "
-        f"Beside the model went {usage['hidden_s']:,.1f} s of other work.",
         f"What devices could do: {usage['peak_basis'] or 'unknown'}.",
     ]
     return section(
@@ -88,7 +87,7 @@ def _shares(usage: dict[str, Any]) -> list[tuple[str, float]]:
 def _workers(workers: Sequence[dict[str, Any]]) -> Html:
     """Each worker's figures; those of many that did the least of their time in the model."""
     shown = sorted(workers, key=lambda worker: worker["model_s"] / max(_paid_s(worker), 1e-9))[:_MAX_WORKERS]
-    heads = ["worker", "shards", "rows/s", "tokens/s", "padding", *_STAGES, *_IDLE[:-1], "beside the model"]
+    heads = ["worker", "shards", "rows/s", "tokens/s", "padding", *_STAGES, *_IDLE[:-1]]
     heads += ["FLOP used", "read", "written", "memory", "GPU memory"]
     rows = [_worker_row(worker) for worker in shown]
     more = f"The {len(shown)} of {len(workers)} that were least in the model: " if len(workers) > len(shown) else ""
@@ -110,7 +109,6 @@ def _worker_row(worker: dict[str, Any]) -> list[str]:
         f"{worker['tokens_per_s']:,.0f}",
         _percent(1 - worker["num_tokens"] / max(worker["num_padded_tokens"], 1)),
         *(_percent(worker[f"{name}_s"] / paid_s) for name in (*_STAGES, *_IDLE[:-1])),
-        format_seconds(worker["hidden_s"]),
         _percent(worker["model_flop_utilisation"]),
         *(_megabytes(worker[name]) for name in ("read_bytes", "written_bytes", "peak_bytes", "peak_gpu_bytes")),
     ]
@@ -124,22 +122,30 @@ def _lanes(shards: Sequence[dict[str, Any]]) -> Html:
     """Stages over the run's scoring, each step of a lane in the colour of what took most of it."""
     first_s = min(shard["ended_s"] - shard["elapsed_s"] for shard in shards)
     right_s = max(max(shard["ended_s"] for shard in shards) - first_s, 1e-3)
-    spans: dict[str, list[Span]] = {}
+    lanes: dict[str, NDArray[np.float64]] = {}
     for shard in shards:
         start_s = shard["ended_s"] - shard["elapsed_s"] - first_s
-        spans.setdefault(shard["worker"], []).extend(shard_spans(shard["spans"], start_s, shard["elapsed_s"]))
-    lanes = [(name, _stretches(flatten_spans(found), right_s)) for name, found in sorted(spans.items())[:_MAX_LANES]]
-    return draw_lanes("stages of each worker", lanes, right_s)
+        seconds = lanes.setdefault(shard["worker"], np.zeros((len(_STAGES), _LANE_STEPS)))
+        other = _overlap(start_s, start_s + shard["elapsed_s"], right_s)
+        for span in split_spans(shard["spans"], start_s):
+            part = _overlap(span.start_s, span.stop_s, right_s)
+            seconds[_STAGES.index(span.stage)] += part
+            other -= part
+        seconds[_STAGES.index("other")] += other
+    shown = sorted(lanes.items())[:_MAX_LANES]
+    return draw_lanes("stages of each worker", [(name, _stretches(found, right_s)) for name, found in shown], right_s)
 
 
-def _stretches(spans: Sequence[Span], right_s: float) -> list[tuple[float, float, str]]:
+def _overlap(start_s: float, stop_s: float, right_s: float) -> NDArray[np.float64]:
+    """Seconds of a stretch of time in each step of a lane."""
     edges = np.linspace(0.0, right_s, _LANE_STEPS + 1)
-    seconds = np.zeros((len(_STAGES) + 1, _LANE_STEPS))
-    for span in spans:
-        overlap = np.minimum(edges[1:], span.stop_s) - np.maximum(edges[:-1], span.start_s)
-        seconds[_STAGES.index(span.stage)] += np.clip(overlap, 0, None)
-    seconds[-1] = right_s / _LANE_STEPS - seconds.sum(axis=0)  # without a shard
-    chosen = seconds.argmax(axis=0)
+    return np.asarray(np.clip(np.minimum(edges[1:], stop_s) - np.maximum(edges[:-1], start_s), 0, None), np.float64)
+
+
+def _stretches(seconds: NDArray[np.float64], right_s: float) -> list[tuple[float, float, str]]:
+    edges = np.linspace(0.0, right_s, _LANE_STEPS + 1)
+    without_shard = right_s / _LANE_STEPS - seconds.sum(axis=0)
+    chosen = np.vstack([seconds, without_shard]).argmax(axis=0)
     starts = np.flatnonzero(np.diff(chosen, prepend=-1))
     stops = np.append(starts[1:], _LANE_STEPS)
     return [

@@ -14,7 +14,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.config import ComputeConfig, CorpusConfig, PoolOptions
+from pipeline.config import CorpusConfig, PoolOptions, ScoringCompute
 from pipeline.inference.prepare import PreparedRun, prepare_run
 from pipeline.inference.publish import RunReport, publish_run
 from pipeline.inference.run import run_id_for, score_pending
@@ -67,7 +67,7 @@ def score_spec(bundle: str | dict[str, str], corpus_uri: str, output: str, **cha
         bundle=bundle,  # type: ignore[arg-type]
         corpus=CorpusConfig(uri=(corpus_uri,), **corpus_block),
         output=OutputConfig(uri=output),
-        compute=ComputeConfig(precision="fp32", device="cpu"),
+        compute=ScoringCompute(precision="fp32", device="cpu"),
         **changes,
     )
 

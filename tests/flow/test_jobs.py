@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from pathlib import Path
 
@@ -34,9 +35,17 @@ def test_plan_score_plan_table(spec_file: Path, tmp_path: Path) -> None:
     assert "by a probe of " in plan.stdout
     assert not (tmp_path / "scores").exists(), "plan writes nothing"
 
-    score = helpers.run_python(_CLI, "score", str(spec_file), "--date", helpers.NIGHT)
+    score = helpers.run_python(_CLI, "score", str(spec_file), "--date", helpers.NIGHT, "--profile")
     assert score.returncode == 0, score.stderr
     assert "published: night 2026-11-23" in score.stdout
+    profiles = tmp_path / "scores" / "_profiles" / "run_date=2026-11-23"
+    (trace,), (timeline,) = (list(profiles.glob(f"*.{kind}.json.gz")) for kind in ("torch", "ray"))
+    assert f"torch trace: {trace}" in score.stdout
+    assert f"Ray timeline: {timeline}" in score.stdout
+    names = {event["name"] for event in json.loads(gzip.decompress(trace.read_bytes()))["traceEvents"]}
+    assert {"read", "tokenize", "model", "write", "aten::layer_norm"} <= names
+    tasks = [event["name"] for event in json.loads(gzip.decompress(timeline.read_bytes()))]
+    assert sum("_MapWorker" in name or "MapBatches" in name for name in tasks) >= 12, sorted(set(tasks))
 
     after = helpers.run_python(_CLI, "plan", str(spec_file), "--date", helpers.NIGHT)
     assert "nothing to do" in after.stdout, after.stderr

@@ -11,9 +11,12 @@ import pytest
 import torch
 from transformers.models.bert.modeling_bert import BertEmbeddings
 
-from pipeline.config import ComputeConfig
+from pipeline.config import ComputeConfig, ScoringCompute
 from pipeline.corpus.reader import input_column
+from pipeline.encoder.attention import Runtime
+from pipeline.encoder.batching import BatchBudget
 from pipeline.encoder.bundle import BundleInfo
+from pipeline.inference import predictor
 from pipeline.inference.predictor import Prediction, load_predictor
 from pipeline.inference.source import ModelSource, TextSource, token_groups
 from pipeline.storage import Storage
@@ -84,6 +87,28 @@ def load(uris: dict[str, str], texts: dict[str, TextSource] | None = None) -> An
 
 def rows_of(**columns: list[str]) -> pa.Table:
     return pa.table({input_column(name): pa.array(values, pa.large_string()) for name, values in columns.items()})
+
+
+def test_a_worker_has_the_threads_it_was_given(bundle_directory: Path) -> None:
+    before = torch.get_num_threads(), pa.cpu_count()
+    source = ModelSource({"": str(bundle_directory)}, {"": TEXT}, CPU, 3, Storage())
+    try:
+        load_predictor(source)
+        assert (torch.get_num_threads(), pa.cpu_count()) == (3, 3)
+    finally:
+        torch.set_num_threads(before[0])
+        pa.set_cpu_count(before[1])
+
+
+@pytest.mark.parametrize(("device", "num_workers", "expected"), [("cuda", 4, [0.25]), ("cuda", 1, []), ("cpu", 4, [])])
+def test_workers_that_share_a_gpu_share_its_memory(
+    device: str, num_workers: int, expected: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shares: list[float] = []
+    monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", shares.append)
+    runtime = Runtime(torch.device(device), None, BatchBudget(10, 10))
+    predictor._share_gpu(ScoringCompute(workers_per_gpu=num_workers), runtime)
+    assert shares == expected
 
 
 def assert_same(left: Prediction, right: Prediction) -> None:

@@ -42,3 +42,9 @@ def test_defaults_quarantine_blank_text_and_write_embeddings() -> None:
     spec = ScoreSpec.model_validate({"bundle": "/b", "corpus": {"uri": "/c"}, "output": {"uri": "/o"}})
     assert (spec.corpus.empty_text, spec.output.embedding, spec.corpus.keep) == ("quarantine", True, ())
     assert (spec.compute.device, spec.compute.precision, spec.compute.workers) == ("auto", "auto", "auto")
+
+
+def test_gpus_are_not_shared_where_none_is_used() -> None:
+    raw = {"bundle": "/b", "corpus": {"uri": "/c"}, "compute": {"device": "cpu", "workers_per_gpu": 2}}
+    with pytest.raises(SpecError, match="workers_per_gpu: 2 is about GPUs, and device: cpu uses none"):
+        parse_spec(raw, EvaluateSpec, "spec.yaml")

@@ -5,7 +5,7 @@ import torch
 
 from jobs.cluster import Resources, check_local_gpus, choose_pool, ray_session
 from jobs.session import guarded
-from pipeline.config import ComputeConfig, ElasticCompute, PoolOptions
+from pipeline.config import ComputeConfig, ElasticCompute, PoolOptions, ScoringCompute
 from pipeline.errors import AccountingError, ComputeError, TransientStorageError
 
 
@@ -24,12 +24,16 @@ from pipeline.errors import AccountingError, ComputeError, TransientStorageError
         ({"device": "gpu"}, Resources(1, 0, False, can_grow_gpus=True), PoolOptions(1, 1, 1.0)),
         ({"device": "gpu", "workers": 4, "cpus_per_worker": 6}, Resources(1, 0, False, True), PoolOptions(4, 6, 1.0)),
         ({}, Resources(8, 0, False, can_grow_gpus=True), PoolOptions(1, 8, 0.0)),
+        ({"workers_per_gpu": 2}, Resources(16, 2, True), PoolOptions(4, 4, 0.5)),
+        ({"workers_per_gpu": 3}, Resources(16, 1, False), PoolOptions(3, 5, 0.3333)),
+        ({"workers_per_gpu": 2, "workers": 3}, Resources(12, 2, True), PoolOptions(3, 4, 0.5)),
+        ({"workers_per_gpu": 2}, Resources(8, 0, True), PoolOptions(1, 8, 0.0)),
     ],
 )
 def test_auto_becomes_one_worker_per_gpu_or_one_with_all_cores(
     compute: dict[str, object], resources: Resources, expected: PoolOptions
 ) -> None:
-    assert choose_pool(ComputeConfig.model_validate(compute), resources) == expected
+    assert choose_pool(ScoringCompute.model_validate(compute), resources) == expected
 
 
 @pytest.mark.parametrize(
@@ -58,6 +62,11 @@ def test_a_range_is_left_to_a_cluster_and_settled_on_one_machine(
     [
         ({"device": "gpu"}, Resources(8, 0, False), "the Ray cluster has no GPU"),
         ({"device": "gpu", "workers": 3}, Resources(8, 2, True), "3 GPU workers; this machine has 2 GPUs"),
+        (
+            {"device": "gpu", "workers": 5, "workers_per_gpu": 2},
+            Resources(8, 2, True),
+            "5 GPU workers; this machine has 2 GPUs, 2 to each",
+        ),
         ({"workers": 3, "cpus_per_worker": 3}, Resources(8, 0, True), "3 workers with 3 CPUs each; .* room for 8"),
         ({"workers": 9}, Resources(4, 0, True), "9 workers with 1 CPUs each"),
         ({"workers": [3, 9], "cpus_per_worker": 2}, Resources(4, 0, True), "3 workers with 2 CPUs each; .* room for 4"),
@@ -68,7 +77,9 @@ def test_what_the_machine_cannot_hold_is_refused(
     compute: dict[str, object], resources: Resources, message: str
 ) -> None:
     with pytest.raises(ComputeError, match=message) as caught:
-        choose_pool(ElasticCompute.model_validate(compute), resources)
+        choose_pool(
+            (ScoringCompute if "workers_per_gpu" in compute else ElasticCompute).model_validate(compute), resources
+        )
     assert caught.value.remedy
 
 

@@ -15,7 +15,7 @@ from tests.unit.output.records import done_record
 
 def usage(ended_s: float = 0.0) -> ShardUsage:
     facts = WorkerFacts(1.5, 2.5, "a processor", 2e12, "measured")
-    return ShardUsage("host:1", facts, ended_s, StageTimes(1.0, 2.0, 4.0, 0.5, 0.5), 0.25, "read 0 1000", peak_bytes=5)
+    return ShardUsage("host:1", facts, ended_s, StageTimes(1.0, 2.0, 4.0, 0.5, 0.5), "read 0 1000", peak_bytes=5)
 
 
 def test_the_shards_are_a_table_in_the_order_of_their_ends() -> None:
