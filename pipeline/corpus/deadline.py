@@ -1,7 +1,8 @@
 """A shard that never finishes: its process is ended, so that another one tries it, and the tries are counted.
 
 A hung call cannot be stopped from Python, only its process can. Ray then starts another one and hands it the same
-shard, for ever if nobody counts. Knows nothing of Ray.
+shard, for ever if nobody counts. A process that was killed because memory ran out is told from one that crashed: to try
+again helps less, and what to do about it is another thing. Knows nothing of Ray.
 """
 
 from __future__ import annotations
@@ -9,9 +10,11 @@ from __future__ import annotations
 import contextlib
 import faulthandler
 import os
+import re
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
 
@@ -21,40 +24,79 @@ if TYPE_CHECKING:
     from pipeline.corpus.shards import Shard
 
 MAX_OVERDUE = 3  # tries of a shard that may pass the deadline
+MAX_STARVED = 3  # tries of a shard whose process may be killed because memory ran out
 MAX_BEGUN = 10  # tries of a shard whose process may end, whatever ended it
 GRACE_S = 60.0  # for an overdue process to say so, where it can
 _STDERR = 2
+_MEMORY_KILLS = ("/sys/fs/cgroup/memory.events", "/sys/fs/cgroup/memory/memory.oom_control", "/proc/vmstat")
 _SHOWN_FILES = 3
 
 
 @dataclass(frozen=True, slots=True)
+class Place:
+    """Where a try runs: the machine, the process by the name that its keeper has for it, and the machine's
+    `count_memory_kills` when it began.
+    """
+
+    host: str
+    process: str
+    num_memory_kills: int
+
+
+@dataclass(frozen=True, slots=True)
 class Tries:
-    """How often an unfinished shard was begun, and how many of these passed the deadline."""
+    """How often an unfinished shard was begun, how many of these tries passed the deadline, and how many ended because
+    memory ran out.
+    """
 
     num_begun: int = 0
     num_overdue: int = 0
+    num_starved: int = 0
 
 
 class TryBook:
-    """The tries of the shards under way in one run."""
+    """The tries of the shards under way in one run.
 
-    def __init__(self) -> None:
+    Args:
+        died_of_memory: Whether whoever keeps the processes ended one of this name for want of memory.
+    """
+
+    def __init__(self, died_of_memory: Callable[[str], bool] = lambda _process: False) -> None:
+        self._died_of_memory = died_of_memory
         self._tries: dict[str, Tries] = {}
+        self._places: dict[str, Place] = {}
 
-    def begin(self, shard: str) -> Tries:
+    def begin(self, shard: str, place: Place) -> Tries:
         """Count a try; returns all of the shard's, this one included."""
-        before = self._tries.get(shard, Tries())
-        self._tries[shard] = replace(before, num_begun=before.num_begun + 1)
+        before, lost = self._tries.get(shard, Tries()), self._places.get(shard)
+        starved = lost is not None and (self._was_killed(lost, place) or self._died_of_memory(lost.process))
+        self._places[shard] = place
+        self._tries[shard] = replace(
+            before, num_begun=before.num_begun + 1, num_starved=before.num_starved + int(starved)
+        )
         return self._tries[shard]
+
+    @staticmethod
+    def _was_killed(lost: Place, place: Place) -> bool:
+        """Whether the kernel has killed for memory since, where a lost try was; from elsewhere that is not known."""
+        return lost.host == place.host and lost.num_memory_kills < place.num_memory_kills
 
     def note_overdue(self, shard: str) -> None:
         """The try under way passed the deadline."""
         before = self._tries.get(shard, Tries())
         self._tries[shard] = replace(before, num_overdue=before.num_overdue + 1)
+        self._places.pop(shard, None)
+
+    def note_starved(self, shard: str) -> None:
+        """The try under way could not get the memory it asked for."""
+        before = self._tries.get(shard, Tries())
+        self._tries[shard] = replace(before, num_starved=before.num_starved + 1)
+        self._places.pop(shard, None)
 
     def end(self, shard: str) -> None:
         """The shard is done: forget it, so that the book holds what is under way and not every shard."""
         self._tries.pop(shard, None)
+        self._places.pop(shard, None)
 
 
 def check_tries(shard: Shard, tries: Tries, deadline_s: float) -> None:
@@ -70,12 +112,28 @@ def check_tries(shard: Shard, tries: Tries, deadline_s: float) -> None:
             "finished shards are kept: raise compute.shard_deadline_s if these rows need longer, else look at the "
             "stacks in the workers' logs and at the files, then run the same command again",
         )
+    if tries.num_starved >= MAX_STARVED:
+        raise ShardLostError(
+            f"shard {shard.name} ran out of memory, {tries.num_starved} times: {_describe(shard)}",
+            "finished shards are kept: give workers more memory (larger machines, or fewer workers on each), or set "
+            "corpus.shard_rows or corpus.shard_bytes lower (which scores finished shards again), then run the same "
+            "command again",
+        )
     if tries.num_begun > MAX_BEGUN:
         raise ShardLostError(
             f"shard {shard.name} was begun {MAX_BEGUN} times, and each time its process ended: {_describe(shard)}",
-            "finished shards are kept: look at the workers' logs for a crash or for memory running out, give workers "
-            "more memory or set corpus.shard_rows lower, then run the same command again",
+            "finished shards are kept: look at the workers' logs for a crash, then run the same command again",
         )
+
+
+def count_memory_kills() -> int:
+    """A number that grows whenever the kernel kills a process of this machine or container because memory ran out."""
+    total = 0
+    for path in _MEMORY_KILLS:
+        with contextlib.suppress(OSError):
+            found = re.search(r"^oom_kill (\d+)$", Path(path).read_text(encoding="ascii"), re.MULTILINE)
+            total += int(found[1]) if found else 0
+    return total
 
 
 class Watchdog:

@@ -8,23 +8,31 @@ task can hang after a preemption (https://github.com/ray-project/ray/issues/6439
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import os
 import pickle
+import socket
+import traceback
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NoReturn, Protocol
 
 import pyarrow as pa
 import ray
 import ray.data
+from ray import WorkerID
+from ray._private.state import state
+from ray.core.generated.common_pb2 import WorkerExitType
+from ray.core.generated.gcs_pb2 import WorkerTableData
 from ray.data import ActorPoolStrategy, DataContext, Datasource, ReadTask
 from ray.data.block import BlockMetadata
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from pipeline.config import PoolOptions
-from pipeline.corpus.deadline import GRACE_S, TryBook, Watchdog, check_tries
+from pipeline.corpus.deadline import GRACE_S, Place, TryBook, Watchdog, check_tries, count_memory_kills
 from pipeline.corpus.shards import Shard
-from pipeline.errors import BertmillError
+from pipeline.errors import EXIT_RESUMABLE, BertmillError, ComputeError
 
 _SHARD, _FAILURE = "shard", "bertmill_failure"
 
@@ -53,7 +61,7 @@ def stream_shards(shards: Sequence[Shard], factory: WorkerFactory, pool: PoolOpt
 
     Raises:
         ShardDeadlineError: a shard passed the deadline too often.
-        ShardLostError: a shard's worker died too often.
+        ShardLostError: a shard's worker died, or ran out of memory, too often.
         BertmillError: whatever a worker raised, as it raised it.
     """
     if not shards:
@@ -88,6 +96,8 @@ class _PoolActor:
             return factory.build()
         except BertmillError as failure:
             return _Broken(failure)
+        except MemoryError as error:
+            return _Broken(ComputeError(f"a worker has no memory to start in: {error}", "give workers more memory"))
 
     def __call__(self, block: pa.Table) -> pa.Table:
         try:
@@ -96,22 +106,41 @@ class _PoolActor:
             return _pickle(_FAILURE, failure)
 
     def _process(self, shard: Shard) -> pa.Table:
-        check_tries(shard, ray.get(self._book.begin.remote(shard.name)), self._deadline_s)
-        with Watchdog(self._deadline_s, lambda: self._note_overdue(shard.name)):
-            receipt = self._worker.process(shard)
+        place = Place(socket.gethostname(), ray.get_runtime_context().get_worker_id(), count_memory_kills())
+        check_tries(shard, ray.get(self._book.begin.remote(shard.name, place)), self._deadline_s)
+        with Watchdog(self._deadline_s, lambda: self._note(self._book.note_overdue, shard.name)):
+            try:
+                receipt = self._worker.process(shard)
+            except MemoryError:
+                self._give_way(shard)
         self._book.end.remote(shard.name)
         return receipt
 
-    def _note_overdue(self, name: str) -> None:
-        ray.get(self._book.note_overdue.remote(name), timeout=GRACE_S / 2)
+    def _give_way(self, shard: Shard) -> NoReturn:
+        """End this process, and with it all that it holds; another one tries the shard."""
+        with contextlib.suppress(Exception):
+            traceback.print_exc()
+            self._note(self._book.note_starved, shard.name)
+        os._exit(EXIT_RESUMABLE)
+
+    def _note(self, method: Any, name: str) -> None:
+        ray.get(method.remote(name), timeout=GRACE_S / 2)
 
 
 def _open_book() -> Any:
     """A `TryBook` in a process of its own on the driver's machine: it outlives every worker."""
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
-    return (
-        ray.remote(TryBook).options(num_cpus=0, max_restarts=-1, max_task_retries=-1, scheduling_strategy=here).remote()
-    )
+    options = {"num_cpus": 0, "max_restarts": -1, "max_task_retries": -1, "scheduling_strategy": here}
+    return ray.remote(TryBook).options(**options).remote(_died_of_memory)
+
+
+def _died_of_memory(worker_id: str) -> bool:
+    """Whether Ray's own monitor killed a worker because its machine's memory ran out."""
+    # Nothing public tells without Ray's dashboard: this is the table that `ray list workers` shows.
+    found = state._connect_and_get_accessor().get_worker_info(WorkerID.from_hex(worker_id))
+    if found is None:
+        return False
+    return bool(WorkerTableData.FromString(found).exit_type == WorkerExitType.NODE_OUT_OF_MEMORY)
 
 
 @dataclass(frozen=True)

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import uuid
 from dataclasses import dataclass
+from pathlib import Path
 
 import pyarrow as pa
 import pytest
 
+from pipeline.corpus import stream
 from pipeline.corpus.listing import CorpusFile
 from pipeline.corpus.shards import Piece, Shard
 from pipeline.corpus.stream import stream_shards
-from pipeline.errors import TransientStorageError
+from pipeline.errors import ComputeError, ShardLostError, TransientStorageError
 from tests.flow import helpers
 
 SHARDS = [Shard(f"s{number}", (Piece(CorpusFile("/c", 1, "e"), number, number + 1),), 0) for number in range(3)]
@@ -38,3 +43,52 @@ def test_a_worker_s_error_reaches_the_driver_unchanged(fails_at: str, ray_local:
     with pytest.raises(TransientStorageError, match=r"^no answer\n  -> try again$") as raised:
         list(stream_shards(SHARDS, FailingWorker(fails_at), helpers.POOL))
     assert raised.value.exit_code == 75
+
+
+@dataclass(frozen=True)
+class StarvingWorker:
+    """Runs out of memory at shard s1 some times: it cannot get what it asks for, or the kernel kills it."""
+
+    how: str
+    num_times: int
+    directory: str
+
+    def build(self) -> StarvingWorker:
+        if self.how == "building":
+            raise MemoryError("no room for 9 bytes")
+        if self.how == "kernel":
+            stream.count_memory_kills = self.count  # what the kernel would say
+        return self
+
+    def count(self) -> int:
+        return len(os.listdir(self.directory))
+
+    def process(self, shard: Shard) -> pa.Table:
+        if shard.name == "s1" and self.count() < self.num_times:
+            Path(self.directory, uuid.uuid4().hex).touch()
+            if self.how == "kernel":
+                os.kill(os.getpid(), signal.SIGKILL)
+            raise MemoryError("no room for 9 bytes")
+        return pa.table({"shard": [shard.name]})
+
+
+@pytest.mark.parametrize("how", ["error", pytest.param("kernel", marks=pytest.mark.slow)])
+def test_a_worker_without_memory_is_replaced_and_the_run_goes_on(how: str, tmp_path: Path, ray_local: None) -> None:
+    worker = StarvingWorker(how, 2, str(tmp_path))
+    receipts = pa.concat_tables(list(stream_shards(SHARDS, worker, helpers.POOL)))
+    assert sorted(receipts["shard"].to_pylist()) == ["s0", "s1", "s2"]
+    assert worker.count() == 2
+
+
+@pytest.mark.parametrize("how", ["kernel", pytest.param("error", marks=pytest.mark.slow)])
+def test_a_shard_that_always_runs_out_of_memory_is_named(how: str, tmp_path: Path, ray_local: None) -> None:
+    worker = StarvingWorker(how, 99, str(tmp_path))
+    with pytest.raises(ShardLostError, match=r"shard s1 ran out of memory, 3 times: /c rows 1-1") as raised:
+        list(stream_shards(SHARDS, worker, helpers.POOL))
+    assert raised.value.exit_code == 75
+    assert worker.count() == 3
+
+
+def test_a_model_that_does_not_fit_is_told(tmp_path: Path, ray_local: None) -> None:
+    with pytest.raises(ComputeError, match="no memory to start in: no room for 9 bytes"):
+        list(stream_shards(SHARDS, StarvingWorker("building", 1, str(tmp_path)), helpers.POOL))

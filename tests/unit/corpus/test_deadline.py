@@ -6,10 +6,22 @@ import re
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import pytest
 
-from pipeline.corpus.deadline import MAX_BEGUN, MAX_OVERDUE, TryBook, Watchdog, check_tries
+from pipeline.corpus import deadline
+from pipeline.corpus.deadline import (
+    MAX_BEGUN,
+    MAX_OVERDUE,
+    MAX_STARVED,
+    Place,
+    Tries,
+    TryBook,
+    Watchdog,
+    check_tries,
+    count_memory_kills,
+)
 from pipeline.corpus.listing import CorpusFile
 from pipeline.corpus.shards import Piece, Shard
 from pipeline.errors import ShardDeadlineError, ShardLostError
@@ -21,6 +33,9 @@ from pipeline.corpus.deadline import Watchdog
 with Watchdog(0.1, lambda: None, grace_s=0.1):
     re.match("(a+)+$", "a" * 60 + "b")
 """
+
+
+HERE = Place("host", "worker", 0)
 
 
 def shard_of(*names: str) -> Shard:
@@ -66,27 +81,80 @@ def test_a_block_that_keeps_the_interpreter_to_itself_is_ended_too() -> None:
 
 def test_tries_are_counted_until_the_shard_is_done() -> None:
     book = TryBook()
-    assert [book.begin("a").num_begun for _ in range(3)] == [1, 2, 3]
+    assert [book.begin("a", HERE).num_begun for _ in range(3)] == [1, 2, 3]
     book.note_overdue("a")
-    assert book.begin("b").num_overdue == 0
-    assert book.begin("a").num_overdue == 1
+    assert book.begin("b", HERE).num_overdue == 0
+    assert book.begin("a", HERE).num_overdue == 1
     book.end("a")
-    assert (book.begin("a").num_begun, book.begin("b").num_begun) == (1, 2)
+    assert (book.begin("a", HERE).num_begun, book.begin("b", HERE).num_begun) == (1, 2)
 
 
 def test_a_shard_that_never_finishes_is_named_with_its_files() -> None:
     book, shard = TryBook(), shard_of("x.parquet", "y.parquet", "z.parquet", "more.parquet")
     for _ in range(MAX_OVERDUE):
-        check_tries(shard, book.begin(shard.name), 30)
+        check_tries(shard, book.begin(shard.name, HERE), 30)
         book.note_overdue(shard.name)
     expected = "shard s1 was not done within 30 s, 3 times: /c/x.parquet rows 10-19, .*z.parquet rows 10-19 and 1 more"
     with pytest.raises(ShardDeadlineError, match=expected):
-        check_tries(shard, book.begin(shard.name), 30)
+        check_tries(shard, book.begin(shard.name, HERE), 30)
 
 
 def test_a_shard_that_kills_every_process_is_given_up() -> None:
     book, shard = TryBook(), shard_of("x.parquet")
     for _ in range(MAX_BEGUN):
-        check_tries(shard, book.begin(shard.name), 30)
+        check_tries(shard, book.begin(shard.name, HERE), 30)
     with pytest.raises(ShardLostError, match=re.escape("was begun 10 times")):
-        check_tries(shard, book.begin(shard.name), 30)
+        check_tries(shard, book.begin(shard.name, HERE), 30)
+
+
+@pytest.mark.parametrize(
+    ("places", "num_starved"),
+    [
+        ([Place("a", "w1", 4), Place("a", "w2", 4), Place("a", "w3", 4)], 0),
+        ([Place("a", "w1", 4), Place("a", "w2", 5), Place("a", "w3", 7)], 2),
+        ([Place("a", "w1", 4), Place("b", "w2", 9), Place("a", "w3", 5)], 0),
+        ([Place("a", "killed by Ray", 4), Place("b", "w2", 0), Place("b", "w3", 0)], 1),
+        ([Place("a", "killed by Ray", 4), Place("a", "w2", 5)], 1),
+    ],
+    ids=["crashes", "kernel", "other machines", "monitor", "both"],
+)
+def test_a_process_that_was_killed_for_memory_is_told_from_one_that_crashed(
+    places: list[Place], num_starved: int
+) -> None:
+    book = TryBook(lambda process: process == "killed by Ray")
+    tries = [book.begin("a", place) for place in places]
+    assert tries[0] == Tries(1)
+    assert (tries[-1].num_begun, tries[-1].num_starved) == (len(places), num_starved)
+
+
+def test_a_try_that_said_why_it_ended_is_counted_once() -> None:
+    book = TryBook(lambda _process: True)
+    book.begin("a", HERE)
+    book.note_starved("a")
+    assert book.begin("a", Place("host", "worker", 9)) == Tries(2, num_starved=1)
+    book.note_overdue("a")
+    assert book.begin("a", Place("host", "worker", 99)) == Tries(3, num_overdue=1, num_starved=1)
+
+
+def test_a_shard_that_needs_too_much_memory_is_given_up_sooner_and_says_so() -> None:
+    book, shard = TryBook(), shard_of("x.parquet")
+    for number in range(MAX_STARVED):
+        check_tries(shard, book.begin(shard.name, Place("host", "worker", number)), 30)
+    with pytest.raises(
+        ShardLostError, match=r"shard s1 ran out of memory, 3 times: /c/x\.parquet rows 10-19"
+    ) as raised:
+        check_tries(shard, book.begin(shard.name, Place("host", "worker", MAX_STARVED)), 30)
+    assert raised.value.exit_code == 75
+    assert "corpus.shard_rows" in raised.value.remedy
+
+
+def test_the_kernels_kills_are_counted_from_whatever_it_shows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert count_memory_kills() >= 0
+    first, second = tmp_path / "memory.events", tmp_path / "vmstat"
+    monkeypatch.setattr(deadline, "_MEMORY_KILLS", (str(first), str(second), str(tmp_path / "none")))
+    assert count_memory_kills() == 0
+    first.write_text("low 0\nhigh 7\noom 5\noom_kill 3\noom_group_kill 1\n")
+    second.write_text("oom_kill_disable 0\nnr_free_pages 12\n")
+    assert count_memory_kills() == 3
+    second.write_text("nr_free_pages 12\noom_kill 40\ndrop_slab 0\n")
+    assert count_memory_kills() == 43
