@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from pipeline.corpus.shards import Shard
@@ -19,6 +20,7 @@ from pipeline.inference.prepare import PreparedRun, prepare_run
 from pipeline.inference.publish import publish_run
 from pipeline.inference.source import ModelSource
 from pipeline.inference.worker import ShardScorer
+from pipeline.output import writer
 from pipeline.output.ledger import DoneRecord, Ledger, records_from
 from pipeline.output.table import open_table
 from pipeline.storage import Storage
@@ -27,6 +29,7 @@ from tests.flow import helpers
 from tests.tiny import make_bundle
 
 KILLED_SHARD = 5
+PART_BYTES = 11 * 2**20  # more than the parts in which pyarrow sends a file to S3: one is there already
 
 
 @dataclass(frozen=True)
@@ -57,12 +60,13 @@ class KillingLedger(Ledger):
 
 @dataclass(frozen=True, kw_only=True)
 class KillingJob(ScoreJob):
-    """The real job; its scorer dies once in the middle of a shard."""
+    """The real job; its scorer dies once while it loads, in the middle of a shard, or of writing its file."""
 
     kill: KillPlan
 
     def build(self) -> ShardScorer:
         scorer = super().build()
+        self.kill.strike("loading", self.kill.shard)
         work = scorer._split
 
         def score_and_die(rows: pa.Table, *scored: Any) -> object:
@@ -71,8 +75,24 @@ class KillingJob(ScoreJob):
                 self.kill.strike("mid-shard", self.kill.shard)
             return result
 
+        def write_and_die(rows: pa.Table, path: str, filesystem: Any) -> None:
+            is_victim = self.kill.moment == "mid-upload" and _holds_row(rows, self.kill.shard)
+            if is_victim and not Path(self.kill.marker).exists():
+                with filesystem.open_output_stream(path) as stream:
+                    stream.write(_half_of_file(rows) + os.urandom(PART_BYTES))
+                    self.kill.strike("mid-upload", self.kill.shard)
+            write(rows, path, filesystem)
+
+        write, writer._write = writer._write, write_and_die
         scorer._split = score_and_die  # type: ignore[method-assign, assignment]
         return scorer
+
+
+def _half_of_file(rows: pa.Table) -> bytes:
+    sink = pa.BufferOutputStream()
+    pq.write_table(rows, sink)
+    content = bytes(sink.getvalue())
+    return content[: len(content) // 2]
 
 
 def _holds_row(rows: pa.Table, shard_and_row: str) -> bool:
@@ -86,7 +106,9 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(directory)
 
 
-@pytest.mark.parametrize("moment", ["mid-shard", "after upload, before record", "after record, before receipt"])
+@pytest.mark.parametrize(
+    "moment", ["loading", "mid-shard", "mid-upload", "after upload, before record", "after record, before receipt"]
+)
 def test_killed_actor_changes_nothing(moment: str, root_uri: str, bundle: str, tmp_path: Path, ray_local: None) -> None:
     corpus = join_uri(root_uri, "corpus")
     helpers.write_demo_corpus(corpus)
@@ -103,12 +125,14 @@ def test_killed_actor_changes_nothing(moment: str, root_uri: str, bundle: str, t
     assert report.num_rows == 1200
     assert helpers.read_rows(disturbed.output.uri) == helpers.read_rows(undisturbed.output.uri)
     assert len(run.ledger.names()) == 12
+    left_behind = [item.uri for item in Storage().list_objects(disturbed.output.uri) if item.uri.endswith(".tmp")]
+    assert bool(left_behind) == (moment == "mid-upload" and not root_uri.startswith("s3://"))
 
 
 def _score_with_killer(run: PreparedRun, moment: str, marker: str) -> list[DoneRecord]:
     victim: Shard = run.plan.pending[KILLED_SHARD]
     piece = victim.pieces[0]
-    target = f"{piece.file.uri}:{piece.start_row}" if moment == "mid-shard" else victim.name
+    target = f"{piece.file.uri}:{piece.start_row}" if moment.startswith("mid-") else victim.name
     kill = KillPlan(moment, target, marker)
     ledger = KillingLedger(**{field.name: getattr(run.ledger, field.name) for field in fields(Ledger)}, kill=kill)
     model = ModelSource(run.spec.bundle, run.source.texts, run.spec.compute, 1, run.ledger.storage)
