@@ -142,6 +142,18 @@ def test_racing_publishers_make_one_commit(scene: Scene, mode: str, num_racers: 
 
 
 @pytest.mark.parametrize("num_racers", [2, 4])
+def test_racing_publishers_of_a_published_night_make_one_commit(scene: Scene, num_racers: int) -> None:
+    """The corpus has changed since it was published."""
+    calm, table = scene.copy("all"), scene.copy("all")
+    scene.finish(scene.command("all", str(calm), FIRST))
+    version = DeltaTable(table).version()
+    _race(scene, scene.command("all", str(table), FIRST), num_racers)
+    assert helpers.read_rows(str(table)) == helpers.read_rows(str(calm)) != scene.before["all"]
+    assert DeltaTable(table).version() == version + 1
+    assert verify_night(str(table), FIRST, STORAGE).problems == ()
+
+
+@pytest.mark.parametrize("num_racers", [2, 4])
 def test_racing_publishers_of_a_tables_first_night_make_one_commit(scene: Scene, num_racers: int) -> None:
     uri = str(scene.root / uuid.uuid4().hex)
     _race(scene, scene.command("all", uri), num_racers)
