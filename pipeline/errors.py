@@ -21,6 +21,7 @@ process boundaries by pickle unchanged, and carries the exit status a job ends w
     ├── StorageFullError           no room on the disk or in the quota; exit 75
     ├── ShardDeadlineError         a shard took too long, three times; finished work is kept; exit 75
     ├── ShardLostError             a shard's process ended, ten times; finished work is kept; exit 75
+    ├── WorkerLostError            a worker's process ended while it started, five times; exit 75
     ├── CommitConflictError        another publisher committed first; the table is re-read
     ├── TooManyBadRowsError        quarantine above `max_bad_fraction`; nothing was published; exit 3
     ├── FilesSkippedError          the work is done, but corrupt files were left out as the spec allows; exit 6
@@ -208,6 +209,12 @@ class ShardDeadlineError(BertmillError):
 
 class ShardLostError(BertmillError):
     """The process at work on a shard ended before it was done, again and again."""
+
+    exit_code = EXIT_RESUMABLE
+
+
+class WorkerLostError(BertmillError):
+    """The process of a worker ended before it was ready for its first shard, again and again."""
 
     exit_code = EXIT_RESUMABLE
 

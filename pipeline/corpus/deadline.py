@@ -18,14 +18,15 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from pipeline.errors import EXIT_RESUMABLE, ShardDeadlineError, ShardLostError
+from pipeline.errors import EXIT_RESUMABLE, ShardDeadlineError, ShardLostError, WorkerLostError
 
 if TYPE_CHECKING:
     from pipeline.corpus.shards import Shard
 
 MAX_OVERDUE = 3  # tries of a shard that may pass the deadline
-MAX_STARVED = 3  # tries of a shard whose process may be killed because memory ran out
+MAX_STARVED = 3  # tries of a shard, or starts of a worker, that may end because memory ran out
 MAX_BEGUN = 10  # tries of a shard whose process may end, whatever ended it
+MAX_STARTED = 5  # the same of a worker that starts
 GRACE_S = 60.0  # for an overdue process to say so, where it can
 _STDERR = 2
 _MEMORY_KILLS = ("/sys/fs/cgroup/memory.events", "/sys/fs/cgroup/memory/memory.oom_control", "/proc/vmstat")
@@ -45,8 +46,8 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class Tries:
-    """How often an unfinished shard was begun, how many of these tries passed the deadline, and how many ended because
-    memory ran out.
+    """How often an unfinished shard (or the start of a worker) was begun, how many of these tries passed the deadline,
+    and how many ended because memory ran out.
     """
 
     num_begun: int = 0
@@ -55,7 +56,7 @@ class Tries:
 
 
 class TryBook:
-    """The tries of the shards under way in one run.
+    """The tries of the shards under way in one run, and of its workers' starts, each by a name.
 
     Args:
         died_of_memory: Whether whoever keeps the processes ended one of this name for want of memory.
@@ -66,37 +67,37 @@ class TryBook:
         self._tries: dict[str, Tries] = {}
         self._places: dict[str, Place] = {}
 
-    def begin(self, shard: str, place: Place) -> Tries:
-        """Count a try; returns all of the shard's, this one included."""
-        before, lost = self._tries.get(shard, Tries()), self._places.get(shard)
+    def begin(self, name: str, place: Place) -> Tries:
+        """Count a try; returns all under this name, this one included."""
+        before, lost = self._tries.get(name, Tries()), self._places.get(name)
         starved = lost is not None and (self._was_killed(lost, place) or self._died_of_memory(lost.process))
-        self._places[shard] = place
-        self._tries[shard] = replace(
+        self._places[name] = place
+        self._tries[name] = replace(
             before, num_begun=before.num_begun + 1, num_starved=before.num_starved + int(starved)
         )
-        return self._tries[shard]
+        return self._tries[name]
 
     @staticmethod
     def _was_killed(lost: Place, place: Place) -> bool:
         """Whether the kernel has killed for memory since, where a lost try was; from elsewhere that is not known."""
         return lost.host == place.host and lost.num_memory_kills < place.num_memory_kills
 
-    def note_overdue(self, shard: str) -> None:
+    def note_overdue(self, name: str) -> None:
         """The try under way passed the deadline."""
-        before = self._tries.get(shard, Tries())
-        self._tries[shard] = replace(before, num_overdue=before.num_overdue + 1)
-        self._places.pop(shard, None)
+        before = self._tries.get(name, Tries())
+        self._tries[name] = replace(before, num_overdue=before.num_overdue + 1)
+        self._places.pop(name, None)
 
-    def note_starved(self, shard: str) -> None:
+    def note_starved(self, name: str) -> None:
         """The try under way could not get the memory it asked for."""
-        before = self._tries.get(shard, Tries())
-        self._tries[shard] = replace(before, num_starved=before.num_starved + 1)
-        self._places.pop(shard, None)
+        before = self._tries.get(name, Tries())
+        self._tries[name] = replace(before, num_starved=before.num_starved + 1)
+        self._places.pop(name, None)
 
-    def end(self, shard: str) -> None:
-        """The shard is done: forget it, so that the book holds what is under way and not every shard."""
-        self._tries.pop(shard, None)
-        self._places.pop(shard, None)
+    def end(self, name: str) -> None:
+        """It is done: forget it, so that the book holds what is under way and not every shard."""
+        self._tries.pop(name, None)
+        self._places.pop(name, None)
 
 
 def check_tries(shard: Shard, tries: Tries, deadline_s: float) -> None:
@@ -123,6 +124,29 @@ def check_tries(shard: Shard, tries: Tries, deadline_s: float) -> None:
         raise ShardLostError(
             f"shard {shard.name} was begun {MAX_BEGUN} times, and each time its process ended: {_describe(shard)}",
             "finished shards are kept: look at the workers' logs for a crash, then run the same command again",
+        )
+
+
+def check_starts(tries: Tries, deadline_s: float) -> None:
+    """Refuse to start a worker that was started often enough.
+
+    Raises:
+        WorkerLostError: too many starts passed the deadline, or ended with their process.
+    """
+    if tries.num_overdue >= MAX_OVERDUE:
+        raise WorkerLostError(
+            f"a worker was not ready within {deadline_s:g} s, {tries.num_overdue} times",
+            "look at the stacks in the workers' logs, then run the same command again",
+        )
+    if tries.num_starved >= MAX_STARVED:
+        raise WorkerLostError(
+            f"a worker ran out of memory while it loaded the model, {tries.num_starved} times",
+            "give workers more memory (larger machines, or fewer workers on each), then run the same command again",
+        )
+    if tries.num_begun > MAX_STARTED:
+        raise WorkerLostError(
+            f"a worker was started {MAX_STARTED} times, and each time its process ended while it loaded the model",
+            "look at the workers' logs for a crash, then run the same command again",
         )
 
 

@@ -30,7 +30,16 @@ from ray.data.block import BlockMetadata
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from pipeline.config import PoolOptions
-from pipeline.corpus.deadline import GRACE_S, Place, TryBook, Watchdog, check_tries, count_memory_kills
+from pipeline.corpus.deadline import (
+    GRACE_S,
+    Place,
+    Tries,
+    TryBook,
+    Watchdog,
+    check_starts,
+    check_tries,
+    count_memory_kills,
+)
 from pipeline.corpus.shards import Shard
 from pipeline.errors import EXIT_RESUMABLE, BertmillError, ComputeError
 
@@ -62,6 +71,7 @@ def stream_shards(shards: Sequence[Shard], factory: WorkerFactory, pool: PoolOpt
     Raises:
         ShardDeadlineError: a shard passed the deadline too often.
         ShardLostError: a shard's worker died, or ran out of memory, too often.
+        WorkerLostError: a worker died, or passed the deadline, too often while it started.
         BertmillError: whatever a worker raised, as it raised it.
     """
     if not shards:
@@ -89,15 +99,26 @@ class _PoolActor:
     """
 
     def __init__(self, factory: WorkerFactory, deadline_s: float, book: Any) -> None:
-        self._worker, self._deadline_s, self._book = self._build(factory), deadline_s, book
+        self._deadline_s, self._book = deadline_s, book
+        self._worker = self._build(factory)
 
     def _build(self, factory: WorkerFactory) -> ShardWorker:
+        actor = ray.get_runtime_context().get_actor_id()  # the same after a restart, which Ray never ends by itself
         try:
-            return factory.build()
+            check_starts(self._begin(actor), self._deadline_s)
+            with Watchdog(self._deadline_s, lambda: self._note(self._book.note_overdue, actor)):
+                worker = factory.build()
         except BertmillError as failure:
             return _Broken(failure)
         except MemoryError as error:
             return _Broken(ComputeError(f"a worker has no memory to start in: {error}", "give workers more memory"))
+        self._book.end.remote(actor)
+        return worker
+
+    def _begin(self, name: str) -> Tries:
+        place = Place(socket.gethostname(), ray.get_runtime_context().get_worker_id(), count_memory_kills())
+        tries: Tries = ray.get(self._book.begin.remote(name, place))
+        return tries
 
     def __call__(self, block: pa.Table) -> pa.Table:
         try:
@@ -106,8 +127,7 @@ class _PoolActor:
             return _pickle(_FAILURE, failure)
 
     def _process(self, shard: Shard) -> pa.Table:
-        place = Place(socket.gethostname(), ray.get_runtime_context().get_worker_id(), count_memory_kills())
-        check_tries(shard, ray.get(self._book.begin.remote(shard.name, place)), self._deadline_s)
+        check_tries(shard, self._begin(shard.name), self._deadline_s)
         with Watchdog(self._deadline_s, lambda: self._note(self._book.note_overdue, shard.name)):
             try:
                 receipt = self._worker.process(shard)
@@ -135,12 +155,12 @@ def _open_book() -> Any:
 
 
 def _died_of_memory(worker_id: str) -> bool:
-    """Whether Ray's own monitor killed a worker because its machine's memory ran out."""
-    # Nothing public tells without Ray's dashboard: this is the table that `ray list workers` shows.
-    found = state._connect_and_get_accessor().get_worker_info(WorkerID.from_hex(worker_id))
-    if found is None:
-        return False
-    return bool(WorkerTableData.FromString(found).exit_type == WorkerExitType.NODE_OUT_OF_MEMORY)
+    """Whether Ray's own monitor killed a worker because its machine's memory ran out; no, where that cannot be told."""
+    with contextlib.suppress(Exception):  # a shard is tried again whatever the answer
+        # Nothing public tells without Ray's dashboard: this is the table that `ray list workers` shows.
+        found = state._connect_and_get_accessor().get_worker_info(WorkerID.from_hex(worker_id))
+        return bool(WorkerTableData.FromString(found).exit_type == WorkerExitType.NODE_OUT_OF_MEMORY)
+    return False
 
 
 @dataclass(frozen=True)

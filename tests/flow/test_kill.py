@@ -107,7 +107,14 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.mark.parametrize(
-    "moment", ["loading", "mid-shard", "mid-upload", "after upload, before record", "after record, before receipt"]
+    "moment",
+    [
+        pytest.param("loading", marks=pytest.mark.slow),
+        "mid-shard",
+        "mid-upload",
+        "after upload, before record",
+        "after record, before receipt",
+    ],
 )
 def test_killed_actor_changes_nothing(moment: str, root_uri: str, bundle: str, tmp_path: Path, ray_local: None) -> None:
     corpus = join_uri(root_uri, "corpus")

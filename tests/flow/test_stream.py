@@ -15,7 +15,7 @@ from pipeline.corpus import stream
 from pipeline.corpus.listing import CorpusFile
 from pipeline.corpus.shards import Piece, Shard
 from pipeline.corpus.stream import stream_shards
-from pipeline.errors import ComputeError, ShardLostError, TransientStorageError
+from pipeline.errors import ComputeError, ShardLostError, TransientStorageError, WorkerLostError
 from tests.flow import helpers
 
 SHARDS = [Shard(f"s{number}", (Piece(CorpusFile("/c", 1, "e"), number, number + 1),), 0) for number in range(3)]
@@ -47,7 +47,7 @@ def test_a_worker_s_error_reaches_the_driver_unchanged(fails_at: str, ray_local:
 
 @dataclass(frozen=True)
 class StarvingWorker:
-    """Runs out of memory at shard s1 some times: it cannot get what it asks for, or the kernel kills it."""
+    """Runs out of memory some times, at shard s1 (it gets none, or the kernel kills it) or earlier."""
 
     how: str
     num_times: int
@@ -56,6 +56,9 @@ class StarvingWorker:
     def build(self) -> StarvingWorker:
         if self.how == "building":
             raise MemoryError("no room for 9 bytes")
+        if self.how == "starting" and self.count() < self.num_times:
+            self._count_one_more()
+            os.kill(os.getpid(), signal.SIGKILL)
         if self.how == "kernel":
             stream.count_memory_kills = self.count  # what the kernel would say
         return self
@@ -63,9 +66,12 @@ class StarvingWorker:
     def count(self) -> int:
         return len(os.listdir(self.directory))
 
+    def _count_one_more(self) -> None:
+        Path(self.directory, uuid.uuid4().hex).touch()
+
     def process(self, shard: Shard) -> pa.Table:
         if shard.name == "s1" and self.count() < self.num_times:
-            Path(self.directory, uuid.uuid4().hex).touch()
+            self._count_one_more()
             if self.how == "kernel":
                 os.kill(os.getpid(), signal.SIGKILL)
             raise MemoryError("no room for 9 bytes")
@@ -92,3 +98,11 @@ def test_a_shard_that_always_runs_out_of_memory_is_named(how: str, tmp_path: Pat
 def test_a_model_that_does_not_fit_is_told(tmp_path: Path, ray_local: None) -> None:
     with pytest.raises(ComputeError, match="no memory to start in: no room for 9 bytes"):
         list(stream_shards(SHARDS, StarvingWorker("building", 1, str(tmp_path)), helpers.POOL))
+
+
+@pytest.mark.slow
+def test_a_worker_that_never_starts_is_given_up(tmp_path: Path, ray_local: None) -> None:
+    worker = StarvingWorker("starting", 99, str(tmp_path))
+    with pytest.raises(WorkerLostError, match="a worker was started 5 times, and each time its process ended"):
+        list(stream_shards(SHARDS, worker, helpers.POOL))
+    assert worker.count() == 5

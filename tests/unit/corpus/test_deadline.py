@@ -14,17 +14,19 @@ from pipeline.corpus import deadline
 from pipeline.corpus.deadline import (
     MAX_BEGUN,
     MAX_OVERDUE,
+    MAX_STARTED,
     MAX_STARVED,
     Place,
     Tries,
     TryBook,
     Watchdog,
+    check_starts,
     check_tries,
     count_memory_kills,
 )
 from pipeline.corpus.listing import CorpusFile
 from pipeline.corpus.shards import Piece, Shard
-from pipeline.errors import ShardDeadlineError, ShardLostError
+from pipeline.errors import ShardDeadlineError, ShardLostError, WorkerLostError
 
 # A regular expression that never ends and never lets go of the interpreter's lock.
 _HOLDS_THE_LOCK = """
@@ -146,6 +148,29 @@ def test_a_shard_that_needs_too_much_memory_is_given_up_sooner_and_says_so() -> 
         check_tries(shard, book.begin(shard.name, Place("host", "worker", MAX_STARVED)), 30)
     assert raised.value.exit_code == 75
     assert "corpus.shard_rows" in raised.value.remedy
+
+
+def test_a_worker_that_never_starts_is_given_up() -> None:
+    book = TryBook()
+    for _ in range(MAX_STARTED):
+        check_starts(book.begin("actor", HERE), 30)
+    with pytest.raises(WorkerLostError, match="a worker was started 5 times, and each time its process ended"):
+        check_starts(book.begin("actor", HERE), 30)
+    book.end("actor")
+    check_starts(book.begin("actor", HERE), 30)
+
+
+@pytest.mark.parametrize(
+    ("tries", "words"),
+    [
+        (Tries(4, num_starved=3), "a worker ran out of memory while it loaded the model, 3 times"),
+        (Tries(4, num_overdue=3), "a worker was not ready within 30 s, 3 times"),
+    ],
+)
+def test_why_a_worker_never_starts_is_said(tries: Tries, words: str) -> None:
+    with pytest.raises(WorkerLostError, match=words) as raised:
+        check_starts(tries, 30)
+    assert raised.value.exit_code == 75
 
 
 def test_the_kernels_kills_are_counted_from_whatever_it_shows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
