@@ -14,6 +14,7 @@ import subprocess
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -107,6 +108,8 @@ def _fork(run: Run, log: Path) -> int:
         _work(run)
     except SystemExit as error:
         code = error.code
+    except BaseException:
+        traceback.print_exc()
     finally:
         sys.stdout.flush()
         sys.stderr.flush()
@@ -192,8 +195,9 @@ def _no_session(*_given: Any) -> Iterator[PoolOptions]:
 
 
 class _NoLock(contextlib.nullcontext[None]):
-    def __init__(self, *_given: Any) -> None:
-        super().__init__()
+    @classmethod
+    def of(cls, *_given: Any) -> _NoLock:
+        return cls()
 
 
 def _meeting(run: Run) -> Callable[..., Any]:
