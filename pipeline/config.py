@@ -159,6 +159,28 @@ class ScoringCompute(ComputeConfig):
         return self
 
 
+class TrainingCompute(ElasticCompute):
+    """What trains the model, and how many of it."""
+
+    data_parallel: Literal["ddp", "fsdp"] = Field(
+        "ddp",
+        description="several workers: ddp: each holds all weights; fsdp: each holds a part of weights, gradients and "
+        "moments, for encoders that are large beside a device's memory",
+    )
+    compile: bool = Field(
+        False,
+        description="torch.compile of the encoder's layers: costs up to minutes at a start, and a compiler on CPU",
+    )
+
+    @model_validator(mode="after")
+    def _shards_are_not_scaled(self) -> Self:
+        if self.data_parallel == "fsdp" and self.precision == "fp16":
+            raise ValueError(
+                "data_parallel: fsdp cannot scale losses, as precision: fp16 needs it: use bf16 or fp32, or ddp"
+            )
+        return self
+
+
 class EncoderUse(SpecModel):
     """How text goes into an encoder and an embedding comes out."""
 

@@ -7,12 +7,12 @@ import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
 
 from pipeline.errors import TrainingError
+from pipeline.finetune.parallel import restore_moments
 
 _COMPLETE = "COMPLETE"
 _STATE = "state.json"
@@ -56,14 +56,14 @@ class Progress:
 def save_checkpoint(
     directory: Path,
     network: torch.nn.Module,
-    optimizer: torch.optim.Optimizer,
+    moments: Weights,
     progress: Progress,
     best: Weights | None = None,
 ) -> None:
     """Write weights, optimizer moments, progress and the best weights, then `COMPLETE` with every file's size."""
     directory.mkdir(parents=True, exist_ok=True)
     save_file(copy_weights(network), directory / _WEIGHTS)
-    save_file(_flatten_optimizer(optimizer), directory / _OPTIMIZER)
+    save_file(moments, directory / _OPTIMIZER)
     if best:
         save_file(best, directory / _BEST)
     (directory / _STATE).write_text(json.dumps(asdict(progress)))
@@ -89,7 +89,7 @@ def load_checkpoint(
     if weights.keys() != _own_weights(network).keys():
         raise TrainingError(f"{directory}: a checkpoint of other networks", "use another `work`, or remove the old run")
     network.load_state_dict(weights, strict=False)
-    _restore_optimizer(optimizer, load_file(directory / _OPTIMIZER))
+    restore_moments(optimizer, load_file(directory / _OPTIMIZER))
     return progress
 
 
@@ -123,20 +123,3 @@ def _read_progress(directory: Path) -> Progress:
         raise TrainingError(f"{directory}: an incomplete checkpoint", "remove it; the run goes on from the one before")
     state = json.loads((directory / _STATE).read_text())
     return Progress(**{**state, "standing": Standing(**state["standing"])})
-
-
-def _flatten_optimizer(optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
-    state: dict[int, dict[str, Any]] = optimizer.state_dict()["state"]
-    return {
-        f"{index}.{name}": torch.as_tensor(value).detach().cpu().contiguous().clone()
-        for index, values in state.items()
-        for name, value in values.items()
-    }
-
-
-def _restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, torch.Tensor]) -> None:
-    state: dict[int, dict[str, torch.Tensor]] = {}
-    for key, tensor in tensors.items():
-        index, name = key.split(".", 1)
-        state.setdefault(int(index), {})[name] = tensor
-    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})

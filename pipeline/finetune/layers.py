@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import os
 import re
+import shutil
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModel
+from transformers import AttentionInterface, AutoConfig, AutoModel
 
 from pipeline.encoder.heads import JoinedHeads
-from pipeline.errors import Problem, SpecError
+from pipeline.encoder.packing import PACKED, packed_attention
+from pipeline.errors import ComputeError, Problem, SpecError
 from pipeline.finetune.spec import TrainingConfig
 
 _LAYER = re.compile(r"(?:^|\.)layers?\.(\d+)(?:\.|$)")
+_WHOLE_LAYER = re.compile(r"(?:.*[._])?layers?\.\d+")
 _BELOW_ALL_LAYERS = ("emb", "relative_attention_bias")
 
 
@@ -32,6 +36,11 @@ def find_height(name: str, num_layers: int) -> int:
 def count_layers(encoder: Any) -> int:
     """Layers of a transformers model."""
     return int(encoder.config.num_hidden_layers)
+
+
+def find_layers(encoder: Any) -> list[torch.nn.Module]:
+    """An encoder's layers, from the lowest up; one that is used again and again (ALBERT) stands once."""
+    return [module for name, module in encoder.named_modules() if _WHOLE_LAYER.fullmatch(name)]
 
 
 def freeze_layers(joined: JoinedHeads, num_frozen: int) -> None:
@@ -59,6 +68,27 @@ def recompute_layers(joined: JoinedHeads) -> None:
     encoder = joined.encoder
     encoder.activation_checkpointing_enable({"use_reentrant": False})
     encoder.disable_input_require_grads()  # or the backward pass goes through layers that are frozen
+
+
+def compile_layers(joined: JoinedHeads, device: torch.device) -> None:
+    """Let torch's compiler make the code of each layer, for any number of tokens.
+
+    Attention over packs is left as it is: the rectangles of a pack differ with every batch, and each kind would be
+    compiled anew.
+
+    Raises:
+        ComputeError: layers compute on the CPU, and there is no C++ compiler on this machine.
+    """
+    names = (os.environ.get("CXX"), "g++", "c++", "clang++")
+    if device.type == "cpu" and not any(name and shutil.which(name) for name in names):
+        raise ComputeError(
+            "compute.compile needs a C++ compiler on every worker, and this one has none",
+            "install g++, or leave compute.compile out",
+        )
+    leave_alone: Any = torch.compiler.disable
+    AttentionInterface.register(PACKED, leave_alone(packed_attention))
+    for layer in find_layers(joined.encoder):
+        layer.compile(dynamic=True)
 
 
 def check_recomputing(encoder: str, recipe: TrainingConfig, source: str) -> None:

@@ -24,6 +24,7 @@ from pipeline.finetune.best import BestKeeper
 from pipeline.finetune.checkpoint import Progress, Weights, load_best, load_checkpoint, save_checkpoint
 from pipeline.finetune.hidden import Guesser, HiddenRows, validation_keys
 from pipeline.finetune.optimizer import make_optimizer, set_learning_rate
+from pipeline.finetune.parallel import gather_moments, gather_weights, scatter_weights, trained_part
 from pipeline.finetune.plan import TrainingPlan, learning_rate_factor, share_batch
 from pipeline.finetune.spec import CheckpointConfig
 from pipeline.finetune.step import StepContext, StepResult, TrainingHead, run_step
@@ -136,11 +137,12 @@ def train(job: LoopJob, hooks: LoopHooks) -> Judgements:
     """
     context, plan = job.context, job.plan
     network, recipe = context.joined, context.config
-    optimizer = make_optimizer(network, recipe)
+    optimizer = make_optimizer(trained_part(context.network), recipe)
     keeper = BestKeeper(recipe, {head.name: head.task for head in context.heads}, network)
     first_step = 0
     if hooks.restore is not None:
         progress = load_checkpoint(hooks.restore, network, optimizer, job.fingerprint)
+        scatter_weights(context.network)
         keeper.resume(progress.standing, load_best(hooks.restore))
         if progress.scaler and context.scaler.is_enabled():
             context.scaler.load_state_dict(dict(progress.scaler))
@@ -154,11 +156,13 @@ def train(job: LoopJob, hooks: LoopHooks) -> Judgements:
         set_learning_rate(optimizer, factor)
         result = _planned_step(job, optimizer, step)
         if not result.is_skipped:
-            note_step(network, optimizer)
+            note_step(trained_part(context.network), optimizer)
         window.add(result)
         at_epoch_end, at_evaluation = plan.ends_epoch(step), _is_evaluated(job, step)
         if at_epoch_end or at_evaluation or (step + 1) % _SYNC_EVERY_STEPS == 0:
             window.check(step)  # first: weights that are no numbers cannot be judged
+            if at_evaluation:
+                gather_weights(context.network)
             judgements = evaluate(job) if at_evaluation else None
             if judgements:
                 keeper.note(step + 1, {head: found.evaluation.metrics for head, found in judgements.items()})
@@ -166,21 +170,25 @@ def train(job: LoopJob, hooks: LoopHooks) -> Judgements:
             wish = window.ask_wish()
             if window.wants_checkpoint(at_epoch_end or keeper.is_over or wish is not Wish.GO_ON):
                 progress = Progress(step + 1, job.fingerprint, keeper.standing, context.scaler.state_dict())
-                hooks.save(_writer(network, optimizer, progress, keeper.weights))
+                hooks.save(_writer(job, optimizer, progress, keeper.weights))
             if wish is Wish.STOP and step + 1 < plan.num_steps:
                 raise InterruptedRunError(
                     f"stopped after step {step + 1} of {plan.num_steps}; a checkpoint was saved",
                     "run the same command again: it goes on with the next step",
                 )
+    gather_weights(context.network)
     if keeper.put_back() or judgements is None:
         judgements = evaluate(job)
     return judgements
 
 
 def _writer(
-    network: torch.nn.Module, optimizer: torch.optim.Optimizer, progress: Progress, best: Weights
+    job: LoopJob, optimizer: torch.optim.Optimizer, progress: Progress, best: Weights
 ) -> Callable[[Path], None]:
-    return lambda target: save_checkpoint(target, network, optimizer, progress, best)
+    """What writes a checkpoint on rank 0; what it writes is gathered here, on every rank."""
+    gather_weights(job.context.network)
+    moments = gather_moments(optimizer, is_kept=job.rank == 0)
+    return lambda target: save_checkpoint(target, job.context.joined, moments, progress, best)
 
 
 def _is_evaluated(job: LoopJob, step: int) -> bool:

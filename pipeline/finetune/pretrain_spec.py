@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import Field, NonNegativeInt, model_validator
 
-from pipeline.config import ElasticCompute, SpecModel, StorageConfig, Uri, Uris, parse_spec
+from pipeline.config import SpecModel, StorageConfig, TrainingCompute, Uri, Uris, parse_spec
 from pipeline.finetune.spec import CheckpointConfig, FinetuneSpec, TrackedTraining, TrainingConfig
 
 
@@ -54,7 +54,7 @@ class PretrainSpec(TrackedTraining):
     stride: NonNegativeInt = Field(0, description="tokens that neighbouring windows share")
     training: TrainingConfig = TrainingConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
-    compute: ElasticCompute = ElasticCompute()
+    compute: TrainingCompute = TrainingCompute()
     storage: StorageConfig = StorageConfig()
     registry: Uri | None = Field(None, description="where models:// is looked up; default: $BERTMILL_REGISTRY")
 

@@ -27,7 +27,7 @@ from pipeline.config import PoolOptions
 from pipeline.corpus.stream import stream_shards
 from pipeline.encoder.attention import set_threads
 from pipeline.encoder.bundle import BundleInfo, read_bundle_info
-from pipeline.errors import BertmillError, CorpusError, InterruptedRunError, ModelError, TrainingError
+from pipeline.errors import BertmillError, ComputeError, CorpusError, InterruptedRunError, ModelError, TrainingError
 from pipeline.finetune.loop import Judgements, LoopHooks, LoopJob, TrainingStatus, Wish
 from pipeline.finetune.prepare import PreparedHead, PreparedTraining
 from pipeline.finetune.token_cache import check_cached, missing_shards
@@ -238,7 +238,7 @@ def _train_on_worker(config: dict[str, Any]) -> None:
     """What each Ray Train worker runs. Errors that another attempt cannot mend end it instead of a retry."""
     try:
         _train_rank(config["run"], config["board"], config["threads"])
-    except (TrainingError, CorpusError, ModelError, InterruptedRunError) as failure:
+    except (TrainingError, CorpusError, ModelError, ComputeError, InterruptedRunError) as failure:
         ray.get(config["board"].fail.remote(failure))
 
 

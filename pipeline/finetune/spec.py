@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
-from pipeline.config import ElasticCompute, EncoderUse, Seed, SpecModel, StorageConfig, Uri, Uris, check_bundle_names
+from pipeline.config import EncoderUse, Seed, SpecModel, StorageConfig, TrainingCompute, Uri, Uris, check_bundle_names
 from pipeline.tasks import TASKS
 from pipeline.uris import join_uri, overlaps
 
@@ -172,7 +172,7 @@ class FinetuneSpec(TrackedTraining):
         description="in place of training.seed: a training with each, into OUTPUT/seed-N, and a table of their figures",
     )
     checkpoint: CheckpointConfig = CheckpointConfig()
-    compute: ElasticCompute = ElasticCompute()
+    compute: TrainingCompute = TrainingCompute()
     storage: StorageConfig = StorageConfig()
 
     @model_validator(mode="after")

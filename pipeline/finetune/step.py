@@ -22,6 +22,7 @@ from pipeline.encoder.heads import HeadCall, JoinedHeads
 from pipeline.encoder.masking import HidingRules
 from pipeline.encoder.tokenize import Padding, TokenRows, flat_positions
 from pipeline.finetune.hidden import HiddenRows
+from pipeline.finetune.parallel import clip_gradients, most_over_ranks, trained_part
 from pipeline.finetune.spec import TrainingConfig
 from pipeline.finetune.token_cache import TokenData
 from pipeline.tasks.base import IGNORED, Task
@@ -56,7 +57,8 @@ class StepContext:
     """What every step of a run shares.
 
     Rows are numbered through all heads, the first head's first. `network` is a JoinedHeads, which may be wrapped in
-    DistributedDataParallel: that averages gradients over `world_size` ranks. `epoch` decides which tokens are hidden.
+    DistributedDataParallel or sharded: both average gradients over `world_size` ranks. `epoch` decides which tokens are
+    hidden.
     `scaler` is of use in fp16 only.
     """
 
@@ -75,7 +77,7 @@ class StepContext:
 
     @property
     def joined(self) -> JoinedHeads:
-        """The network without its wrapping."""
+        """The whole network without its wrapping; of a sharded one, as it was last gathered."""
         joined: JoinedHeads = getattr(self.network, "module", self.network)
         return joined
 
@@ -149,7 +151,7 @@ def run_step(
     for number, (head, in_batch, own) in enumerate(parts):
         scale = head.weight * len(in_batch) / len(batch)
         queue, loss = _planner(head)(context, head, _Share(in_batch, own, scale, seed + 1_000_003 * number))
-        queues.append(queue)
+        queues.append(_leveled(context, head, queue, seed))
         losses.append(loss)
     # Every head takes part in the last pass, the one that exchanges gradients: DDP waits for all weights there.
     for micro in chain.from_iterable(queue[:-1] for queue in queues):
@@ -166,11 +168,17 @@ def _update(context: StepContext, optimizer: torch.optim.Optimizer) -> tuple[flo
     """Clip and update; the gradient's norm, and whether it overflowed where a lower scale may help."""
     scaler = context.scaler
     scaler.unscale_(optimizer)
-    grad_norm = float(torch.nn.utils.clip_grad_norm_(context.network.parameters(), context.config.max_grad_norm))
+    grad_norm = clip_gradients(context.network, context.config.max_grad_norm)
     can_fall = scaler.get_scale() > 1
     scaler.step(optimizer)
     scaler.update()
     return grad_norm, can_fall and not math.isfinite(grad_norm)
+
+
+def _leveled(context: StepContext, head: TrainingHead, queue: list[_MicroBatch], seed: int) -> list[_MicroBatch]:
+    """As many micro-batches as any rank has, where ranks must call the network equally often."""
+    num_missing = most_over_ranks(context.network, len(queue)) - len(queue)
+    return [_idle(context, head, seed)] * num_missing + queue
 
 
 def _planner(head: TrainingHead) -> Callable[..., tuple[list[_MicroBatch], float]]:
@@ -267,14 +275,18 @@ def _gather_vectors(
     context: StepContext, head: TrainingHead, batches: list[IntArray], places: dict[int, int], share: _Share
 ) -> torch.Tensor:
     """Embeddings of all windows of the global batch, from all ranks: [N * K, H], without gradients."""
-    device, joined = context.runtime.device, context.joined
+    device, network = context.runtime.device, trained_part(context.network)
     num_windows = len(share.in_batch) * head.data.texts_per_row
-    vectors = torch.zeros(num_windows, joined.encoder.config.hidden_size, device=device)
+    vectors = torch.zeros(num_windows, network.encoder.config.hidden_size, device=device)
+    num_idle = most_over_ranks(context.network, len(batches)) - len(batches)
     for number, chosen in enumerate(batches):
         call = HeadCall(context.lay_out(head.data.rows, chosen), share.seed + number)
         with torch.no_grad(), context.runtime.autocast():
-            pooled = joined({head.name: call})[head.name]
+            pooled = network({head.name: call})[head.name]
         vectors[[places[window] for window in chosen.tolist()]] = pooled.float()
+    for _ in range(num_idle):
+        with torch.no_grad(), context.runtime.autocast():
+            network({head.name: _idle(context, head, share.seed).call})
     if context.world_size > 1:
         dist.all_reduce(vectors)
     return vectors

@@ -62,7 +62,7 @@ class NarrowEmbedding(torch.nn.Module):
         (whole,) = self._whole
         with torch.no_grad():
             whole.weight.mul_(self.untrained_factor.to(whole.weight.dtype))
-            whole.weight[self._ids] = self.weight
+            whole.weight[self._ids] = self.weight.to(whole.weight.device)
         return whole
 
 

@@ -21,10 +21,11 @@ from pipeline.encoder.model import EmbeddingOptions, load_network
 from pipeline.encoder.tokenize import Padding, TextTokenizer
 from pipeline.finetune.classes import make_emphasis, weigh_rows
 from pipeline.finetune.labelled import LabelledSet, check_usable, read_usable
-from pipeline.finetune.layers import freeze_layers, recompute_layers, reset_layers
+from pipeline.finetune.layers import compile_layers, freeze_layers, recompute_layers, reset_layers
 from pipeline.finetune.linear_head import fit_linear_head
 from pipeline.finetune.loop import Judgements, LoopHooks, LoopJob, TrainingStatus, ValidationRows, status_record, train
 from pipeline.finetune.lora import add_adapters, merge_adapters
+from pipeline.finetune.parallel import check_precision, spread_network
 from pipeline.finetune.plan import TrainingPlan
 from pipeline.finetune.prepare import PreparedHead, PreparedTraining
 from pipeline.finetune.step import StepContext, TrainingHead
@@ -52,6 +53,9 @@ def build_job(run: PreparedTraining, rank: int, world_size: int) -> tuple[LoopJo
 
     Returns:
         The loop's job, and the tokenizer for the bundles.
+
+    Raises:
+        ComputeError: this machine cannot do what `compute` asks for.
     """
     spec, recipe = run.spec, run.spec.training
     runtime = choose_runtime(spec.compute)
@@ -71,15 +75,16 @@ def build_job(run: PreparedTraining, rank: int, world_size: int) -> tuple[LoopJo
         add_adapters(network, recipe.lora)
     if recipe.gradient_checkpointing:
         recompute_layers(network)
+    if spec.compute.compile:
+        compile_layers(network, runtime.device)
+    check_precision(spec.compute.data_parallel, runtime.autocast_dtype)
     network = network.to(runtime.device)
     tokenizer = load_tokenizer(run.encoder)
     padding = Padding.of(tokenizer)
     heads = tuple(_training_head(run, head, tokenizer) for head in run.heads)
     if recipe.method == "finetune":
         narrow_vocabulary(network, heads, padding.pad_id)
-    if world_size > 1:
-        devices = [runtime.device] if runtime.device.type == "cuda" else None
-        network = torch.nn.parallel.DistributedDataParallel(network, device_ids=devices)
+    network = spread_network(network, runtime.device, world_size, spec.compute.data_parallel)
     context = StepContext(network, heads, runtime, recipe, padding, world_size, scaler=runtime.make_scaler())
     labels = {head.name: head.train.learned.labels for head in run.heads}
     plan = plan_run(context, labels)

@@ -1,6 +1,6 @@
 """One training by changing numbers of ranks. As a script: all of them, forked so that torch is imported once.
 
-python -m tests.unit.finetune.elastic_ranks DIRECTORY
+python -m tests.unit.finetune.elastic_ranks DIRECTORY disturbed|sharded
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import torch.distributed as dist
 from pipeline.errors import InterruptedRunError
 from pipeline.finetune import loop
 from pipeline.finetune.loop import Wish, train
+from pipeline.finetune.parallel import DataParallel, spread_network
 from tests.recording import record_steps
 from tests.tiny import make_tokenizer
 from tests.unit.finetune.training import Notes, context_for, job_for, token_data, weights_of
@@ -39,6 +40,7 @@ class Attempt:
     num_ranks: int
     restore: tuple[int, int] | None = None
     num_stretches: int = sys.maxsize
+    kind: DataParallel = "ddp"
 
 
 UNDISTURBED = (Attempt(1),)
@@ -46,6 +48,13 @@ DISTURBED = (
     Attempt(3, None, 3),  # steps 0 to 19; a rank is lost, and with it all since step 10, in the middle of an epoch
     Attempt(2, (0, 0), 3),  # steps 10 to 29; the rank is back
     Attempt(3, (1, 2)),
+)
+SHARDED = (
+    Attempt(2, kind="fsdp"),
+    Attempt(2, (0, 0), kind="fsdp"),  # once more from step 10 on
+    Attempt(1, (0, 0)),  # the same on one rank
+    Attempt(3, (0, 0), 2, kind="fsdp"),  # steps 10 to 19 on three ranks; then two, each of which holds all
+    Attempt(2, (3, 1)),
 )
 
 
@@ -61,15 +70,15 @@ def run_attempts(directory: Path, attempts: Sequence[Attempt], rank: int) -> Non
         with contextlib.ExitStack() as stack:
             if attempt.num_ranks > 1:
                 stack.enter_context(_meeting(directory / f"meeting-{number}", rank, attempt.num_ranks))
-                context = replace(context, network=torch.nn.parallel.DistributedDataParallel(joined))
+                spread = spread_network(joined, torch.device("cpu"), attempt.num_ranks, attempt.kind)
+                context = replace(context, network=spread)
             patch = stack.enter_context(pytest.MonkeyPatch.context())
             patch.setattr(loop, "_ASK_EVERY_S", 0.0)
             record_steps(directory, float(number), "", patch.setattr)
             stack.enter_context(contextlib.suppress(InterruptedRunError))
             _train(directory, number, attempt, replace(job_for(context, epochs=EPOCHS, every_s=1e-9), rank=rank))
-        if number == len(attempts) - 1:
-            weights = {name: value.numpy() for name, value in weights_of(joined).items()}
-            np.savez(directory / f"weights-{rank}.npz", **weights)
+        weights = {name: value.numpy() for name, value in weights_of(context.joined).items()}
+        np.savez(directory / f"weights-{number}-{rank}.npz", **weights)
 
 
 def _train(directory: Path, number: int, attempt: Attempt, job: loop.LoopJob) -> None:
@@ -98,11 +107,11 @@ def _meeting(file: Path, rank: int, num_ranks: int) -> Iterator[None]:
         dist.destroy_process_group()
 
 
-def main(directory: Path) -> int:
-    """Run the disturbed run; returns how many ranks failed."""
+def main(directory: Path, attempts: Sequence[Attempt]) -> int:
+    """Run all attempts; returns how many ranks failed."""
     torch.set_num_threads(1)
     fork = multiprocessing.get_context("fork")  # before anything of torch has run
-    ranks = [fork.Process(target=run_attempts, args=(directory, DISTURBED, rank)) for rank in range(3)]
+    ranks = [fork.Process(target=run_attempts, args=(directory, attempts, rank)) for rank in range(3)]
     for process in ranks:
         process.start()
     for process in ranks:
@@ -111,4 +120,4 @@ def main(directory: Path) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1])))
+    sys.exit(main(Path(sys.argv[1]), {"disturbed": DISTURBED, "sharded": SHARDED}[sys.argv[2]]))

@@ -12,6 +12,7 @@ import torch
 from pipeline.errors import TrainingError
 from pipeline.finetune.checkpoint import Progress, load_checkpoint, save_checkpoint
 from pipeline.finetune.optimizer import make_optimizer
+from pipeline.finetune.parallel import gather_moments
 from pipeline.finetune.step import run_step
 from pipeline.finetune.token_cache import TokenData
 from tests.tiny import make_network
@@ -42,7 +43,9 @@ class Run:
 def saved(data: TokenData, tmp_path: Path) -> Path:
     run = Run(data)
     run.step(0, 1)
-    save_checkpoint(tmp_path / "checkpoint", run.joined, run.optimizer, Progress(2, "this run"))
+    save_checkpoint(
+        tmp_path / "checkpoint", run.joined, gather_moments(run.optimizer, is_kept=True), Progress(2, "this run")
+    )
     return tmp_path / "checkpoint"
 
 
@@ -59,7 +62,7 @@ def test_saving_does_not_disturb_the_run(data: TokenData, tmp_path: Path) -> Non
     saving, plain = Run(data), Run(data)
     for run in (saving, plain):
         run.step(0)
-    save_checkpoint(tmp_path / "a", saving.joined, saving.optimizer, Progress(1, "x"))
+    save_checkpoint(tmp_path / "a", saving.joined, gather_moments(saving.optimizer, is_kept=True), Progress(1, "x"))
     for run in (saving, plain):
         run.step(1)
     assert same_weights(weights_of(saving.network), weights_of(plain.network))
@@ -115,7 +118,9 @@ def test_a_save_that_was_cut_short_leaves_no_complete_checkpoint(
 
     monkeypatch.setattr(json, "dumps", die)
     with pytest.raises(KeyboardInterrupt, match="killed"):
-        save_checkpoint(tmp_path / "a", run.joined, run.optimizer, Progress(1, "this run"))
+        save_checkpoint(
+            tmp_path / "a", run.joined, gather_moments(run.optimizer, is_kept=True), Progress(1, "this run")
+        )
     monkeypatch.undo()
     with pytest.raises(TrainingError, match="an incomplete checkpoint"):
         load_checkpoint(tmp_path / "a", run.joined, run.optimizer, "this run")
@@ -123,7 +128,7 @@ def test_a_save_that_was_cut_short_leaves_no_complete_checkpoint(
 
 def test_an_optimizer_without_moments_yet_can_be_saved(data: TokenData, tmp_path: Path) -> None:
     fresh, restored = Run(data), Run(data, seed=5)
-    save_checkpoint(tmp_path / "a", fresh.joined, fresh.optimizer, Progress(0, "x"))
+    save_checkpoint(tmp_path / "a", fresh.joined, gather_moments(fresh.optimizer, is_kept=True), Progress(0, "x"))
     load_checkpoint(tmp_path / "a", restored.joined, restored.optimizer, "x")
     fresh.step(0)
     restored.step(0)

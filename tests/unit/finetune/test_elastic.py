@@ -26,10 +26,25 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def disturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    directory = tmp_path_factory.mktemp("disturbed")
+    return run_ranks(tmp_path_factory.mktemp("disturbed"))
+
+
+@pytest.fixture(scope="module")
+def sharded(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return run_ranks(tmp_path_factory.mktemp("sharded"))
+
+
+def run_ranks(directory: Path) -> Path:
+    """The attempts of the directory's name."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
-    command = [sys.executable, "-m", "tests.unit.finetune.elastic_ranks", str(directory)]
-    done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=150)
+    command = [
+        sys.executable,
+        "-m",
+        "tests.unit.finetune.elastic_ranks",
+        str(directory),
+        directory.name.rstrip("0123456789"),
+    ]
+    done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     return directory
 
@@ -60,12 +75,46 @@ def test_losses_and_gradients_are_those_of_an_undisturbed_run(disturbed: Path, a
 
 
 def test_weights_are_those_of_an_undisturbed_run(disturbed: Path, alone: Path) -> None:
-    """All but keys' biases: they change no attention, so Adam walks them along the rounding of gradients that are 0."""
-    weights = [dict(np.load(disturbed / f"weights-{rank}.npz")) for rank in range(3)]
+    weights = [weights_of(disturbed, 2, rank) for rank in range(3)]
     assert all(np.array_equal(weights[0][name], weights[rank][name]) for name in weights[0] for rank in (1, 2))
-    expected = dict(np.load(alone / "weights-0.npz"))
-    assert weights[0].keys() == expected.keys()
+    assert_near(weights[0], weights_of(alone, 0, 0))
+
+
+def weights_of(directory: Path, attempt: int, rank: int) -> dict[str, np.ndarray]:
+    return dict(np.load(directory / f"weights-{attempt}-{rank}.npz"))
+
+
+def assert_near(found: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -> None:
+    """All but keys' biases: they change no attention, so Adam walks them along the rounding of gradients that are 0."""
+    assert found.keys() == expected.keys()
     compared = {name: value for name, value in expected.items() if not name.endswith(".key.bias")}
     assert len(compared) > len(expected) - 5
     for name, value in compared.items():
-        np.testing.assert_allclose(weights[0][name], value, rtol=0, atol=1e-5, err_msg=name)
+        np.testing.assert_allclose(found[name], value, rtol=0, atol=1e-5, err_msg=name)
+
+
+def test_ranks_that_hold_a_part_of_the_weights_train_those_of_one_that_holds_all(sharded: Path, alone: Path) -> None:
+    expected = {step: whole for (step, _), whole in whole_steps(alone).items()}
+    steps = {step: whole for (step, attempt), whole in whole_steps(sharded).items() if attempt == 0}
+    assert sorted(steps) == list(range(NUM_STEPS))
+    for step, whole in steps.items():
+        assert (whole.rows, whole.num_ranks) == (expected[step].rows, 2)
+        assert whole.loss == pytest.approx(expected[step].loss, rel=0, abs=1e-6), step
+        assert whole.grad_norm == pytest.approx(expected[step].grad_norm, rel=1e-5), step
+    for rank in range(2):
+        assert_near(weights_of(sharded, 0, rank), weights_of(alone, 0, 0))
+
+
+def test_a_sharded_run_that_is_resumed_ends_with_exactly_the_same_weights(sharded: Path) -> None:
+    first, second = weights_of(sharded, 0, 0), weights_of(sharded, 1, 0)
+    assert min(step for step, attempt in whole_steps(sharded) if attempt == 1) == 10
+    assert all(np.array_equal(first[name], second[name]) for name in first)
+
+
+def test_a_sharded_run_goes_on_with_other_ranks_and_whole_weights(sharded: Path, alone: Path) -> None:
+    steps = whole_steps(sharded)
+    done = {attempt: sorted(step for step, of in steps if of == attempt) for attempt in (2.0, 3.0, 4.0)}
+    assert done == {2.0: [*range(10, NUM_STEPS)], 3.0: [*range(10, 20)], 4.0: [*range(20, NUM_STEPS)]}
+    assert [steps[done[attempt][0], attempt].num_ranks for attempt in done] == [1, 3, 2]
+    for attempt in (2, 4):
+        assert_near(weights_of(sharded, attempt, 0), weights_of(alone, 0, 0))

@@ -14,12 +14,13 @@ from tests.unit.finetune.many_heads import assert_near
 from tests.unit.finetune.two_ranks import Result, run_cases
 
 CASES = ["pairs", "triplets", "scored", "one pair", "labels and tags", "labels for one rank", "hidden tokens"]
+KINDS = ["ddp", "fsdp"]
 CASES += ["a teacher's embeddings", "hidden tokens for one rank", "all three"]
 
 
 @pytest.fixture(scope="module")
-def ranks(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Result]]:
-    """Both ranks' results of every case."""
+def ranks(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], list[Result]]:
+    """Both ranks' results of every case, with whole weights on each and with a part on each."""
     directory = tmp_path_factory.mktemp("ranks")
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
     command = [sys.executable, "-m", "tests.unit.finetune.two_ranks", str(directory)]
@@ -27,9 +28,13 @@ def ranks(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Result]]:
         subprocess.Popen([*command, str(rank), "2"], env=environment, cwd=ROOT, stderr=subprocess.PIPE, text=True)
         for rank in range(2)
     ]
-    errors = [process.communicate(timeout=120)[1] for process in started]
+    errors = [process.communicate(timeout=300)[1] for process in started]
     assert [process.returncode for process in started] == [0, 0], "\n".join(errors)
-    return {name: [dict(np.load(directory / f"{name}-{rank}.npz")) for rank in range(2)] for name in CASES}
+    return {
+        (kind, name): [dict(np.load(directory / f"{kind}-{name}-{rank}.npz")) for rank in range(2)]
+        for kind in KINDS
+        for name in CASES
+    }
 
 
 @pytest.fixture(scope="module")
@@ -38,8 +43,11 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Result]:
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_gradients_are_those_of_one_rank(name: str, ranks: dict[str, list[Result]], alone: dict[str, Result]) -> None:
-    first, second = ({key: value for key, value in rank.items() if key != "losses"} for rank in ranks[name])
+@pytest.mark.parametrize("kind", KINDS)
+def test_gradients_are_those_of_one_rank(
+    kind: str, name: str, ranks: dict[tuple[str, str], list[Result]], alone: dict[str, Result]
+) -> None:
+    first, second = ({key: value for key, value in rank.items() if key != "losses"} for rank in ranks[kind, name])
     expected = {key: value for key, value in alone[name].items() if key != "losses"}
     assert first.keys() == second.keys()
     assert all(np.array_equal(first[key], second[key]) for key in first)
@@ -47,10 +55,11 @@ def test_gradients_are_those_of_one_rank(name: str, ranks: dict[str, list[Result
 
 
 @pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("kind", KINDS)
 def test_losses_add_up_to_those_of_one_rank(
-    name: str, ranks: dict[str, list[Result]], alone: dict[str, Result]
+    kind: str, name: str, ranks: dict[tuple[str, str], list[Result]], alone: dict[str, Result]
 ) -> None:
-    together = sum(rank["losses"] for rank in ranks[name])
+    together = sum(rank["losses"] for rank in ranks[kind, name])
     np.testing.assert_allclose(together, alone[name]["losses"], rtol=1e-4, atol=1e-6)
 
 

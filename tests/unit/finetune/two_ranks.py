@@ -14,6 +14,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
+from pipeline.finetune.parallel import DataParallel, spread_network, trained_part
 from pipeline.finetune.plan import share_batch
 from pipeline.finetune.step import TrainingHead, run_step
 from pipeline.tasks.numbers import fixed_targets
@@ -52,31 +53,36 @@ def taught_head(tokenizer: Any) -> TrainingHead:
     return head_of("distil-embedding", replace(data, targets=fixed_targets(vectors)))
 
 
-def run_case(heads: tuple[TrainingHead, ...], batch: np.ndarray, rank: int, world_size: int) -> Result:
+def run_case(
+    heads: tuple[TrainingHead, ...], batch: np.ndarray, rank: int, world_size: int, kind: DataParallel
+) -> Result:
     """Gradients after the last step, and this rank's part of the losses."""
-    joined = join(heads)
-    network: Any = torch.nn.parallel.DistributedDataParallel(joined) if world_size > 1 else joined
+    network: Any = spread_network(join(heads), torch.device("cpu"), world_size, kind)
+    joined = trained_part(network)
     context = context_of(heads, network, world_size, micro_batch_tokens=60)
     optimizer = torch.optim.SGD(joined.parameters(), lr=0.01)
     share = share_batch(batch, context.row_lengths[batch], world_size)[rank]
     results = [run_step(context, optimizer, batch, share, seed=step * 100 + rank) for step in range(NUM_STEPS)]
-    found = {name: value.grad.numpy() for name, value in joined.named_parameters() if value.grad is not None}
+    gradients = {name: value.grad for name, value in joined.named_parameters() if value.grad is not None}
+    found = {name: (value.full_tensor() if kind == "fsdp" else value).numpy() for name, value in gradients.items()}
     norms = np.array([result.grad_norm for result in results])
     return {**found, "losses": np.array([result.loss for result in results]), "norms": norms}
 
 
-def run_cases(directory: Path, rank: int, world_size: int) -> dict[str, Result]:
+def run_cases(directory: Path, rank: int, world_size: int, kind: DataParallel = "ddp") -> dict[str, Result]:
     """All cases on this rank."""
-    tokenizer = make_tokenizer(directory / f"tokenizer-{rank}-of-{world_size}")
-    return {name: run_case(heads, batch, rank, world_size) for name, (heads, batch) in cases(tokenizer).items()}
+    tokenizer = make_tokenizer(directory / f"tokenizer-{rank}-of-{world_size}-{kind}")
+    return {name: run_case(heads, batch, rank, world_size, kind) for name, (heads, batch) in cases(tokenizer).items()}
 
 
 def main(directory: Path, rank: int, world_size: int) -> None:
     """Run as one of several ranks and write what was found."""
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{directory}/meeting", rank=rank, world_size=world_size)
-    for name, result in run_cases(directory, rank, world_size).items():
-        np.savez(directory / f"{name}-{rank}.npz", **result)
+    kinds: tuple[DataParallel, ...] = ("ddp", "fsdp")
+    for kind in kinds:
+        for name, result in run_cases(directory, rank, world_size, kind).items():
+            np.savez(directory / f"{kind}-{name}-{rank}.npz", **result)
     dist.destroy_process_group()
 
 
