@@ -170,6 +170,18 @@ class Encoded:
         assert logits_1MC is not None
         return logits_1MC[0]
 
+    def pretraining_logits(self, network: Any, places_M: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """What a head over tokens and windows makes of some of the batch's T tokens, and of windows: [M, C], [B, 2]."""
+        pack, states_TH = self.batch.pack, self.output[0].flatten(0, 1)
+        if pack is None:
+            places_M, pooled_BH = self.batch.cells[places_M], self.output.pooler_output
+        else:
+            pooled_BH = _pool_first(self.encoder, self.output[0][0][pack.offsets[:-1].long()].unsqueeze(1))
+        states_1MH = states_TH[places_M].unsqueeze(0)
+        with _answering(network, BaseModelOutputWithPooling(last_hidden_state=states_1MH, pooler_output=pooled_BH)):
+            found = network()
+        return found.prediction_logits[0], found.seq_relationship_logits
+
     def logits(self, network: Any) -> torch.Tensor | None:
         """What a network's head makes of the states: [B, C] over rows, [B, S, C] over tokens; None without a head."""
         if network.base_model is network:

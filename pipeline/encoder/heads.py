@@ -23,11 +23,18 @@ class HeadCall:
         batch: The windows.
         seed: Of the dropout, so that a second pass over the batch repeats the first.
         places: int64 [M]; the only tokens, of the batch's T, whose logits are wanted. None: all there are.
+        of_pairs: The windows' own logits are wanted besides; only with `places`.
     """
 
     batch: ModelBatch
     seed: int
     places: torch.Tensor | None = None
+    of_pairs: bool = False
+
+
+def pair_output(name: str) -> str:
+    """Under which name the logits of a head's windows stand beside those of its tokens."""
+    return f"{name}/pairs"
 
 
 class JoinedHeads(torch.nn.Module):
@@ -73,17 +80,27 @@ class JoinedHeads(torch.nn.Module):
         return Head(network, self._embedding if with_embedding or network.base_model is network else None)
 
     def forward(self, calls: Mapping[str, HeadCall]) -> dict[str, torch.Tensor]:
-        """Logits of each head called, as `head_logits` has them, or [M, C] of `places`, or pooled embeddings [B, H]."""
-        return {name: self._call(self.network(name), call) for name, call in calls.items()}
+        """Logits of each head called, as `head_logits` has them, or [M, C] of `places`, or pooled embeddings [B, H].
 
-    def _call(self, network: Any, call: HeadCall) -> torch.Tensor:
+        Those of windows [B, 2], where they are wanted, stand under `pair_output` of the name.
+        """
+        outputs: dict[str, torch.Tensor] = {}
+        for name, call in calls.items():
+            outputs |= self._call(name, call)
+        return outputs
+
+    def _call(self, name: str, call: HeadCall) -> dict[str, torch.Tensor]:
         torch.manual_seed(call.seed)
+        network = self.network(name)
         pooling = self._embedding.pooling if network.base_model is network else None
         encoded = encode(self.encoder, call.batch, call.places is None and reads_firsts_only(network, pooling))
+        if call.places is not None and call.of_pairs:
+            of_tokens, of_pairs = encoded.pretraining_logits(network, call.places)
+            return {name: of_tokens, pair_output(name): of_pairs}
         if call.places is not None:
-            return encoded.token_logits(network, call.places)
+            return {name: encoded.token_logits(network, call.places)}
         logits = encoded.logits(network)
-        return encoded.pool(self._embedding.pooling) if logits is None else logits
+        return {name: encoded.pool(self._embedding.pooling) if logits is None else logits}
 
 
 def _has_pooler(base: Any) -> bool:

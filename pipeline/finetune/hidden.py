@@ -20,6 +20,7 @@ from pipeline.encoder.forward import encode, lay_out, takes_packs
 from pipeline.encoder.heads import JoinedHeads
 from pipeline.encoder.masking import HiddenWindow, HidingRules, hide_tokens
 from pipeline.encoder.model import ModelOutputs
+from pipeline.encoder.pairing import PairingRules, Window, pair_window
 from pipeline.encoder.tokenize import Padding, TokenRows, concat_lengths
 from pipeline.finetune.token_cache import TokenData
 from pipeline.tasks.base import Examples, Learned, Task
@@ -35,27 +36,38 @@ class HiddenRows:
     Attributes:
         rows: What the encoder sees.
         windows: The same, one by one, and what is hidden in each.
+        is_next: bool [W]; whether the second part of each follows its first. None: windows have one part.
     """
 
     rows: TokenRows
     windows: tuple[HiddenWindow, ...]
+    is_next: npt.NDArray[np.bool_] | None = None
 
     @classmethod
-    def of(cls, data: TokenData, windows: IntArray, keys: Sequence[Sequence[int]], rules: HidingRules) -> HiddenRows:
-        """Hide tokens in some windows, each with its own key."""
-        offsets, types = data.rows.offsets, data.rows.type_ids
-        spans = [slice(int(offsets[window]), int(offsets[window + 1])) for window in windows]
-        hidden = tuple(
-            hide_tokens(data.rows.ids[span], data.targets.values[span].astype(np.int64), rules, key)
-            for span, key in zip(spans, keys, strict=True)
-        )
+    def of(
+        cls,
+        data: TokenData,
+        windows: IntArray,
+        keys: Sequence[Sequence[int]],
+        rules: HidingRules,
+        pairing: PairingRules | None = None,
+    ) -> HiddenRows:
+        """Hide tokens in some windows, each with its own key; with `pairing` they are cut into pairs before."""
+        plain = [_window_of(data, number) for number in windows.tolist()]
+        is_next = None
+        if pairing is not None:
+            numbers = windows.tolist() if data.rows is pairing.strangers else [-1] * len(windows)
+            pairs = [pair_window(*given, pairing, key) for *given, key in zip(plain, numbers, keys, strict=True)]
+            plain, is_next = [pair for pair, _ in pairs], np.array([follows for _, follows in pairs], np.bool_)
+        hidden = tuple(hide_tokens(given.ids, given.words, rules, key) for given, key in zip(plain, keys, strict=True))
+        all_types = [window.types for window in plain if window.types is not None]
         rows = TokenRows(
             np.concatenate([np.zeros(0, np.int32), *(window.ids for window in hidden)]),
-            concat_lengths([data.rows.lengths[windows]]),
+            concat_lengths([np.array([len(window.ids) for window in plain], np.int64)]),
             np.zeros(len(windows), np.bool_),
-            type_ids=None if types is None else np.concatenate([types[span] for span in spans]),
+            type_ids=np.concatenate(all_types) if all_types else None,
         )
-        return cls(rows, hidden)
+        return cls(rows, hidden, is_next)
 
     @property
     def num_hidden(self) -> int:
@@ -71,6 +83,18 @@ class HiddenRows:
     def truth(self, chosen: IntArray) -> IntArray:
         """The tokens that stood there: int64 [M]."""
         return np.concatenate([np.zeros(0, np.int64), *(self.windows[window].truth for window in chosen)])
+
+    def pair_truth(self, chosen: IntArray) -> IntArray:
+        """The class of some windows as transformers counts them, 0 where the second part follows: int64 [B]."""
+        assert self.is_next is not None
+        return np.where(self.is_next[chosen], 0, 1)
+
+
+def _window_of(data: TokenData, number: int) -> Window:
+    offsets, types = data.rows.offsets, data.rows.type_ids
+    span = slice(int(offsets[number]), int(offsets[number + 1]))
+    words = data.targets.values[span].astype(np.int64)
+    return Window(data.rows.ids[span], words, None if types is None else types[span])
 
 
 @dataclass(frozen=True)
@@ -90,15 +114,24 @@ class Guesser:
         parts = []
         for indices in self._batches(hidden.rows):
             batch = lay_out(hidden.rows, indices, encoder, self.padding, device)
+            places = hidden.places(indices).to(device)
             with torch.inference_mode(), self.runtime.autocast():
-                logits = encode(encoder, batch).token_logits(network, hidden.places(indices).to(device))
-            count = len(logits)
-            outputs = ModelOutputs(
-                logits.float().cpu().numpy(), np.zeros((count, 0), np.float32), np.ones(count, bool), 0
-            )
-            truth = pa.chunked_array([pa.array(hidden.truth(indices))])
-            parts.append(self.task.judge([outputs], examples, truth, learned))
+                encoded = encode(encoder, batch)
+                if hidden.is_next is None:
+                    found = [(encoded.token_logits(network, places), hidden.truth(indices), False)]
+                else:
+                    tokens, pairs = encoded.pretraining_logits(network, places)
+                    found = [(tokens, hidden.truth(indices), False), (pairs, hidden.pair_truth(indices), True)]
+            parts += [self._judge(*each, examples, learned) for each in found]
         return pa.concat_tables(parts)
+
+    def _judge(
+        self, logits: torch.Tensor, truth: IntArray, of_pair: bool, examples: Examples, learned: Learned
+    ) -> pa.Table:
+        count = len(logits)
+        outputs = ModelOutputs(logits.float().cpu().numpy(), np.zeros((count, 0), np.float32), np.ones(count, bool), 0)
+        judged = self.task.judge([outputs], examples, pa.chunked_array([pa.array(truth)]), learned)
+        return judged.append_column("of_pair", pa.array(np.full(count, of_pair)))
 
     def _batches(self, rows: TokenRows) -> Iterator[IntArray]:
         budget = BatchBudget(min(self.runtime.budget.tokens, _JUDGED_TOKENS), self.runtime.budget.rows)

@@ -239,7 +239,7 @@ def _judge_hidden(job: LoopJob, head: TrainingHead, rows: ValidationRows, rules:
     context, learned, (tokens,) = job.context, job.learned[head.name], rows.inputs
     data = TokenData(tokens, head.task.window_targets(rows.targets, rows.examples, learned))
     keys = validation_keys(tokens, job.rank, context.world_size)
-    hidden = HiddenRows.of(data, np.arange(len(tokens)), keys, rules)
+    hidden = HiddenRows.of(data, np.arange(len(tokens)), keys, rules, head.pairing)
     guesser = Guesser(head.task, context.joined, head.name, context.runtime, context.padding)
     return guesser.judge(hidden, rows.examples, learned)
 

@@ -19,6 +19,7 @@ from pipeline.encoder.bundle import (
 from pipeline.encoder.checks import check_encoder
 from pipeline.encoder.loading import load_tokenizer
 from pipeline.encoder.masking import find_mask
+from pipeline.encoder.pairing import check_pairs
 from pipeline.encoder.sentence import settle_use
 from pipeline.encoder.tokenize import TokenOptions
 from pipeline.errors import Checks, ModelError, Problem, SpecError
@@ -153,6 +154,8 @@ def prepare_training(spec: FinetuneSpec, source: str) -> PreparedTraining:
         check_encoder(encoder, task.head_class, spec.max_length, tokenizer)
         if task.hides_tokens:
             find_mask(tokenizer)
+        if task.pairs_windows:
+            check_pairs(encoder, tokenizer)
         options = _token_options(spec, task)
         heads.append(
             PreparedHead(name, spec.all_heads[name], *split, options, _cache_uri(spec, task, split[0], encoder))
@@ -220,7 +223,8 @@ def _open_splits(spec: FinetuneSpec, name: str, head: HeadSpec, source: str) -> 
 def _token_options(spec: FinetuneSpec, task: Task) -> TokenOptions:
     """How a task's training text becomes tokens; texts that are compared are cut, not windowed."""
     long_text = "window" if task.windows_always else spec.long_text
-    return TokenOptions(spec.max_length, "truncate" if task.compares_rows else long_text, spec.stride, task.needs_spans)
+    max_length = spec.max_length - task.pairs_windows  # a pair has one more token: what stands between its parts
+    return TokenOptions(max_length, "truncate" if task.compares_rows else long_text, spec.stride, task.needs_spans)
 
 
 def _cache_uri(spec: FinetuneSpec, task: Task, train: LabelledSet, encoder: str) -> str:

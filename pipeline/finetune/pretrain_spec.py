@@ -52,6 +52,9 @@ class PretrainSpec(TrackedTraining):
     work: Uri | None = Field(None, description="URI for token cache, checkpoints and metrics; default: OUTPUT.work")
     long_text: Literal["truncate", "window"] = Field("window", description="what becomes of longer text")
     stride: NonNegativeInt = Field(0, description="tokens that neighbouring windows share")
+    next_sentence: bool = Field(
+        False, description="also learn whether the second part of a window follows its first, as the original BERT"
+    )
     training: TrainingConfig = TrainingConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     compute: TrainingCompute = TrainingCompute()
@@ -76,12 +79,12 @@ class PretrainSpec(TrackedTraining):
         Raises:
             SpecError: the fields do not agree.
         """
-        given = self.model_dump(exclude={"model", "data"}, exclude_unset=True)
+        given = self.model_dump(exclude={"model", "data", "next_sentence"}, exclude_unset=True)
         data = self.data.model_dump(exclude={"text"})
         raw = {
             **given,
             **{field: getattr(self, field) for field in ("long_text", "stride")},
-            "task": "masked-lm",
+            "task": "masked-lm-next" if self.next_sentence else "masked-lm",
             "model": model,
             "data": {**data, "inputs": {"text": self.data.text}},
         }

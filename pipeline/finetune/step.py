@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import chain, pairwise
@@ -18,8 +18,9 @@ import torch.distributed as dist
 from pipeline.encoder.attention import Runtime
 from pipeline.encoder.batching import BatchBudget, plan_batches
 from pipeline.encoder.forward import ModelBatch, lay_out, takes_packs
-from pipeline.encoder.heads import HeadCall, JoinedHeads
+from pipeline.encoder.heads import HeadCall, JoinedHeads, pair_output
 from pipeline.encoder.masking import HidingRules
+from pipeline.encoder.pairing import PairingRules
 from pipeline.encoder.tokenize import Padding, TokenRows, flat_positions
 from pipeline.finetune.hidden import HiddenRows
 from pipeline.finetune.parallel import clip_gradients, most_over_ranks, trained_part
@@ -36,7 +37,7 @@ FloatArray = npt.NDArray[np.float32]
 
 @dataclass(frozen=True)
 class TrainingHead:
-    """One task of a run: its rows, how much one of them counts beside another task's, and what it hides of them."""
+    """One task of a run: its rows, how much one counts beside another's, what it hides of them, how it pairs them."""
 
     name: str
     task: Task
@@ -44,6 +45,7 @@ class TrainingHead:
     weight: float = 1.0
     emphasis: Emphasis | None = None
     hiding: HidingRules | None = None
+    pairing: PairingRules | None = None
 
     def loss_sum(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """The task's loss, with this run's emphasis where it has any."""
@@ -126,6 +128,12 @@ class _MicroBatch:
     call: HeadCall
     objective: Callable[[torch.Tensor], torch.Tensor]
     is_idle: bool = False
+    pair_objective: Callable[[torch.Tensor], torch.Tensor] | None = None
+
+    def loss(self, outputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """Its part of the loss, from what the network gave."""
+        own = self.objective(outputs[self.head])
+        return own if self.pair_objective is None else own + self.pair_objective(outputs[pair_output(self.head)])
 
 
 def run_step(
@@ -220,8 +228,8 @@ def _plan_hidden(context: StepContext, head: TrainingHead, share: _Share) -> tup
     """Micro-batches of a head that guesses tokens hidden in this epoch."""
     assert head.hiding is not None
     keys = [(context.epoch, row) for row in share.in_batch.tolist()]
-    hidden = HiddenRows.of(head.data, share.in_batch, keys, head.hiding)
-    scale = share.scale / max(hidden.num_hidden, 1)
+    hidden = HiddenRows.of(head.data, share.in_batch, keys, head.hiding, head.pairing)
+    scale, pair_scale = share.scale / max(hidden.num_hidden, 1), share.scale / max(len(share.in_batch), 1)
     own = np.flatnonzero(np.isin(share.in_batch, share.own))
 
     def micro_batch(chosen: IntArray, number: int) -> _MicroBatch:
@@ -232,7 +240,15 @@ def _plan_hidden(context: StepContext, head: TrainingHead, share: _Share) -> tup
         def objective(logits: torch.Tensor) -> torch.Tensor:
             return scale * head.loss_sum(logits, truth.to(logits.device))
 
-        return _MicroBatch(head.name, HeadCall(batch, share.seed + number, places), objective)
+        if hidden.is_next is None:
+            return _MicroBatch(head.name, HeadCall(batch, share.seed + number, places), objective)
+        pair_truth = torch.from_numpy(hidden.pair_truth(chosen)).unsqueeze(1)
+
+        def pair_objective(logits: torch.Tensor) -> torch.Tensor:
+            return pair_scale * head.loss_sum(logits, pair_truth.to(logits.device))
+
+        call = HeadCall(batch, share.seed + number, places, of_pairs=True)
+        return _MicroBatch(head.name, call, objective, pair_objective=pair_objective)
 
     queue = [micro_batch(chosen, number) for number, chosen in enumerate(_micro_batches(context, hidden.rows, own))]
     return queue or [_idle(context, head, share.seed)], 0.0
@@ -296,7 +312,7 @@ def _backward(context: StepContext, micros: list[_MicroBatch]) -> float:
     """One forward and backward pass; returns the losses of rows that have their own."""
     with context.runtime.autocast():
         outputs = context.network({micro.head: micro.call for micro in micros})
-    objectives = [micro.objective(outputs[micro.head]) for micro in micros]
+    objectives = [micro.loss(outputs) for micro in micros]
     total = sum(objectives[1:], objectives[0]) * context.world_size
     torch.autograd.backward(context.scaler.scale(total))
     compares = {head.name for head in context.heads if head.task.compares_rows}
@@ -322,8 +338,14 @@ def _micro_batch_tokens(context: StepContext) -> int:
 
 def _idle(context: StepContext, head: TrainingHead, seed: int) -> _MicroBatch:
     """Any window, weighted 0: every rank and head takes part in the exchange of gradients."""
-    call = HeadCall(context.lay_out(head.data.rows, np.zeros(1, np.int64)), seed)
-    return _MicroBatch(head.name, call, lambda output: 0.0 * output.float().sum(), is_idle=True)
+
+    def nothing(output: torch.Tensor) -> torch.Tensor:
+        return 0.0 * output.float().sum()
+
+    batch, of_pairs = context.lay_out(head.data.rows, np.zeros(1, np.int64)), head.pairing is not None
+    places = None if head.hiding is None else torch.zeros(1, dtype=torch.int64, device=context.runtime.device)
+    call = HeadCall(batch, seed, places, of_pairs)
+    return _MicroBatch(head.name, call, nothing, is_idle=True, pair_objective=nothing if of_pairs else None)
 
 
 def _batch_targets(data: TokenData, windows: IntArray, batch: ModelBatch, over_tokens: bool) -> FloatArray:

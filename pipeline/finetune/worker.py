@@ -18,6 +18,7 @@ from pipeline.encoder.heads import JoinedHeads
 from pipeline.encoder.loading import load_tokenizer
 from pipeline.encoder.masking import HidingRules
 from pipeline.encoder.model import EmbeddingOptions, load_network
+from pipeline.encoder.pairing import PairingRules, sentence_ends
 from pipeline.encoder.tokenize import Padding, TextTokenizer
 from pipeline.finetune.classes import make_emphasis, weigh_rows
 from pipeline.finetune.labelled import LabelledSet, check_usable, read_usable
@@ -143,11 +144,14 @@ def _training_head(run: PreparedTraining, head: PreparedHead, tokenizer: Any) ->
     files = [cache_file(head.cache_uri, shard) for shard in head.train.shards]
     data = load_tokens(files, len(head.train.texts), run.storage)
     emphasis = make_emphasis(data, head.task, head.train.learned.labels, run.spec.training)
-    hiding = None
+    hiding = pairing = None
     if head.task.hides_tokens:
-        masking = run.spec.training.masking
-        hiding = HidingRules.of(tokenizer, masking.share, masking.whole_words, run.spec.training.seed)
-    return TrainingHead(head.name, head.task, data, head.spec.weight, emphasis, hiding)
+        masking, seed = run.spec.training.masking, run.spec.training.seed
+        hiding = HidingRules.of(tokenizer, masking.share, masking.whole_words, seed)
+    if head.task.pairs_windows:
+        words = data.targets.values.astype(np.int64)
+        pairing = PairingRules(data.rows, words, sentence_ends(tokenizer), run.spec.max_length, run.spec.training.seed)
+    return TrainingHead(head.name, head.task, data, head.spec.weight, emphasis, hiding, pairing)
 
 
 def _validation_rows(run: PreparedTraining, head: PreparedHead, split: LabelledSet, mine: slice) -> ValidationRows:

@@ -10,7 +10,7 @@ from pipeline.errors import Problem, SpecError
 from pipeline.tasks.base import Task
 from pipeline.tasks.distil_embedding import DistilEmbedding
 from pipeline.tasks.embedding import Embedding
-from pipeline.tasks.masked_lm import MaskedLanguageModel
+from pipeline.tasks.masked_lm import MaskedLanguageModel, NextSentenceLanguageModel
 from pipeline.tasks.multi_label import MultiLabel
 from pipeline.tasks.question_answering import QuestionAnswering
 from pipeline.tasks.similarity import Similarity
@@ -26,6 +26,7 @@ _ALL: tuple[Task, ...] = (
     QuestionAnswering(),
     Embedding(),
     MaskedLanguageModel(),
+    NextSentenceLanguageModel(),
     DistilEmbedding(),
 )
 TASKS: dict[str, Task] = {task.name: task for task in _ALL}

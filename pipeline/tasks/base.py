@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from pipeline.encoder.model import ModelOutputs
 
 FloatArray = npt.NDArray[np.float32]
-LOWER_IS_BETTER = frozenset({"loss", "ece", "perplexity"})
+LOWER_IS_BETTER = frozenset({"loss", "ece", "perplexity", "next_loss"})
 """Metrics of which less is better; of all others more is."""
 IGNORED = -100.0
 """The target of a token or row that has none; it adds nothing to the loss."""
@@ -110,6 +110,7 @@ class Task(Protocol):
         needs_target: Labelled rows are of no use without a target.
         compares_rows: The loss compares rows of the global batch with each other: it gets embeddings, not logits.
         hides_tokens: It learns to guess tokens that are hidden when a batch is made; its logits are of those alone.
+        pairs_windows: It also learns whether a window's second part follows its first; only where it hides tokens.
         head_class: Name of the transformers Auto class that has the head.
         needs_spans: Decoding needs each token's character range.
         windows_always: Long text is windowed even where the bundle says truncate (question answering).
@@ -127,6 +128,7 @@ class Task(Protocol):
     needs_target: bool
     compares_rows: bool
     hides_tokens: bool
+    pairs_windows: bool
     head_class: str
     needs_spans: bool
     windows_always: bool

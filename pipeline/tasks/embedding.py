@@ -42,6 +42,7 @@ class Embedding:
     needs_target = False
     compares_rows = True
     hides_tokens = False
+    pairs_windows = False
     head_class = "AutoModel"
     needs_spans = False
     windows_always = False

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from pipeline.tasks.base import IGNORED, Evaluation, Examples, Learned, WindowTargets
 from pipeline.tasks.embedding import Embedding
@@ -31,6 +32,7 @@ class MaskedLanguageModel(Embedding):
     optional_inputs: tuple[str, ...] = ()
     compares_rows = False
     hides_tokens = True
+    pairs_windows = False
     head_class = "AutoModelForMaskedLM"
     needs_spans = True
     metrics: tuple[str, ...] = ("loss", "accuracy", "perplexity")
@@ -76,3 +78,27 @@ class MaskedLanguageModel(Embedding):
         accuracy = float(np.mean(judged["is_right"].to_numpy()))
         metrics = {"loss": loss, "accuracy": accuracy, "perplexity": float(np.exp(min(loss, 700.0)))}
         return Evaluation(judged.num_rows, metrics)
+
+
+class NextSentenceLanguageModel(MaskedLanguageModel):
+    """The same, and whether the second part of a window follows its first (Devlin et al. 2019, section 3.1).
+
+    The judged rows are hidden tokens, and windows where `of_pair` is set.
+    """
+
+    name = "masked-lm-next"
+    pairs_windows = True
+    head_class = "AutoModelForPreTraining"
+    metrics: tuple[str, ...] = (*MaskedLanguageModel.metrics, "next_loss", "next_accuracy")
+
+    def evaluate(self, judged: pa.Table, learned: Learned) -> Evaluation:
+        """Figures of hidden tokens, and of windows."""
+        of_tokens = super().evaluate(judged.filter(pc.invert(judged["of_pair"])), learned)
+        pairs = judged.filter(judged["of_pair"])
+        if not pairs.num_rows:
+            return of_tokens
+        of_pairs = {
+            "next_loss": float(np.mean(pairs["loss"].to_numpy())),
+            "next_accuracy": float(np.mean(pairs["is_right"].to_numpy())),
+        }
+        return Evaluation(of_tokens.num_rows, {**of_tokens.metrics, **of_pairs})

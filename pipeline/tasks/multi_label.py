@@ -35,6 +35,7 @@ class MultiLabel:
     needs_target = True
     compares_rows = False
     hides_tokens = False
+    pairs_windows = False
     head_class = "AutoModelForSequenceClassification"
     needs_spans = False
     windows_always = False

@@ -47,6 +47,7 @@ class QuestionAnswering:
     needs_target = True
     compares_rows = False
     hides_tokens = False
+    pairs_windows = False
     head_class = "AutoModelForQuestionAnswering"
     needs_spans = True
     windows_always = True

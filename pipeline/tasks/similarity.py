@@ -31,6 +31,7 @@ class Similarity:
     needs_target = True
     compares_rows = False
     hides_tokens = False
+    pairs_windows = False
     head_class = "AutoModelForSequenceClassification"
     needs_spans = False
     windows_always = False

@@ -47,6 +47,7 @@ class TextClassification:
     needs_target = True
     compares_rows = False
     hides_tokens = False
+    pairs_windows = False
     head_class = "AutoModelForSequenceClassification"
     needs_spans = False
     windows_always = False

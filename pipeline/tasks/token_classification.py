@@ -65,6 +65,7 @@ class TokenClassification:
     needs_target = True
     compares_rows = False
     hides_tokens = False
+    pairs_windows = False
     head_class = "AutoModelForTokenClassification"
     needs_spans = True
     windows_always = False

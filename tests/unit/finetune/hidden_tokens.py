@@ -7,10 +7,11 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import torch
-from transformers import BertForMaskedLM
+from transformers import BertForMaskedLM, BertForPreTraining
 
 from pipeline.encoder.masking import HidingRules
 from pipeline.encoder.packed_attention import PACKED
+from pipeline.encoder.pairing import PairingRules, sentence_ends
 from pipeline.encoder.tokenize import TextTokenizer, TokenOptions
 from pipeline.finetune.hidden import HiddenRows
 from pipeline.finetune.loop import ValidationRows
@@ -42,6 +43,22 @@ def text_data(tokenizer: Any, num_rows: int, seed: int = 0) -> TokenData:
 
 def head_of(tokenizer: Any, num_rows: int = 20, weight: float = 1.0) -> TrainingHead:
     return TrainingHead("masked-lm", TASK, text_data(tokenizer, num_rows), weight, hiding=rules_of(tokenizer))
+
+
+NEXT = TASKS["masked-lm-next"]
+
+
+def pairing_head(tokenizer: Any, num_rows: int = 20, weight: float = 1.0) -> TrainingHead:
+    """The same texts, cut into pairs."""
+    data = text_data(tokenizer, num_rows)
+    rules = PairingRules(data.rows, data.targets.values.astype(np.int64), sentence_ends(tokenizer), 11, seed=5)
+    return TrainingHead(NEXT.name, NEXT, data, weight, hiding=rules_of(tokenizer), pairing=rules)
+
+
+def make_pair_guesser(seed: int = 0) -> Any:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return BertForPreTraining._from_config(tiny_config(), attn_implementation=PACKED)
 
 
 def make_guesser(seed: int = 0) -> Any:

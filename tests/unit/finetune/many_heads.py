@@ -8,7 +8,13 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import torch
-from transformers import BertForMaskedLM, BertForSequenceClassification, BertForTokenClassification, BertModel
+from transformers import (
+    BertForMaskedLM,
+    BertForPreTraining,
+    BertForSequenceClassification,
+    BertForTokenClassification,
+    BertModel,
+)
 
 from pipeline.encoder.heads import JoinedHeads
 from pipeline.encoder.model import EmbeddingOptions
@@ -27,6 +33,7 @@ HEAD_CLASSES = {
     "token-classification": BertForTokenClassification,
     "embedding": BertModel,
     "masked-lm": BertForMaskedLM,
+    "masked-lm-next": BertForPreTraining,
     "distil-embedding": BertModel,
 }
 KINDS = ("pairs", "triplets", "scored")

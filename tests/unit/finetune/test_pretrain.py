@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from transformers import AutoModel, AutoModelForMaskedLM, AutoTokenizer
+from transformers import AutoModel, AutoModelForMaskedLM, AutoModelForPreTraining, AutoTokenizer
 
 from pipeline.config import parse_spec
 from pipeline.errors import CorpusError, ModelError, SpecError
@@ -72,6 +72,27 @@ def test_an_encoder_goes_on_and_fine_tuning_takes_what_comes_of_it(tmp_path: Pat
     started = AutoModel.from_pretrained(str(tmp_path / "bundle")).state_dict()
     kept = {name: weights for name, weights in encoder.state_dict().items() if "pooler" not in name}
     assert all(torch.allclose(started[name], weights, atol=1e-6) for name, weights in kept.items())
+
+
+def test_next_sentences_are_learned_beside_hidden_tokens(tmp_path: Path, texts: dict[str, str]) -> None:
+    model = {"config": {"model_type": "bert", **SIZES}, "tokenizer": {"vocab_size": 310}}
+    spec = spec_of(tmp_path, texts, model).model_copy(update={"next_sentence": True})
+    figures = pretrain(spec)
+    assert figures.keys() == {"loss", "accuracy", "perplexity", "next_loss", "next_accuracy"}
+    _, found = AutoModelForPreTraining.from_pretrained(str(tmp_path / "pretrained"), output_loading_info=True)
+    assert not found["missing_keys"]
+    AutoModelForMaskedLM.from_pretrained(str(tmp_path / "pretrained"))
+
+
+@pytest.mark.parametrize("family", ["roberta", "distilbert", "albert"])
+def test_a_family_that_never_had_next_sentences_is_refused(family: str, tmp_path: Path, texts: dict[str, str]) -> None:
+    tokenizer = FAMILIES[family].tokenizer()
+    tokenizer.add_special_tokens({"mask_token": tokenizer.unk_token})
+    FAMILIES[family].network("AutoModel").save_pretrained(tmp_path / "encoder")
+    tokenizer.save_pretrained(tmp_path / "encoder")
+    spec = spec_of(tmp_path, texts, str(tmp_path / "encoder")).model_copy(update={"next_sentence": True})
+    with pytest.raises(ModelError, match=r"has no AutoModelForPreTraining head|cannot learn next_sentence"):
+        prepare_training(spec.as_training(str(tmp_path / "encoder"), "s"), "s")
 
 
 @pytest.mark.parametrize(

@@ -11,30 +11,32 @@ import pytest
 
 from tests.rules.sources import ROOT
 from tests.unit.finetune.many_heads import assert_near
-from tests.unit.finetune.two_ranks import Result, run_cases
+from tests.unit.finetune.two_ranks import SHARDED, Result, run_cases
 
 CASES = ["pairs", "triplets", "scored", "one pair", "labels and tags", "labels for one rank", "hidden tokens"]
-KINDS = ["ddp", "fsdp"]
 CASES += ["a teacher's embeddings", "hidden tokens for one rank", "all three"]
+CASES += ["next sentences", "next sentences for one rank"]
+BOTH = [*(("ddp", name) for name in CASES), *(("fsdp", name) for name in SHARDED)]
 
 
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], list[Result]]:
     """Both ranks' results of every case, with whole weights on each and with a part on each."""
+    return {key: results for kind in ("ddp", "fsdp") for key, results in run_ranks(tmp_path_factory, kind).items()}
+
+
+def run_ranks(tmp_path_factory: pytest.TempPathFactory, kind: str) -> dict[tuple[str, str], list[Result]]:
     directory = tmp_path_factory.mktemp("ranks")
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
     command = [sys.executable, "-m", "tests.unit.finetune.two_ranks", str(directory)]
     started = [
-        subprocess.Popen([*command, str(rank), "2"], env=environment, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+        subprocess.Popen([*command, str(rank), "2", kind], env=environment, cwd=ROOT, stderr=subprocess.PIPE, text=True)
         for rank in range(2)
     ]
-    errors = [process.communicate(timeout=300)[1] for process in started]
+    errors = [process.communicate(timeout=280)[1] for process in started]
     assert [process.returncode for process in started] == [0, 0], "\n".join(errors)
-    return {
-        (kind, name): [dict(np.load(directory / f"{kind}-{name}-{rank}.npz")) for rank in range(2)]
-        for kind in KINDS
-        for name in CASES
-    }
+    names = CASES if kind == "ddp" else SHARDED
+    return {(kind, name): [dict(np.load(directory / f"{name}-{rank}.npz")) for rank in range(2)] for name in names}
 
 
 @pytest.fixture(scope="module")
@@ -42,8 +44,7 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Result]:
     return run_cases(tmp_path_factory.mktemp("alone"), rank=0, world_size=1)
 
 
-@pytest.mark.parametrize("name", CASES)
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("kind", "name"), BOTH)
 def test_gradients_are_those_of_one_rank(
     kind: str, name: str, ranks: dict[tuple[str, str], list[Result]], alone: dict[str, Result]
 ) -> None:
@@ -54,8 +55,7 @@ def test_gradients_are_those_of_one_rank(
     assert_near(first, expected)
 
 
-@pytest.mark.parametrize("name", CASES)
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("kind", "name"), BOTH)
 def test_losses_add_up_to_those_of_one_rank(
     kind: str, name: str, ranks: dict[tuple[str, str], list[Result]], alone: dict[str, Result]
 ) -> None:
