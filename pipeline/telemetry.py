@@ -69,11 +69,12 @@ class ProgressDisplay:
         title: What is being done.
         total: How many units there are.
         unit: What a unit is called, in the plural.
+        done: Units that were done before: they tell nothing of the time that is left.
     """
 
-    def __init__(self, title: str, total: int, unit: str) -> None:
+    def __init__(self, title: str, total: int, unit: str, done: int = 0) -> None:
         self._title, self._total, self._unit = title, total, unit
-        self._done = 0
+        self._before, self._done = done, 0
         self._started_s = time.monotonic()
         self._last_line_s = self._started_s
         self._bar: _Bar | None = None
@@ -92,7 +93,7 @@ class ProgressDisplay:
         self._tell_watchers({})
         if self._bar is not None:
             self._bar.start()
-            self._bar_task = self._bar.add_task(self._title, total=self._total)
+            self._bar_task = self._bar.add_task(self._title, total=self._total, completed=self._before)
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -118,7 +119,8 @@ class ProgressDisplay:
             watch(Progress(self._title, self._unit, self._done, self._total, figures))
 
     def _plain_line(self, now_s: float, note: str) -> str:
-        left_s = (now_s - self._started_s) * (self._total - self._done) / max(self._done, 1)
+        new = self._done - self._before
+        left_s = (now_s - self._started_s) * (self._total - self._done) / max(new, 1)
         share = 100 * self._done / max(self._total, 1)
-        left = f", {left_s:,.0f} s left" if self._done < self._total else ""
+        left = f", {left_s:,.0f} s left" if new and self._done < self._total else ""
         return f"{self._title}: {self._done:,}/{self._total:,} {self._unit} ({share:.0f}%){left}; {note}".rstrip("; ")

@@ -57,9 +57,10 @@ class HiddenRows:
         is_next = None
         if pairing is not None:
             numbers = windows.tolist() if data.rows is pairing.strangers else [-1] * len(windows)
-            pairs = [pair_window(*given, pairing, key) for *given, key in zip(plain, numbers, keys, strict=True)]
+            given = zip(plain, numbers, keys, strict=True)
+            pairs = [pair_window(window, number, pairing, key) for window, number, key in given]
             plain, is_next = [pair for pair, _ in pairs], np.array([follows for _, follows in pairs], np.bool_)
-        hidden = tuple(hide_tokens(given.ids, given.words, rules, key) for given, key in zip(plain, keys, strict=True))
+        hidden = tuple(hide_tokens(part.ids, part.words, rules, key) for part, key in zip(plain, keys, strict=True))
         all_types = [window.types for window in plain if window.types is not None]
         rows = TokenRows(
             np.concatenate([np.zeros(0, np.int32), *(window.ids for window in hidden)]),

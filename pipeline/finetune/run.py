@@ -175,7 +175,7 @@ class _Watch:
         while (status := self._read()) is None:
             if self._stop.wait(_POLL_S):
                 return
-        with ProgressDisplay("training", status.num_steps, "steps") as display:
+        with ProgressDisplay("training", status.num_steps, "steps", done=status.step) as display:
             while not self._stop.wait(_POLL_S):
                 status = self._read() or status
                 display.update(status.step, _note(status))

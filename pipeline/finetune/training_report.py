@@ -24,6 +24,7 @@ REPORT = "training-report.html"
 _NUM_HARDEST = 20
 _MOST_CLASSES = 20  # of a matrix that people can read; of more classes the most frequent confusions are listed
 _MOST_POINTS = 2_000
+_MOST_REMARKS = 100
 _PACKAGES = ("bertmill", "torch", "transformers", "ray", "pyarrow", "numpy")
 _SHOWN_WINDOW = ("loss", "learning_rate", "grad_norm", "tokens_per_s")
 
@@ -65,10 +66,10 @@ def describe_training(
         tag("p", f"{run.run_name}, bundled at {run.spec.output}", class_="faint"),
         _facts(run, lines),
     ]
-    sections = [section("Curves", _curves(lines)), section("Evaluations", _evaluations(lines))]
+    sections = [*_remarks(run, lines), section("Curves", _curves(lines)), section("Evaluations", _evaluations(lines))]
     for name, judgement in judgements.items():
         sections += _of_head(job, name, judgement)
-    sections += [section("Settings", _settings(run)), section("Environment", _environment(job))]
+    sections += [section("Settings", _settings(run)), section("Environment", _environment(run, job))]
     return page(title, [*head, *sections])
 
 
@@ -79,6 +80,13 @@ def _facts(run: PreparedTraining, lines: Sequence[Mapping[str, Any]]) -> Html:
         entries += [("steps", f"{last['step']:,} of {last['num_steps']:,}"), ("last loss", f"{last['loss']:.4f}")]
         entries += [("padding, last steps", f"{last['padding_share']:.1%}")]
     return facts(*entries)
+
+
+def _remarks(run: PreparedTraining, lines: Sequence[Mapping[str, Any]]) -> list[Html]:
+    """What was said before and while it trained; no section where nothing was."""
+    said = [("", remark) for remark in run.remarks]
+    said += [(f"{line['step']:,}", remark) for line in lines for remark in line.get("remarks", ())]
+    return [section("Remarks", table(("by step", "remark"), said[:_MOST_REMARKS], numbers=(0,)))] if said else []
 
 
 def _curves(lines: Sequence[Mapping[str, Any]]) -> Html:
@@ -166,19 +174,25 @@ def _settings(run: PreparedTraining) -> Html:
     return table(("field", "value"), [(name, json.dumps(value)) for name, value in shown.items()])
 
 
-def _environment(job: LoopJob) -> Html:
+def _environment(run: PreparedTraining, job: LoopJob) -> Html:
     runtime = job.context.runtime
     half = runtime.autocast_dtype
     device = torch.cuda.get_device_name(runtime.device) if runtime.device.type == "cuda" else platform.processor()
     rows: list[tuple[str, object]] = [
         ("device", f"{runtime.device} {device}".strip()),
         ("precision", "fp32" if half is None else f"{half} autocast over fp32 weights"),
-        ("workers", job.context.world_size),
+        ("workers", _describe_workers(run, job.context.world_size)),
         ("threads of the first worker", torch.get_num_threads()),
         ("system", platform.platform()),
         ("python", platform.python_version()),
     ]
     return table(("what", "which"), [*rows, *((name, _version(name)) for name in _PACKAGES)])
+
+
+def _describe_workers(run: PreparedTraining, num_workers: int) -> str:
+    compute = run.spec.compute
+    shared = ", each holds a part of the weights" if num_workers > 1 and compute.data_parallel == "fsdp" else ""
+    return f"{num_workers}{shared}{', compiled layers' if compute.compile else ''}"
 
 
 def _version(package: str) -> str:

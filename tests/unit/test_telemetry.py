@@ -35,6 +35,20 @@ def test_a_log_gets_plain_lines_at_most_every_few_seconds(
     ]
 
 
+def test_what_was_done_before_tells_nothing_of_the_time_that_is_left(
+    clock: list[float], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with ProgressDisplay("training", 2_000, "steps", done=1_000) as display:
+        clock[0] += PLAIN_INTERVAL_S
+        display.update(1_000, "loss 0.5")
+        clock[0] += PLAIN_INTERVAL_S
+        display.update(1_500, "loss 0.4")
+    assert capsys.readouterr().err.splitlines() == [
+        "training: 1,000/2,000 steps (50%); loss 0.5",
+        "training: 1,500/2,000 steps (75%), 10 s left; loss 0.4",
+    ]
+
+
 def test_the_end_is_always_said_and_only_once(clock: list[float], capsys: pytest.CaptureFixture[str]) -> None:
     with ProgressDisplay("training", 8, "steps") as display:
         display.update(8, "loss 0.1")

@@ -16,7 +16,7 @@ from pipeline.finetune.hardest import find_hardest
 from pipeline.finetune.loop import ValidationRows
 from pipeline.finetune.prepare import PreparedTraining, prepare_training
 from pipeline.finetune.spec import FinetuneSpec
-from pipeline.finetune.training_report import report_uri, write_training_report
+from pipeline.finetune.training_report import describe_training, report_uri, write_training_report
 from pipeline.tasks.base import Examples, Learned
 from tests.tiny import make_rows, make_tokenizer
 
@@ -60,6 +60,13 @@ def test_a_page_shows_the_training_and_escapes_its_texts(run: PreparedTraining) 
     assert "training.learning_rate" in page
     assert "validation.parquet" in page
     assert page.count("<polyline") >= 4
+
+
+def test_what_was_said_before_and_while_it_trained_is_on_the_page(run: PreparedTraining) -> None:
+    job, _, judgements = learn_alone(run, 1, lambda status: None)
+    lines = [{"step": 8, "num_steps": 8, "epoch": 1, "loss": 0.5, "padding_share": 0.0, "remarks": ["norm <9>"]}]
+    assert "norm &lt;9&gt;" in describe_training(run, job, judgements, lines)
+    assert "Remarks" not in describe_training(run, job, judgements, [{**lines[0], "remarks": []}])
 
 
 def test_a_report_that_cannot_be_written_fails_nothing(run: PreparedTraining, tmp_path: Path) -> None:
