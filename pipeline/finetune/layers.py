@@ -11,7 +11,7 @@ import torch
 from transformers import AttentionInterface, AutoConfig, AutoModel
 
 from pipeline.encoder.heads import JoinedHeads
-from pipeline.encoder.packing import PACKED, packed_attention
+from pipeline.encoder.packed_attention import PACKED, packed_attention
 from pipeline.errors import ComputeError, Problem, SpecError
 from pipeline.finetune.spec import TrainingConfig
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from transformers import AttentionInterface
 
-from pipeline.encoder.packing import PACKED, packed_attention
+from pipeline.encoder.packed_attention import PACKED, packed_attention
 from pipeline.errors import ComputeError
 from pipeline.finetune.layers import compile_layers
 from pipeline.finetune.optimizer import make_optimizer
