@@ -6,14 +6,14 @@ import typer
 
 from jobs.cells import Study, finish_cells
 from jobs.running import running
-from jobs.session import Address, Debug, Overrides, SpecPath, preparing
+from jobs.session import Address, Debug, Overrides, SpecPath, preparing, stopping_on_sigterm
 from pipeline.config import load_spec
 from pipeline.studies.spec import CurveSpec
 
 
 def learning_curve(spec: SpecPath, set_: Overrides = None, address: Address = None, debug: Debug = False) -> None:
     """Compare fine-tuning with simpler methods on growing parts of a training set."""
-    with running("learning-curve", spec, debug):
+    with running("learning-curve", spec, debug), stopping_on_sigterm():
         from pipeline.studies.curve import prepare_curve
         from pipeline.studies.curve_report import write_curve
 

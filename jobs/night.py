@@ -34,8 +34,8 @@ def run_night(run: PreparedRun, address: str | None, started_s: float, score: Sc
                 fresh, workers = score(run, pool, run_id), pool
         print_run(publish_run(run, fresh, run_id, started_s, workers))
     summary = write_report(run.ledger, run.spec.report)
+    check_drift(summary)  # the graver of the two remarks, should both be due
     check_complete(run)
-    check_drift(summary)
 
 
 def finish_published(run: PreparedRun, started_s: float, dry_run: bool = False) -> None:
@@ -56,5 +56,5 @@ def finish_published(run: PreparedRun, started_s: float, dry_run: bool = False) 
             complete_manifest(run, run_id, started_s)
         print("its manifest was missing, as the run that published it was stopped; written now")
     summary = complete_report(run.ledger, run.spec.report, writes=not dry_run)
+    check_drift(summary)  # the graver of the two remarks, should both be due
     check_complete(run)
-    check_drift(summary)

@@ -48,7 +48,7 @@ def nightly(
             except (FilesSkippedError, DriftError) as error:  # the night is published: the range goes on, and ends so
                 remarks.append(error)
         if remarks:
-            raise remarks[-1]
+            raise max(reversed(remarks), key=lambda remark: remark.exit_code)  # drift is graver than files left out
 
 
 if __name__ == "__main__":

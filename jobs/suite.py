@@ -6,14 +6,14 @@ import typer
 
 from jobs.cells import Study, finish_cells
 from jobs.running import running
-from jobs.session import Address, Debug, Overrides, SpecPath, preparing
+from jobs.session import Address, Debug, Overrides, SpecPath, preparing, stopping_on_sigterm
 from pipeline.config import load_spec
 from pipeline.studies.spec import SuiteSpec
 
 
 def suite(spec: SpecPath, set_: Overrides = None, address: Address = None, debug: Debug = False) -> None:
     """Train and measure a list of runs with several seeds, and put them into one table."""
-    with running("suite", spec, debug):
+    with running("suite", spec, debug), stopping_on_sigterm():
         from pipeline.studies.suite_checks import prepare_suite
         from pipeline.studies.suite_report import write_suite
 

@@ -89,7 +89,7 @@ class ResultPlace:
         """
         self._check_free()
         content = self.storage.read_bytes(self.current_uri)
-        found = None if content is None else Found(**json.loads(content))
+        found = None if content is None else _parse(content, self.current_uri)
         return found if found is not None and found.content_id == self.content_id else None
 
     def switch(self, names: Sequence[str], found: Mapping[str, Any]) -> Found:
@@ -127,12 +127,24 @@ class ResultPlace:
         content = self.storage.read_bytes(current[-1]) if current else None
         if content is None:
             return
-        found = Found(**json.loads(content))
+        found = _parse(content, current[-1])
         if (found.kind, found.table_id) != (self.kind, self.night.table_id):
             raise OutputTakenError(
                 f"{self.output}: holds {found.kind} of {found.table}",
                 "choose another output: one place holds one kind of result, of one table",
             )
+
+
+def _parse(content: bytes, uri: str) -> Found:
+    """What an object says is current.
+
+    Raises:
+        CorpusError: it is not what these jobs write.
+    """
+    try:
+        return Found(**json.loads(content))
+    except (ValueError, TypeError):
+        raise CorpusError(f"{uri}: says in no known way what is current", "delete it, and run the job again") from None
 
 
 def current_uri(output: str, run_date: str) -> str:
@@ -146,8 +158,9 @@ def read_current(output: str, run_date: str, kind: str, storage: Storage) -> Fou
     Raises:
         CorpusError: there is none of this kind.
     """
-    content = storage.read_bytes(current_uri(output, run_date))
-    found = None if content is None else Found(**json.loads(content))
+    uri = current_uri(output, run_date)
+    content = storage.read_bytes(uri)
+    found = None if content is None else _parse(content, uri)
     if found is None or found.kind != kind:
         raise CorpusError(
             f"{output}: no {kind} of night {run_date}", f"`bertmill {kind}` makes one; check the URI and the date"

@@ -96,8 +96,7 @@ def render_card(info: BundleInfo, title: str) -> str:
     library = "sentence-transformers" if is_embedding else "transformers"
     head = {"library_name": library, "pipeline_tag": _PIPELINES.get(info.task), "tags": ["bertmill"]}
     metadata = [f"{key}: {json.dumps(value)}" for key, value in head.items() if value]
-    use = "SentenceTransformer(REPO)" if is_embedding else f'pipeline("{_PIPELINES.get(info.task)}", REPO)'
-    origin = "sentence_transformers import SentenceTransformer" if is_embedding else "transformers import pipeline"
+    origin, use = _usage(info.task)
     figures = [f"| {name} | {value:.4f} |" for name, value in info.metrics.items()]
     table = ["", "| validation | |", "|---|---|", *figures] if figures else []
     facts = f"Task {info.task}; base model {info.base_model}; texts of up to {info.max_length} tokens."
@@ -105,6 +104,16 @@ def render_card(info: BundleInfo, title: str) -> str:
     code = ["", "```python", f"from {origin}", "", f"model = {use}", "```"]
     lines = ["---", *metadata, "---", "", f"# {title}", "", facts, *labels, *table, *code]
     return "\n".join(lines) + "\n"
+
+
+def _usage(task: str) -> tuple[str, str]:
+    """What a card imports, and how it makes the model of REPO."""
+    if task == "embedding":
+        return "sentence_transformers import SentenceTransformer", "SentenceTransformer(REPO)"
+    if task == "question-answering":  # transformers 5 has no pipeline for it
+        name = "AutoModelForQuestionAnswering"
+        return f"transformers import {name}", f"{name}.from_pretrained(REPO)"
+    return "transformers import pipeline", f'pipeline("{_PIPELINES.get(task)}", REPO)'
 
 
 def _pushed_before(api: Any, repo: str, there: set[str]) -> set[str]:

@@ -25,7 +25,7 @@ def connect_mlflow(place: str) -> Any:
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
     from mlflow import MlflowClient
 
-    return MlflowClient(tracking_uri=place if "://" in place else Path(place).as_uri())
+    return MlflowClient(tracking_uri=place if "://" in place else Path(place).absolute().as_uri())
 
 
 def find_experiment(client: Any) -> str:

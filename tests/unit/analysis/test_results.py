@@ -57,6 +57,17 @@ def test_what_is_there_is_not_made_again(tmp_path: Path, monkeypatch: pytest.Mon
     assert again.found == first.found
 
 
+@pytest.mark.parametrize("content", [b"{", b"[]", b'{"kind": "duplicates"}'])
+def test_an_object_that_says_nothing_known_is_named(tmp_path: Path, content: bytes) -> None:
+    analyse(tmp_path)
+    path = tmp_path / "found" / "_current" / f"run_date={NIGHT}.json"
+    path.write_bytes(content)
+    with pytest.raises(CorpusError, match=f"run_date={NIGHT}.json: says in no known way what is current"):
+        read_current(str(tmp_path / "found"), NIGHT, "duplicates", STORAGE)
+    with pytest.raises(CorpusError, match="delete it, and run the job again"):
+        analyse(tmp_path)
+
+
 def test_another_question_or_night_replaces_it_and_the_old_one_stays_for_a_while(tmp_path: Path) -> None:
     old = Path(analyse(tmp_path).found.files["duplicates.parquet"])
     assert analyse(tmp_path, threshold=0.99999).removed == ()

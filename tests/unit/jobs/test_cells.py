@@ -13,7 +13,7 @@ import pytest
 
 from jobs.cells import Study, finish_cells, run_cells
 from pipeline.config import ComputeConfig, PoolOptions
-from pipeline.errors import ComputeError, CorpusError, TrainingError
+from pipeline.errors import ComputeError, CorpusError, InterruptedRunError, TrainingError
 
 
 @dataclass(frozen=True)
@@ -78,6 +78,18 @@ def test_a_failed_cell_is_named_and_the_others_go_on(fake_ray: FakeRay, capsys: 
     assert run_cells("study", cells, PoolOptions(1, 2, 0.0), 1) == {"b": "CorpusError: no rows\n  -> add some"}
     assert fake_ray.started == ["a", "b", "c"]
     assert "study: 3/3 cells (100%); c: 1 threads" in capsys.readouterr().err
+
+
+def test_a_stop_while_a_cell_is_waited_for_is_no_cell_s_failure(
+    fake_ray: FakeRay, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(_task: Any) -> None:
+        raise InterruptedRunError("stopped by SIGTERM", "run the same command again")
+
+    monkeypatch.setattr(fake_ray, "get", stop)
+    with pytest.raises(InterruptedRunError, match="stopped by SIGTERM"):
+        run_cells("study", [FakeCell("a"), FakeCell("b")], PoolOptions(1, 1, 0.0), 1)
+    assert fake_ray.started == ["a"]
 
 
 @pytest.mark.parametrize(("cpus", "at_once"), [(1, 8), (2, 4), (3, 2), (4, 2)])

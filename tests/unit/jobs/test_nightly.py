@@ -248,6 +248,20 @@ def test_a_missing_manifest_is_left_to_the_run_that_holds_the_night(
     assert manifests(tmp_path) == []
 
 
+def test_drift_is_said_before_files_that_were_left_out(
+    nightly_raw: dict[str, Any], tmp_path: Path, no_ray: None
+) -> None:
+    nightly_raw["report"] = {"fail": {"rows_change": 0.5}}
+    nightly_raw["corpus"]["corrupt_files"] = "skip"
+    (tmp_path / "corpus" / "broken.parquet").write_bytes(b"PAR1 but not really")
+    assert nightly(nightly_raw, tmp_path, "--date", D21).exit_code == 6
+    assert nightly(nightly_raw, tmp_path, "--date", D22).exit_code == 8
+    assert nightly(nightly_raw, tmp_path, "--date", D22).exit_code == 8
+    both = nightly(nightly_raw, tmp_path, "--date", D21, "--until", D22)
+    assert both.exit_code == 8
+    assert f"night {D22} is published, and beyond the limits" in both.stderr
+
+
 def test_a_range_goes_on_after_a_night_beyond_its_limits(
     nightly_raw: dict[str, Any], tmp_path: Path, no_ray: None
 ) -> None:

@@ -61,6 +61,14 @@ def test_another_bundle_is_the_next_version(tmp_path: Path, client: Any, bundle_
 
 
 @pytest.mark.usefixtures("client")
+def test_a_directory_may_be_named_from_where_one_stands(
+    tmp_path: Path, client: Any, bundle_directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert models("push", str(bundle_directory), "--mlflow", "mlruns", "--as", "mood").endswith("models:/mood/1\n")
+    assert len(client.search_model_versions("name = 'mood'")) == 1
+
+
 def test_what_cannot_be_pushed_is_said(tmp_path: Path, bundle_directory: Path) -> None:
     own = str(bundle_directory)
     assert_refused(run_command("models", "push", own), "both or neither of --hub and --mlflow")
