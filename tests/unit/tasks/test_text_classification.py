@@ -178,7 +178,7 @@ def test_the_loss_is_a_sum_over_rows_with_a_target() -> None:
 def test_tasks_are_found_by_name() -> None:
     assert find_task("text-classification", "spec.yaml").name == "text-classification"
     assert all(find_task(name, "spec.yaml").name == name for name in TASKS)
-    assert len(TASKS) == 9
+    assert len(TASKS) == 10
     with pytest.raises(SpecError, match=r"(?s)spec\.yaml.*task: 'sumarise' is unknown; expected one of: .*text-class"):
         find_task("sumarise", "spec.yaml")
 
