@@ -21,7 +21,7 @@ check: venv
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/python -m pytest -n 2 tests/unit tests/property tests/rules tests/golden
+	$(BIN)/python -m pytest -n 2 --dist loadfile tests/unit tests/property tests/rules tests/golden
 
 test: check
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder tests/flow
