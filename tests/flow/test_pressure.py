@@ -1,8 +1,7 @@
-"""Machines that run out of memory: a Ray whose object store is full, and one whose monitor kills a worker."""
+"""A machine that runs out of memory: Ray's own monitor kills a worker, really."""
 
 from __future__ import annotations
 
-import random
 import sys
 from pathlib import Path
 
@@ -15,27 +14,7 @@ from tests.flow.slow import count_records, output_of
 from tests.flow.test_interrupted import undisturbed_rows
 from tests.tiny import make_bundle
 
-STORE_MIB, HELD_MIB = 80, 78
 ROOM_MIB = 3_000  # for Ray, its workers and the rest of the machine, before Ray's monitor kills one of them
-NUM_FILES, ROWS_PER_FILE, TEXT_BYTES = 6, 100, 40_000  # one shard's texts are twice what is left in the store
-_HOLDS_THE_STORE = """
-import subprocess, sys
-import numpy as np, ray
-from ray.cluster_utils import Cluster
-head = {"num_cpus": 4, "include_dashboard": False, "object_store_memory": int(sys.argv[1]) * 2**20}
-cluster = Cluster(initialize_head=True, head_node_args=head)
-ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR")
-held = ray.put(np.zeros(int(sys.argv[2]) * 2**20, np.uint8))
-command = [sys.executable, "-m", "jobs.cli", *sys.argv[3:], "--address", cluster.address]
-done = subprocess.run(command, capture_output=True, text=True, timeout=200)
-print(done.stdout, done.stderr)
-print(ray._private.internal_api.memory_summary(stats_only=True))
-ray.shutdown()
-cluster.shutdown()
-sys.exit(done.returncode)
-"""
-
-
 _WATCHES_MEMORY = """
 import subprocess, sys, time
 import psutil
@@ -52,30 +31,6 @@ print(done.stdout, done.stderr)
 cluster.shutdown()
 sys.exit(done.returncode)
 """
-
-
-@pytest.mark.slow
-def test_a_full_object_store_is_not_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    rng = random.Random(1)
-    for file in range(NUM_FILES):
-        ids = [f"{file}-{row}" for row in range(ROWS_PER_FILE)]
-        bodies = [rng.randbytes(TEXT_BYTES // 2).hex() for _ in ids]
-        rows = {"id": ids, "text": [helpers.random_text(rng) for _ in ids], "body": bodies}
-        helpers.write_table(helpers.pa.table(rows), str(tmp_path / "corpus" / f"part-{file}.parquet"))
-    make_bundle(tmp_path / "bundle", ("no", "yes"))
-    spec = helpers.score_spec(
-        str(tmp_path / "bundle"), str(tmp_path / "corpus"), str(tmp_path / "scores"), corpus={"keep": ("id", "body")}
-    )
-    arguments = ["nightly", str(helpers.write_spec(tmp_path, spec)), "--date", helpers.NIGHT]
-    sizes = [str(STORE_MIB), str(HELD_MIB)]
-
-    done = output_of([sys.executable, "-c", _HOLDS_THE_STORE, *sizes, *arguments], 300, helpers.REPOSITORY)
-
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert f"{NUM_FILES * ROWS_PER_FILE} scored + 0 quarantined" in done.stdout
-    assert f"Plasma memory usage {HELD_MIB} MiB" in done.stdout, done.stdout[-2_000:]
-    assert "Spilled" not in done.stdout, "nothing had to make room"
-    assert helpers.read_rows(spec.output.uri) == undisturbed_rows(spec, tmp_path, monkeypatch)
 
 
 @pytest.mark.slow
