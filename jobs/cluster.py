@@ -21,16 +21,26 @@ _CONNECT_TIMEOUT_S = 5
 _GPU_DRIVERS = ("/dev/nvidiactl", "/proc/driver/nvidia", "/dev/kfd", "/dev/dxg")  # NVIDIA, AMD, Windows' own Linux
 _RAYS_FRACTIONS = 10_000  # Ray counts in such parts of a GPU, and three thirds must not be more than one
 _MIN_LOGICAL_CPUS = 4  # below this Ray Data and Ray Train can wait for each other's slots for ever
+_SPARE_CPUS = 1  # that no worker takes: with 4 workers' CPUs of 4 Ray Data starts no work and says nothing
 
 
 @dataclass(frozen=True)
 class Resources:
-    """What the session's Ray has to give."""
+    """What the session's Ray has to give.
+
+    Attributes:
+        num_cpus: For workers, the one that is spared not counted.
+        num_gpus: Of all nodes.
+        is_local: Nothing else runs on it, and it does not grow.
+        can_grow_gpus: An autoscaler can bring nodes with GPUs, though none may be there yet.
+        node_cpus: Of the largest node, which no worker can have more than. None: as `num_cpus`.
+    """
 
     num_cpus: int
     num_gpus: int
     is_local: bool
-    can_grow_gpus: bool = False  # an autoscaler can bring nodes with GPUs, though none may be there yet
+    can_grow_gpus: bool = False
+    node_cpus: int | None = None
 
 
 def ray_session(compute: ElasticCompute, address: str | None) -> AbstractContextManager[PoolOptions]:
@@ -56,7 +66,7 @@ def _open_session(compute: ElasticCompute, address: str | None) -> Iterator[Pool
     import ray
 
     if address is None:
-        cpus = max(_MIN_LOGICAL_CPUS, os.cpu_count() or 1)
+        cpus = max(_MIN_LOGICAL_CPUS, os.cpu_count() or 1) + _SPARE_CPUS
         with span("start Ray"), muted_stderr(), own_sigterm():
             ray.init("local", num_cpus=cpus, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
     else:
@@ -66,14 +76,26 @@ def _open_session(compute: ElasticCompute, address: str | None) -> Iterator[Pool
         except (ConnectionError, ValueError, RuntimeError) as error:
             raise _no_cluster(address, str(error).splitlines()[0]) from None
     try:
-        total = ray.cluster_resources()
-        local = address is None
-        cpus = (os.cpu_count() or 1) if local else int(total.get("CPU", 1))
-        pool = choose_pool(compute, Resources(cpus, int(total.get("GPU", 0)), local, not local and _can_grow_gpus()))
-        with contextlib.nullcontext() if local else exported_progress():
+        pool = choose_pool(compute, _local_resources() if address is None else _cluster_resources())
+        with contextlib.nullcontext() if address is None else exported_progress():
             yield pool
     finally:
         ray.shutdown()
+
+
+def _local_resources() -> Resources:
+    import ray
+
+    return Resources(os.cpu_count() or 1, int(ray.cluster_resources().get("GPU", 0)), is_local=True)
+
+
+def _cluster_resources() -> Resources:
+    import ray
+
+    total = ray.cluster_resources()
+    largest = max((int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]), default=1)
+    cpus = max(1, int(total.get("CPU", 1)) - _SPARE_CPUS)
+    return Resources(cpus, int(total.get("GPU", 0)), False, _can_grow_gpus(), max(1, largest))
 
 
 def _can_grow_gpus() -> bool:
@@ -135,7 +157,8 @@ def choose_pool(compute: ElasticCompute, resources: Resources) -> PoolOptions:
     default_workers = max(1, resources.num_gpus) * per_gpu if use_gpu else 1
     asked = default_workers if compute.workers == "auto" else compute.workers
     least, workers = asked if isinstance(asked, tuple) else (asked, asked)
-    cpus = compute.cpus_per_worker if compute.cpus_per_worker != "auto" else max(1, resources.num_cpus // workers)
+    share = max(1, min(resources.num_cpus // workers, resources.node_cpus or resources.num_cpus))
+    cpus = compute.cpus_per_worker if compute.cpus_per_worker != "auto" else share
     room, gpu_room = max(_MIN_LOGICAL_CPUS, resources.num_cpus), resources.num_gpus * per_gpu
     if resources.is_local and use_gpu and least > gpu_room:
         asks = f"compute asks for {least} GPU workers; this machine has {resources.num_gpus} GPUs, {per_gpu} to each"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -35,7 +36,9 @@ def test_plan_score_plan_table(spec_file: Path, tmp_path: Path) -> None:
     assert "by a probe of " in plan.stdout
     assert not (tmp_path / "scores").exists(), "plan writes nothing"
 
-    score = helpers.run_python(_CLI, "score", str(spec_file), "--date", helpers.NIGHT, "--profile")
+    every_cpu = f"compute.cpus_per_worker={max(4, os.cpu_count() or 1)}"  # all that a local Ray lets workers have
+    command = ["score", str(spec_file), "--date", helpers.NIGHT, "--profile", "--set", every_cpu]
+    score = helpers.run_python(_CLI, *command)
     assert score.returncode == 0, score.stderr
     assert "published: night 2026-11-23" in score.stdout
     profiles = tmp_path / "scores" / "_profiles" / "run_date=2026-11-23"
@@ -49,7 +52,7 @@ def test_plan_score_plan_table(spec_file: Path, tmp_path: Path) -> None:
 
     after = helpers.run_python(_CLI, "plan", str(spec_file), "--date", helpers.NIGHT)
     assert "nothing to do" in after.stdout, after.stderr
-    tomorrow = helpers.run_python(_CLI, "plan", str(spec_file), "--date", "2026-11-24")
+    tomorrow = helpers.run_python(_CLI, "plan", str(spec_file), "--date", "2026-11-24", "--set", every_cpu)
     assert "by night 2026-11-23 of this table" in tomorrow.stdout, tomorrow.stdout + tomorrow.stderr
 
     table = helpers.run_python(_CLI, "table", "nights", str(tmp_path / "scores"))
