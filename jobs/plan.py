@@ -8,8 +8,9 @@ from typing import Annotated
 
 import typer
 
-from jobs.cluster import Resources, choose_pool, count_local_gpus
+from jobs.cluster import count_local_gpus
 from jobs.nights import parse_date
+from jobs.pool import Resources, choose_pool
 from jobs.session import Address, Debug, Overrides, SpecPath, Today, guarded, preparing
 from pipeline.config import ComputeConfig, PoolOptions, load_spec
 from pipeline.inference.spec import ScoreSpec

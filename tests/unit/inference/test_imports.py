@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from jobs.cluster import Resources, choose_pool
+from jobs.pool import Resources, choose_pool
 from pipeline.inference.probed import Probed, keep_probe
 from tests.unit.inference.nights import Story
 

@@ -3,7 +3,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from jobs.cluster import Resources, check_local_gpus, choose_pool, ray_session
+from jobs.cluster import check_local_gpus, ray_session
+from jobs.pool import Resources, choose_pool
 from jobs.session import guarded
 from pipeline.config import ComputeConfig, ElasticCompute, PoolOptions, ScoringCompute
 from pipeline.errors import AccountingError, ComputeError, TransientStorageError
