@@ -74,10 +74,8 @@ def build_index(vectors: NightVectors, spec: IndexSpec, uri: str, storage: Stora
 
 def indexed_rows(vectors: NightVectors, spec: IndexSpec, column: VectorColumn, storage: Storage) -> Iterable[pa.Table]:
     """The rows in the index's order: those of the night that have a vector, in the order of its files."""
-    by_position, start = vectors.by_position(), 0
-    for table in column.row_groups([*KEYS, *spec.keep], storage):
-        yield table.filter(pa.array(by_position[start : start + table.num_rows] >= 0))
-        start += table.num_rows
+    for table, rows in column.numbered_rows(vectors, [*KEYS, *spec.keep], storage):
+        yield table.filter(pa.array(rows >= 0))
 
 
 class NightIndex:

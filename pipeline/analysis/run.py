@@ -155,17 +155,9 @@ def _kept_columns(job: _Job, spec: VectorsConfig, vectors: NightVectors, groups:
     schema = pa.schema([job.schema.field(name) for name in spec.keep])
     if not spec.keep or not len(groups.rows):
         return schema.empty_table()
-    at = np.full(len(vectors), -1, np.int64)
-    at[groups.rows] = np.arange(len(groups.rows))
-    by_position = vectors.by_position()
-    parts, order, start = [], [], 0
-    for table in job.column.row_groups(spec.keep, job.storage):
-        rows = by_position[start : start + table.num_rows]
-        start += table.num_rows
-        wanted = np.where(rows >= 0, at[rows], -1)
-        parts.append(table.filter(pa.array(wanted >= 0)))
-        order.append(wanted[wanted >= 0])
-    return pa.concat_tables(parts).take(np.argsort(np.concatenate(order)))
+    found = list(job.column.chosen_rows(vectors, groups.rows, spec.keep, job.storage))
+    order = np.argsort(np.concatenate([places for _, places in found]))
+    return pa.concat_tables([table for table, _ in found]).take(order)
 
 
 def _duplicates_table(vectors: NightVectors, groups: DuplicateGroups, kept: pa.Table) -> pa.Table:
@@ -180,10 +172,7 @@ def _duplicates_table(vectors: NightVectors, groups: DuplicateGroups, kept: pa.T
 
 
 def _topic_rows(job: _Job, spec: TopicsSpec, vectors: NightVectors, topics: Topics) -> Iterable[pa.Table]:
-    by_position, start = vectors.by_position(), 0
-    for table in job.column.row_groups([*KEYS, *spec.keep], job.storage):
-        rows = by_position[start : start + table.num_rows]
-        start += table.num_rows
+    for table, rows in job.column.numbered_rows(vectors, [*KEYS, *spec.keep], job.storage):
         has = pa.array(rows >= 0)
         of_rows = np.where(rows >= 0, topics.assigned[rows], NO_TOPIC)
         topic = pc.if_else(has, pa.array(of_rows, pa.int32()), pa.scalar(None, pa.int32()))

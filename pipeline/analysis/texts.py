@@ -36,16 +36,9 @@ def read_texts(vectors: NightVectors, rows: IntArray, name: str, column: VectorC
 
 
 def _from_table(vectors: NightVectors, rows: IntArray, name: str, column: VectorColumn, storage: Storage) -> list[str]:
-    at = np.full(len(vectors), -1, np.int64)
-    at[rows] = np.arange(len(rows))
-    by_position, start = vectors.by_position(), 0
     texts = [""] * len(rows)
-    for table in column.row_groups([name], storage):
-        found = by_position[start : start + table.num_rows]
-        start += table.num_rows
-        places = np.where(found >= 0, at[found], -1)
-        wanted = table[name].filter(pa.array(places >= 0))
-        for place, text in zip(places[places >= 0].tolist(), _clean(wanted), strict=True):
+    for table, places in column.chosen_rows(vectors, rows, [name], storage):
+        for place, text in zip(places.tolist(), _clean(table[name]), strict=True):
             texts[place] = text
     return texts
 

@@ -124,6 +124,33 @@ class VectorColumn:
         for index in range(len(self.night.files)):
             yield from read_row_groups(self._uri(index), storage, columns)
 
+    def numbered_rows(
+        self, vectors: NightVectors, columns: Sequence[str], storage: Storage
+    ) -> Iterator[tuple[pa.Table, IntArray]]:
+        """The night's rows, in the order of its files.
+
+        Yields:
+            R rows, and int64 [R]: which row of `vectors` each of them is, -1 where it has no embedding.
+        """
+        by_position, start = vectors.by_position(), 0
+        for table in self.row_groups(columns, storage):
+            yield table, by_position[start : start + table.num_rows]
+            start += table.num_rows
+
+    def chosen_rows(
+        self, vectors: NightVectors, chosen: IntArray, columns: Sequence[str], storage: Storage
+    ) -> Iterator[tuple[pa.Table, IntArray]]:
+        """Some rows of `vectors`, in the order of the night's files.
+
+        Yields:
+            R rows, and int64 [R]: where in `chosen` each of them is.
+        """
+        places = np.full(len(vectors), -1, np.int64)
+        places[chosen] = np.arange(len(chosen))
+        for table, rows in self.numbered_rows(vectors, columns, storage):
+            found = np.where(rows >= 0, places[rows], -1)
+            yield table.filter(pa.array(found >= 0)), found[found >= 0]
+
     def _uri(self, index: int) -> str:
         return join_uri(self.night.table, self.night.files[index].path)
 

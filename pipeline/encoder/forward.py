@@ -176,7 +176,7 @@ class Encoded:
         if pack is None:
             places_M, pooled_BH = self.batch.cells[places_M], self.output.pooler_output
         else:
-            pooled_BH = _pool_first(self.encoder, self.output[0][0][pack.offsets[:-1].long()].unsqueeze(1))
+            pooled_BH = _pool_first(self.encoder, pack.take_firsts(self.output[0][0]).unsqueeze(1))
         states_1MH = states_TH[places_M].unsqueeze(0)
         with _answering(network, BaseModelOutputWithPooling(last_hidden_state=states_1MH, pooler_output=pooled_BH)):
             found = network()
