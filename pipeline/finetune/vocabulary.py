@@ -7,7 +7,7 @@ number, and the whole table is put together at the end.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -50,6 +50,13 @@ class NarrowEmbedding(torch.nn.Module):
             return found
         others = embedding(ids, self._whole[0].weight.detach()) * self.untrained_factor.to(found.dtype)
         return torch.where(is_trained.unsqueeze(-1), found, others)
+
+    def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> NarrowEmbedding:
+        """Take what is neither trained nor saved along, wherever the network is moved."""
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        self._ids, self._places = fn(self._ids), fn(self._places)
+        self._whole[0]._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        return self
 
     def note_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Decay the rows that are not trained as AdamW has decayed those that are."""

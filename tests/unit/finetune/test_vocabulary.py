@@ -166,3 +166,14 @@ def test_padding_that_is_no_token_of_the_table_has_no_place(data: TokenData) -> 
     table(torch.tensor([1, 3, 3])).sum().backward()
     assert table.weight.grad is not None
     np.testing.assert_array_equal(table.weight.grad.numpy(), [[1] * 4, [2] * 4])
+
+
+def test_a_narrow_table_goes_wherever_its_network_is_moved(data: TokenData) -> None:
+    job = job_of(data)
+    table = narrow(job)
+    job.context.joined.to("meta")  # every tensor says where it is, as on a GPU; none has values
+    ids = torch.zeros(3, dtype=torch.long, device="meta")
+    assert table.train()(ids).device.type == "meta"
+    assert {found.device.type for found in (table.weight, table._ids, table._places, table._whole[0].weight)} == {
+        "meta"
+    }
