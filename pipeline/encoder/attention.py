@@ -87,6 +87,14 @@ def cpu_has_bf16() -> bool:
     return bool({"avx512_bf16", "amx_bf16", "bf16"} & set(flags))
 
 
+def has_onednn_kernels(dtype: torch.dtype) -> bool:
+    """Whether oneDNN multiplies in this precision here: for bf16 it wants AVX-512, AVX-NE-CONVERT or Arm's bf16."""
+    if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
+        return False
+    has_bf16 = dtype is torch.bfloat16 and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    return dtype is torch.float32 or has_bf16
+
+
 def attention_kernel(model_class: Any, config: Any) -> str:
     """`packed` where the family takes packs, else `sdpa` where it has that, else `eager` (DeBERTa, MPNet, XLNet)."""
     if can_pack(config):

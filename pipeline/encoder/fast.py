@@ -18,6 +18,7 @@ import torch
 from torch.nn.functional import layer_norm, linear
 from transformers.modeling_outputs import BaseModelOutput
 
+from pipeline.encoder.attention import has_onednn_kernels
 from pipeline.encoder.forward import ModelBatch, takes_packs
 from pipeline.encoder.layers import (
     ACTIVATIONS,
@@ -47,7 +48,7 @@ class _Linear:
         weight, bias = (torch.cat([getattr(part, name).detach() for part in modules]) for name in ("weight", "bias"))
         self._weight, self._bias = weight.to(dtype), bias.to(dtype)
         # What torch's own compiler calls for linear layers on CPU.
-        self._kernels = torch.ops.mkldnn if weight.device.type == "cpu" and _has_kernels(dtype) else None
+        self._kernels = torch.ops.mkldnn if weight.device.type == "cpu" and has_onednn_kernels(dtype) else None
         if self._kernels is not None:
             self._weight = self._kernels._reorder_linear_weight(self._weight, _BATCH_HINT_TOKENS)
 
@@ -68,13 +69,6 @@ class _Linear:
             )
             return fused
         return linear(values, self._weight, self._bias).add_(residual)
-
-
-def _has_kernels(dtype: torch.dtype) -> bool:
-    """Whether oneDNN multiplies in this precision here: for bf16 it wants AVX-512, AVX-NE-CONVERT or Arm's bf16."""
-    if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
-        return False
-    return dtype is not torch.bfloat16 or bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from pipeline.encoder.attention import Runtime, cpu_has_bf16
+from pipeline.encoder.attention import Runtime, has_onednn_kernels
 
 # Dense tensor-core TFLOP/s in bf16 and fp16 by the name that torch gives, from NVIDIA's data sheets (there with
 # sparsity: twice as much). Names in full, since a part of a GPU (MIG) has a name that begins alike.
@@ -81,8 +81,7 @@ def _measure(dtype: torch.dtype, device: torch.device, size: int, _num_threads: 
 def _kernels(one: torch.Tensor, other: torch.Tensor) -> list[Callable[[], torch.Tensor]]:
     """Ways to multiply: torch's, and on a CPU oneDNN's, which may be the faster one."""
     found = [lambda: one @ other]
-    has_kernels = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
-    if one.device.type == "cpu" and has_kernels and (one.dtype is torch.float32 or cpu_has_bf16()):
+    if one.device.type == "cpu" and has_onednn_kernels(one.dtype):
         laid_out = torch.ops.mkldnn._reorder_linear_weight(other, len(one))
         found.insert(0, lambda: torch.ops.mkldnn._linear_pointwise(one, laid_out, None, "none", [], ""))
     return found
