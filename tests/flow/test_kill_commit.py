@@ -97,6 +97,21 @@ def test_killed_driver_goes_on_from_before_its_coverage(scene: Scene) -> None:
     _kill_and_finish(scene, "new", "coverage", str(scene.copy("new")))
 
 
+@pytest.mark.parametrize("moment", ["current", "listed"])
+def test_killed_driver_goes_on_to_the_exact_list_of_what_is_current(scene: Scene, moment: str) -> None:
+    table, undisturbed = scene.copy("new"), scene.copy("new")
+    scene.finish(scene.command("new", str(undisturbed)))
+    _kill_and_finish(scene, "new", moment, str(table))
+    assert _current_nights(table) == _current_nights(undisturbed)
+    assert {str(night) for _, night in _current_nights(table)} == {FIRST, SECOND}
+
+
+def _current_nights(table: Path) -> list[tuple[Any, Any]]:
+    """Which night holds which file's rows, as a reader of the list finds it."""
+    rows = DeltaTable(table / "_current").to_pyarrow_table().to_pylist()
+    return sorted((row["source_file"], row["night"]) for row in rows)
+
+
 @pytest.mark.parametrize("moment", ["before", "during", "after"])
 def test_killed_driver_goes_on_to_the_exact_table_on_s3(scene: Scene, s3_server: S3Server, moment: str) -> None:
     uri = helpers.upload_directory(scene.root / "first-new", f"s3://{s3_server.bucket}/{uuid.uuid4().hex}")

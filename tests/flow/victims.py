@@ -36,8 +36,9 @@ from pipeline.inference.coverage import CoverageStore
 from tests import tiny  # noqa: F401  (the network's modules, imported before the fork)
 from tests.flow import helpers
 
-MOMENTS = ("plan", "half", "all", "quarantine", "coverage", "before", "create", "during", "after", "manifest")
-AFTER_COMMIT = ("after", "manifest")
+MOMENTS = ("plan", "half", "all", "quarantine", "coverage", "before", "create", "during", "after", "current", "listed")
+MOMENTS += ("manifest",)
+AFTER_COMMIT = ("after", "current", "listed", "manifest")
 
 
 @dataclass(frozen=True)
@@ -145,6 +146,11 @@ def _arm(moment: str) -> None:
         publishing.publish_night = _only_quarantine(tables.publish_night, _with_commit(commit, publish))
     if moment == "after":
         publishing.publish_night = _only_quarantine(lambda *given: (publish(*given), _die())[0], publish)
+    if moment == "current":
+        publishing.publish_current = _die
+    if moment == "listed":
+        list_current = publishing.publish_current
+        publishing.publish_current = lambda *given: (list_current(*given), _die())[0]
     if moment == "manifest":
         publishing._write_manifest = _die
 
