@@ -18,7 +18,6 @@ from pipeline.tracing import span
 
 _CONNECT_TIMEOUT_S = 5
 _GPU_DRIVERS = ("/dev/nvidiactl", "/proc/driver/nvidia", "/dev/kfd", "/dev/dxg")  # NVIDIA, AMD, Windows' own Linux
-_SPARE_CPUS = 1  # that no worker takes: with 4 workers' CPUs of 4 Ray Data starts no work and says nothing
 
 
 def ray_session(compute: ElasticCompute, address: str | None) -> AbstractContextManager[PoolOptions]:
@@ -44,7 +43,7 @@ def _open_session(compute: ElasticCompute, address: str | None) -> Iterator[Pool
     import ray
 
     if address is None:
-        cpus = max(MIN_LOGICAL_CPUS, os.cpu_count() or 1) + _SPARE_CPUS
+        cpus = max(MIN_LOGICAL_CPUS, os.cpu_count() or 1)
         with span("start Ray"), muted_stderr(), own_sigterm():
             ray.init("local", num_cpus=cpus, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
     else:
@@ -72,7 +71,7 @@ def _cluster_resources() -> Resources:
 
     total = ray.cluster_resources()
     largest = max((int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]), default=1)
-    cpus = max(1, int(total.get("CPU", 1)) - _SPARE_CPUS)
+    cpus = max(1, int(total.get("CPU", 1)))
     return Resources(cpus, int(total.get("GPU", 0)), False, _can_grow_gpus(), max(1, largest))
 
 

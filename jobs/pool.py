@@ -17,7 +17,7 @@ class Resources:
     """What the session's Ray has to give.
 
     Attributes:
-        num_cpus: For workers, the one that is spared not counted.
+        num_cpus: Of all nodes.
         num_gpus: Of all nodes.
         is_local: Nothing else runs on it, and it does not grow.
         can_grow_gpus: An autoscaler can bring nodes with GPUs, though none may be there yet.

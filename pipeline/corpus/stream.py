@@ -25,8 +25,7 @@ from ray import WorkerID
 from ray._private.state import state
 from ray.core.generated.common_pb2 import WorkerExitType
 from ray.core.generated.gcs_pb2 import WorkerTableData
-from ray.data import ActorPoolStrategy, DataContext, Datasource, ReadTask
-from ray.data.block import BlockMetadata
+from ray.data import ActorPoolStrategy, DataContext
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from pipeline.config import PoolOptions
@@ -77,7 +76,8 @@ def stream_shards(shards: Sequence[Shard], factory: WorkerFactory, pool: PoolOpt
     if not shards:
         return
     _quiet_context()
-    dataset = ray.data.read_datasource(_ShardSource(shards), override_num_blocks=len(shards)).map_batches(
+    blocks = [_pickle(_SHARD, shard) for shard in shards]  # not read tasks: they need a CPU that workers may all have
+    dataset = ray.data.from_blocks(blocks).map_batches(
         _PoolActor,
         batch_size=None,
         batch_format="pyarrow",
@@ -180,27 +180,6 @@ def _pickle(column: str, value: object) -> pa.Table:
 def _unpickle(block: pa.Table, column: str) -> Any:
     (value,) = (pickle.loads(value) for value in block[column].to_pylist())  # our own bytes, never stored
     return value
-
-
-class _ShardSource(Datasource):  # type: ignore[misc]
-    """One read task, and so one block, per shard."""
-
-    def __init__(self, shards: Sequence[Shard]) -> None:
-        super().__init__()
-        self._pickled = [pickle.dumps(shard) for shard in shards]
-
-    def estimate_inmemory_data_size(self) -> int | None:
-        return sum(len(pickled) for pickled in self._pickled)
-
-    def get_read_tasks(
-        self, parallelism: int, per_task_row_limit: int | None = None, data_context: Any = None
-    ) -> list[ReadTask]:
-        return [_read_task(pickled) for pickled in self._pickled]
-
-
-def _read_task(pickled: bytes) -> ReadTask:
-    metadata = BlockMetadata(num_rows=1, size_bytes=len(pickled), input_files=None, exec_stats=None)
-    return ReadTask(lambda: [pa.table({_SHARD: pa.array([pickled], pa.binary())})], metadata)
 
 
 def _quiet_context() -> None:
