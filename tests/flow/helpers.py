@@ -13,6 +13,7 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 
 from pipeline.config import CorpusConfig, PoolOptions, ScoringCompute
 from pipeline.inference.prepare import PreparedRun, prepare_run
@@ -22,6 +23,9 @@ from pipeline.inference.spec import OutputConfig, ScoreSpec
 from pipeline.output.table import open_table
 from pipeline.storage import Storage
 from pipeline.uris import join_uri
+
+# What takes long runs on the S3 server, and on a local directory in the slow suite only.
+MOSTLY_S3 = ("root_uri", ["s3", pytest.param("local", marks=pytest.mark.slow)])
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 NIGHT = "2026-11-23"

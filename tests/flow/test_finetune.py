@@ -85,6 +85,7 @@ def losses(run: PreparedTraining) -> list[float]:
     return [json.loads(line)["loss"] for line in content.decode().splitlines()]
 
 
+@pytest.mark.parametrize(*helpers.MOSTLY_S3, indirect=True)
 def test_fine_tuned_bundle_learns_loads_and_evaluates(root_uri: str, encoder: Path, ray_local: None) -> None:
     write_split(join_uri(root_uri, "train.parquet"), 1, 400)
     write_split(join_uri(root_uri, "validation.parquet"), 2, 101)

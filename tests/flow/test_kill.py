@@ -116,6 +116,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> str:
         "after record, before receipt",
     ],
 )
+@pytest.mark.parametrize(*helpers.MOSTLY_S3, indirect=True)
 def test_killed_actor_changes_nothing(moment: str, root_uri: str, bundle: str, tmp_path: Path, ray_local: None) -> None:
     corpus = join_uri(root_uri, "corpus")
     helpers.write_demo_corpus(corpus)

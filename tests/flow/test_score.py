@@ -39,6 +39,7 @@ def spec(root_uri: str, bundle_directory: Path, ray_local: None) -> helpers.Scor
     return helpers.score_spec(bundle, join_uri(root_uri, "corpus"), join_uri(root_uri, "scores"))
 
 
+@pytest.mark.parametrize(*helpers.MOSTLY_S3, indirect=True)
 def test_night_appears_at_once_and_every_row_is_accounted_for(spec: helpers.ScoreSpec) -> None:
     run = prepare_run(spec, helpers.NIGHT)
     records = score_pending(run, helpers.POOL, "run-1")
@@ -59,6 +60,7 @@ def test_night_appears_at_once_and_every_row_is_accounted_for(spec: helpers.Scor
     assert night.model_versions == (report.model_version,)
 
 
+@pytest.mark.parametrize(*helpers.MOSTLY_S3, indirect=True)
 def test_second_run_does_only_what_changed(spec: helpers.ScoreSpec) -> None:
     first = helpers.run_night(spec)
     before = {(row["source_file"], row["source_row"]): row for row in helpers.read_rows(spec.output.uri, drop=())}
@@ -81,6 +83,7 @@ def test_second_run_does_only_what_changed(spec: helpers.ScoreSpec) -> None:
     assert second.table_version > first.table_version
 
 
+@pytest.mark.parametrize(*helpers.MOSTLY_S3, indirect=True)
 def test_nights_stand_side_by_side(spec: helpers.ScoreSpec) -> None:
     helpers.run_night(spec, "2026-11-22")
     helpers.run_night(spec, "2026-11-23")
@@ -88,6 +91,7 @@ def test_nights_stand_side_by_side(spec: helpers.ScoreSpec) -> None:
     assert [(night.run_date, night.num_rows) for night in nights] == [("2026-11-22", 1192), ("2026-11-23", 1192)]
 
 
+@pytest.mark.parametrize(*helpers.MOSTLY_S3, indirect=True)
 def test_scores_equal_plain_transformers(spec: helpers.ScoreSpec, bundle_directory: Path) -> None:
     helpers.run_night(spec)
     rows = helpers.read_rows(spec.output.uri)[:200]
@@ -106,6 +110,7 @@ def test_scores_equal_plain_transformers(spec: helpers.ScoreSpec, bundle_directo
         assert row["num_tokens"] == inputs["input_ids"].shape[1]
 
 
+@pytest.mark.parametrize(*helpers.MOSTLY_S3, indirect=True)
 def test_five_readers_agree(spec: helpers.ScoreSpec) -> None:
     helpers.run_night(spec)
     uri = spec.output.uri

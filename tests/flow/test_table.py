@@ -75,6 +75,7 @@ def published(spec: helpers.ScoreSpec) -> list[dict[str, object]]:
     return [{key: row[key] for key in keys} for row in helpers.read_rows(spec.output.uri)]
 
 
+@pytest.mark.parametrize(*helpers.MOSTLY_S3, indirect=True)
 def test_live_files_hold_exactly_the_published_rows_through_compaction_and_vacuum(spec: helpers.ScoreSpec) -> None:
     helpers.run_night(spec)
     rows = published(spec)
@@ -98,6 +99,7 @@ def test_live_files_hold_exactly_the_published_rows_through_compaction_and_vacuu
     assert verify_night(spec.output.uri, helpers.NIGHT, STORAGE).problems == ()
 
 
+@pytest.mark.parametrize(*helpers.MOSTLY_S3, indirect=True)
 def test_a_vacuum_during_a_run_takes_nothing_the_run_publishes(spec: helpers.ScoreSpec) -> None:
     """Vacuums without any retention, over and over, from the first shard to the commit; and one more in between."""
     helpers.run_night(spec, NEXT_NIGHT)  # there is a table to vacuum
@@ -126,6 +128,7 @@ def test_a_vacuum_during_a_run_takes_nothing_the_run_publishes(spec: helpers.Sco
     assert verify_night(spec.output.uri, helpers.NIGHT, STORAGE).problems == ()
 
 
+@pytest.mark.parametrize(*helpers.MOSTLY_S3, indirect=True)
 def test_a_vacuum_takes_what_dead_attempts_and_older_models_left(
     spec: helpers.ScoreSpec, root_uri: str, tmp_path: Path
 ) -> None:
@@ -148,6 +151,7 @@ def test_a_vacuum_takes_what_dead_attempts_and_older_models_left(
     assert prepare_run(spec, helpers.NIGHT).plan.num_pending_rows == 1200, "the first model would be scored anew"
 
 
+@pytest.mark.parametrize(*helpers.MOSTLY_S3, indirect=True)
 def test_nights_are_compared_and_versions_told(spec: helpers.ScoreSpec) -> None:
     helpers.run_night(spec)
     changed = join_uri(spec.corpus.uri[0], "domain=d1", "part-1.parquet")
@@ -181,6 +185,7 @@ def test_a_night_is_verified_against_its_records_and_plain_transformers(spec: he
     assert f"{first.uri}: is missing" in problems
 
 
+@pytest.mark.parametrize(*helpers.MOSTLY_S3, indirect=True)
 def test_the_commands_as_a_user_types_them(spec: helpers.ScoreSpec) -> None:
     helpers.run_night(spec)
     uri = spec.output.uri

@@ -39,6 +39,7 @@ def make_tune(root_uri: str, encoder: str, **changes: Any) -> PreparedTune:
     return prepare_tune(parse_spec(raw, TuneSpec, "study.yaml"), "study.yaml")
 
 
+@pytest.mark.parametrize(*helpers.MOSTLY_S3, indirect=True)
 def test_asha_stops_the_worse_trial_and_knows_it_in_the_next_run(
     root_uri: str, tmp_path_factory: pytest.TempPathFactory, ray_local: None
 ) -> None:

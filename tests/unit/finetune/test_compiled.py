@@ -41,6 +41,7 @@ def contexts(tokenizer: Any) -> Any:
     AttentionInterface.register(PACKED, packed_attention)
 
 
+@pytest.mark.slow
 def test_steps_of_compiled_layers_are_those_of_plain_ones(contexts: Any) -> None:
     by_name, results = contexts
     np.testing.assert_allclose(results["compiled"], results["plain"], rtol=1e-5, atol=1e-6)
@@ -51,6 +52,7 @@ def test_steps_of_compiled_layers_are_those_of_plain_ones(contexts: Any) -> None
             torch.testing.assert_close(weights["compiled"][name], value, rtol=0, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_every_layer_is_compiled_and_a_copy_of_the_network_is_not(contexts: Any) -> None:
     joined = contexts[0]["compiled"].joined
     layers = joined.encoder.encoder.layer

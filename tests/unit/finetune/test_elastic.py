@@ -93,6 +93,7 @@ def assert_near(found: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -
         np.testing.assert_allclose(found[name], value, rtol=0, atol=1e-5, err_msg=name)
 
 
+@pytest.mark.slow
 def test_ranks_that_hold_a_part_of_the_weights_train_those_of_one_that_holds_all(sharded: Path, alone: Path) -> None:
     expected = {step: whole for (step, _), whole in whole_steps(alone).items()}
     steps = {step: whole for (step, attempt), whole in whole_steps(sharded).items() if attempt == 0}
@@ -105,12 +106,14 @@ def test_ranks_that_hold_a_part_of_the_weights_train_those_of_one_that_holds_all
         assert_near(weights_of(sharded, 0, rank), weights_of(alone, 0, 0))
 
 
+@pytest.mark.slow
 def test_a_sharded_run_that_is_resumed_ends_with_exactly_the_same_weights(sharded: Path) -> None:
     first, second = weights_of(sharded, 0, 0), weights_of(sharded, 1, 0)
     assert min(step for step, attempt in whole_steps(sharded) if attempt == 1) == 10
     assert all(np.array_equal(first[name], second[name]) for name in first)
 
 
+@pytest.mark.slow
 def test_a_sharded_run_goes_on_with_other_ranks_and_whole_weights(sharded: Path, alone: Path) -> None:
     steps = whole_steps(sharded)
     done = {attempt: sorted(step for step, of in steps if of == attempt) for attempt in (2.0, 3.0, 4.0)}

@@ -153,6 +153,7 @@ def told_by_attempts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]
     return {**json.loads(done.stdout.splitlines()[-1]), "files": str(directory / "wandb")}
 
 
+@pytest.mark.slow
 def test_wandb_reads_one_run_of_all_attempts(told_by_attempts: dict[str, str]) -> None:
     first, second = (list(records_of(path)) for path in sorted(Path(told_by_attempts["files"]).rglob("*.wandb")))
     for records in (first, second):
@@ -171,6 +172,7 @@ def test_wandb_reads_one_run_of_all_attempts(told_by_attempts: dict[str, str]) -
     assert codes == [[1], [0]]
 
 
+@pytest.mark.slow
 def test_a_wandb_server_that_does_not_answer_is_said(told_by_attempts: dict[str, str]) -> None:
     assert told_by_attempts["unreachable"].startswith("wandb: no figures can be sent: Failed to verify credentials")
 
