@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -84,7 +85,7 @@ def measure_stream(num_shards: int, pool: PoolOptions, shard_s: float = 0.0) -> 
         shard_s: What one takes on average; some take longer, and they come first, as in a night.
     """
     times = draw_times(num_shards, shard_s)
-    shards = [_made_up(index, float(seconds)) for index, seconds in enumerate(times)]
+    shards = make_shards(times)
     before_mb, started_s, first_s = peak_mb(), time.monotonic(), 0.0
     receipts: list[pa.Table] = []
     for receipt in stream_shards(shards, SleepingWorker(), pool):
@@ -138,6 +139,11 @@ def _gaps(workers: npt.NDArray[np.int64], began_s: FloatArray, ended_s: FloatArr
     workers, began_s, ended_s = workers[order], began_s[order], ended_s[order]
     gaps_s = (began_s[1:] - ended_s[:-1])[workers[1:] == workers[:-1]]
     return gaps_s if len(gaps_s) else np.zeros(1)
+
+
+def make_shards(times: Iterable[float]) -> list[Shard]:
+    """Made-up shards over which a `SleepingWorker` sleeps for so many seconds."""
+    return [_made_up(index, float(seconds)) for index, seconds in enumerate(times)]
 
 
 def _made_up(index: int, seconds: float) -> Shard:
