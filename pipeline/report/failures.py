@@ -1,4 +1,4 @@
-"""Runs that ended before they published, written down beside the reports: nothing else in a table speaks of them."""
+"""Runs that failed, written down beside the reports: nothing else in a table speaks of those that published nothing."""
 
 from __future__ import annotations
 
@@ -16,15 +16,16 @@ from pipeline.storage import Storage, map_threads
 from pipeline.uris import join_uri
 
 _FOLDER, _THREADS, _LONGEST = "failures", 16, 2_000
+_UNFORESEEN = "not foreseen: the run's own output says more"  # such a text may hold anything, secrets too
 
 
 @dataclass(frozen=True)
 class Failure:
-    """One run that did not publish its night.
+    """One run that failed; the few that did so after their commit, as the store failed then, are among them.
 
     Attributes:
         kind: The error's class.
-        exit_code: What the command ended with; 75 is gone on with by the same command.
+        exit_code: What the command ended with; 75 is gone on with by the same command, 1 is a bug.
         elapsed_s: From the command's start.
         ended_at: ISO 8601, UTC.
     """
@@ -48,11 +49,13 @@ def noting_failures(ledger: Ledger, run_id: str, started_s: float) -> Iterator[N
         yield
     except (NightTakenError, FilesSkippedError):
         raise
-    except BertmillError as error:
+    except Exception as error:
         elapsed_s = round(time.monotonic() - started_s, 2)
         ended_at = datetime.now(UTC).isoformat(timespec="seconds")
-        kind, message = type(error).__name__, str(error)[:_LONGEST]
-        failure = Failure(ledger.run_date, run_id, kind, error.exit_code, message, elapsed_s, ended_at)
+        kind, exit_code, message = type(error).__name__, BertmillError.exit_code, _UNFORESEEN
+        if isinstance(error, BertmillError):
+            exit_code, message = error.exit_code, str(error)[:_LONGEST]
+        failure = Failure(ledger.run_date, run_id, kind, exit_code, message, elapsed_s, ended_at)
         with contextlib.suppress(Exception):  # it may be the store itself that failed
             uri = join_uri(_folder(ledger.table_uri, ledger.run_date), f"{run_id}.json")
             ledger.storage.write_bytes(uri, json.dumps(asdict(failure), indent=1).encode())

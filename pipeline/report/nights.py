@@ -55,7 +55,7 @@ class TableNights:
     Attributes:
         nights: Published ones, the oldest first.
         num_nights: How many there are in all.
-        failures: Runs of these nights, or later ones, that published nothing.
+        failures: Runs of these nights, or later ones, that failed.
         unfinished: Nights that a run began and that are not published.
     """
 

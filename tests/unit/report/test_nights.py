@@ -117,6 +117,17 @@ def test_a_failure_is_written_down_and_raised(story: Story) -> None:
     assert story.verify(NIGHT) == ()
 
 
+def test_a_bug_is_written_down_without_its_text(story: Story) -> None:
+    with (
+        pytest.raises(ValueError, match="key=secret"),
+        noting_failures(ledger_of(story.table), "run-8", time.monotonic()),
+    ):
+        raise ValueError("key=secret")
+    (found,) = nights_of(story).failures
+    assert (found.kind, found.exit_code) == ("ValueError", 1)
+    assert found.message.startswith("not foreseen")
+
+
 @pytest.mark.parametrize("error", [NightTakenError("another run is at work"), FilesSkippedError("2 files")])
 def test_what_is_no_failure_is_not_written_down(tmp_path: Path, error: Exception) -> None:
     with pytest.raises(type(error), match=r".+"), noting_failures(ledger_of(tmp_path), "run-9", time.monotonic()):
