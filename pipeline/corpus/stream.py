@@ -76,8 +76,8 @@ def stream_shards(shards: Sequence[Shard], factory: WorkerFactory, pool: PoolOpt
     if not shards:
         return
     _quiet_context()
-    blocks = [_pickle(_SHARD, shard) for shard in shards]  # not read tasks: they need a CPU that workers may all have
-    dataset = ray.data.from_blocks(blocks).map_batches(
+    # Not through reading tasks: each needs a CPU, and where workers have them all Ray Data waits for ever.
+    dataset = ray.data.from_blocks([_pickle(_SHARD, shard) for shard in shards]).map_batches(
         _PoolActor,
         batch_size=None,
         batch_format="pyarrow",
