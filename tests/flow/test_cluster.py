@@ -15,15 +15,11 @@ from tests.flow.s3_server import S3Server
 from tests.tiny import make_bundle
 
 _TWO_NODES = """
-import subprocess, sys
-from ray.cluster_utils import Cluster
-cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "include_dashboard": False})
-cluster.add_node(num_cpus=2)
-command = [sys.executable, "-m", "jobs.score", *sys.argv[1:], "--address", cluster.address]
-done = subprocess.run(command, capture_output=True, text=True)
-print(done.stdout, done.stderr)
-cluster.shutdown()
-sys.exit(done.returncode)
+import sys
+from tests.flow.clusters import own_cluster, run_on
+with own_cluster(num_cpus=2) as cluster:
+    cluster.add_node(num_cpus=2)
+    sys.exit(run_on(cluster, [sys.executable, "-m", "jobs.score", *sys.argv[1:]]))
 """
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from dataclasses import dataclass
 
 import pytest
@@ -12,7 +11,6 @@ from pipeline.config import PoolOptions
 from pipeline.corpus.stream import stream_shards
 from pipeline.studies.stream_scale import SleepingWorker, make_shards
 from tests.flow import helpers
-from tests.flow.slow import output_of
 
 NUM_SHARDS, SHARD_S, NUM_WORKERS, NODE_CPUS = 60, 1.5, 4, 2
 
@@ -35,20 +33,20 @@ class Grown:
 def stream_while_growing() -> Grown:
     """One node has room for half of the workers; another one joins when some shards are done."""
     import ray
-    from ray.cluster_utils import Cluster
 
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": NODE_CPUS, "include_dashboard": False})
-    ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR")
+    from tests.flow.clusters import own_cluster
+
     done, workers, early = 0, set[int](), 0
     shards = make_shards([SHARD_S] * NUM_SHARDS)
-    for receipt in stream_shards(shards, SleepingWorker(), PoolOptions(NUM_WORKERS, 1, 0.0)):
-        done += receipt.num_rows
-        workers.update(receipt["worker"].to_pylist())
-        if done == NUM_SHARDS // 10:
-            early = len(workers)
-            cluster.add_node(num_cpus=NODE_CPUS)
-    ray.shutdown()
-    cluster.shutdown()
+    with own_cluster(num_cpus=NODE_CPUS) as cluster:
+        ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR")
+        for receipt in stream_shards(shards, SleepingWorker(), PoolOptions(NUM_WORKERS, 1, 0.0)):
+            done += receipt.num_rows
+            workers.update(receipt["worker"].to_pylist())
+            if done == NUM_SHARDS // 10:
+                early = len(workers)
+                cluster.add_node(num_cpus=NODE_CPUS)
+        ray.shutdown()
     return Grown(early, len(workers), done)
 
 
@@ -56,6 +54,6 @@ def stream_while_growing() -> Grown:
 def test_a_pool_takes_the_nodes_that_come() -> None:
     """In a process of its own: a test run has one Ray."""
     code = "from tests.flow.test_growing import *; print(json.dumps(vars(stream_while_growing())))"
-    told = output_of([sys.executable, "-c", code], 200, helpers.REPOSITORY)
+    told = helpers.run_python(code, timeout_s=200)
     assert told.returncode == 0, told.stderr[-3_000:]
     assert Grown(**json.loads(told.stdout.splitlines()[-1])) == Grown(NODE_CPUS, NUM_WORKERS, NUM_SHARDS)

@@ -24,21 +24,20 @@ NUM_SHARDS = 12
 _LOSES_A_NODE = """
 import subprocess, sys
 from pathlib import Path
-from ray.cluster_utils import Cluster
+from tests.flow.clusters import own_cluster
 from tests.flow.slow import slow_command, wait_for_records, wait_for_workers
-cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
-cluster.add_node(num_cpus=2)
-lost = cluster.add_node(num_cpus=2)
-command = slow_command(*sys.argv[3:], "--address", cluster.address)
-process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-(raylet,) = lost.all_processes["raylet"]
-print("lost", wait_for_workers(raylet.process.pid, 1, process))
-print("finished before", wait_for_records(Path(sys.argv[2]), 3, process))
-cluster.remove_node(lost, allow_graceful=False)
-if sys.argv[1] == "replaced":
+with own_cluster(num_cpus=1) as cluster:
     cluster.add_node(num_cpus=2)
-print(process.communicate(timeout=150)[0])
-cluster.shutdown()
+    lost = cluster.add_node(num_cpus=2)
+    command = slow_command(*sys.argv[3:], "--address", cluster.address)
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    (raylet,) = lost.all_processes["raylet"]
+    print("lost", wait_for_workers(raylet.process.pid, 1, process))
+    print("finished before", wait_for_records(Path(sys.argv[2]), 3, process))
+    cluster.remove_node(lost, allow_graceful=False)
+    if sys.argv[1] == "replaced":
+        cluster.add_node(num_cpus=2)
+    print(process.communicate(timeout=150)[0])
 sys.exit(process.returncode)
 """
 

@@ -16,20 +16,15 @@ from tests.tiny import make_bundle
 
 ROOM_MIB = 3_000  # for Ray, its workers and the rest of the machine, before Ray's monitor kills one of them
 _WATCHES_MEMORY = """
-import subprocess, sys, time
+import sys
 import psutil
-from ray.cluster_utils import Cluster
+from tests.flow.clusters import own_cluster, run_on
 from tests.flow.hanging import HungryJob, hanging_command
 used = psutil.virtual_memory()
 share = 1 - (used.available - int(sys.argv[1]) * 2**20) / used.total
 config = {"memory_usage_threshold": share, "memory_monitor_refresh_ms": 100}
-head = {"num_cpus": 4, "include_dashboard": False, "object_store_memory": 80 * 2**20, "_system_config": config}
-cluster = Cluster(initialize_head=True, head_node_args=head)
-command = hanging_command(sys.argv[2], *sys.argv[3:], "--address", cluster.address, job=HungryJob)
-done = subprocess.run(command, capture_output=True, text=True, timeout=240)
-print(done.stdout, done.stderr)
-cluster.shutdown()
-sys.exit(done.returncode)
+with own_cluster(num_cpus=4, object_store_memory=80 * 2**20, _system_config=config) as cluster:
+    sys.exit(run_on(cluster, hanging_command(sys.argv[2], *sys.argv[3:], job=HungryJob)))
 """
 
 
@@ -46,7 +41,7 @@ def test_a_worker_that_is_killed_for_memory_is_tried_again_and_then_named(
     row = f"{shard.pieces[0].file.uri}:{shard.pieces[0].start_row}"
     arguments = ["nightly", str(helpers.write_spec(tmp_path, spec)), "--date", helpers.NIGHT]
 
-    killed = output_of([sys.executable, "-c", _WATCHES_MEMORY, str(ROOM_MIB), row, *arguments], 300, helpers.REPOSITORY)
+    killed = helpers.run_python(_WATCHES_MEMORY, str(ROOM_MIB), row, *arguments, timeout_s=300)
 
     assert killed.returncode == 75, killed.stdout + killed.stderr
     assert f"shard {shard.name} ran out of memory, 3 times" in killed.stdout
