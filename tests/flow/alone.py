@@ -10,6 +10,7 @@ import pyarrow as pa
 import pytest
 
 import jobs.night
+import pipeline.inference.evaluate as evaluating
 import pipeline.inference.run as scoring
 from pipeline.config import ComputeConfig, PoolOptions
 from pipeline.corpus.shards import Shard
@@ -21,7 +22,8 @@ from tests.unit.jobs.command_line import Finished, run_command
 
 def without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
     """Shards are worked through one after the other, here."""
-    monkeypatch.setattr(scoring, "stream_shards", _stream_here)
+    for plane in (scoring, evaluating):
+        monkeypatch.setattr(plane, "stream_shards", _stream_here)
     monkeypatch.setattr(jobs.night, "ray_session", _no_session)
 
 

@@ -52,6 +52,8 @@ def start_server(directory: Path) -> S3Server:
     weed = Path(sys.executable).parent / "weed"
     command = [str(weed), "mini", f"-dir={directory}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", f"-bucket={BUCKET}"]
     command += ["-master.telemetry=false", "-webdav=false", "-admin.ui=false"]
+    # Their ports are fixed, and a second server that finds them taken ends itself.
+    command += ["-s3.port.iceberg=0", "-s3.port.lance=0"]
     command += [f"-{name}={port}" for name, port in ports.items()]
     environment = {**os.environ, "AWS_ACCESS_KEY_ID": S3Server.access_key, "AWS_SECRET_ACCESS_KEY": S3Server.secret_key}
     log = (directory / "server.log").open("wb")

@@ -24,6 +24,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from pipeline.config import PoolOptions, TrainingCompute, parse_spec
 from pipeline.encoder.bundle import fetch_bundle
+from pipeline.finetune.alone import train_alone
 from pipeline.finetune.prepare import PreparedTraining, prepare_training
 from pipeline.finetune.run import run_training
 from pipeline.finetune.spec import FinetuneSpec
@@ -124,7 +125,7 @@ def test_two_workers_train_the_same_model(tmp_path: Path, encoder: Path, ray_loc
     write_split(str(tmp_path / "train.parquet"), 1, 203)
     write_split(str(tmp_path / "validation.parquet"), 2, 51)
     one, two = prepare(str(tmp_path), encoder, "one"), prepare(str(tmp_path), encoder, "two")
-    info_one = run_training(one, helpers.POOL)[""]
+    info_one = train_alone(one, num_threads=1)[""]
     info_two = run_training(two, PoolOptions(num_workers=2, cpus_per_worker=1, gpus_per_worker=0))[""]
     np.testing.assert_allclose(losses(two), losses(one), rtol=1e-4)
     assert info_one.metrics["accuracy"] == info_two.metrics["accuracy"]
@@ -139,7 +140,7 @@ def test_two_workers_that_share_the_weights_train_the_same_bundle(
     whole, sharded = prepare(str(tmp_path), encoder, "whole"), prepare(str(tmp_path), encoder, "sharded")
     compute = sharded.spec.compute.model_copy(update={"data_parallel": "fsdp"})
     sharded = replace(sharded, spec=sharded.spec.model_copy(update={"compute": compute}))
-    info = run_training(whole, helpers.POOL)[""]
+    info = train_alone(whole, num_threads=1)[""]
     info_sharded = run_training(sharded, PoolOptions(num_workers=2, cpus_per_worker=1, gpus_per_worker=0))[""]
     np.testing.assert_allclose(losses(sharded), losses(whole), rtol=1e-4)
     assert info_sharded.metrics["accuracy"] == info.metrics["accuracy"]
@@ -154,7 +155,7 @@ def test_killed_worker_resumes_and_ends_with_the_same_weights(tmp_path: Path, en
     write_split(str(tmp_path / "validation.parquet"), 2, 51)
     undisturbed = prepare(str(tmp_path), encoder, "undisturbed", epochs=12)
     disturbed = prepare(str(tmp_path), encoder, "disturbed", epochs=12)
-    run_training(undisturbed, helpers.POOL)
+    train_alone(undisturbed, num_threads=1)
     killer = _WorkerKiller(Path(disturbed.spec.work_uri) / disturbed.run_name)
     killer.start()
     run_training(disturbed, helpers.POOL)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import signal
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from pipeline.inference.job import ScoreJob
 from pipeline.inference.prepare import PreparedRun, prepare_run
 from pipeline.inference.publish import publish_run
 from pipeline.inference.source import ModelSource
+from pipeline.inference.spec import ScoreSpec
 from pipeline.inference.worker import ShardScorer
 from pipeline.output import writer
 from pipeline.output.ledger import DoneRecord, Ledger, records_from
@@ -106,6 +107,17 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(directory)
 
 
+@pytest.fixture(scope="module")
+def undisturbed(bundle: str, tmp_path_factory: pytest.TempPathFactory, ray_local: None) -> ScoreSpec:
+    """A night to which nothing happened, on a local disk."""
+    root = tmp_path_factory.mktemp("undisturbed")
+    helpers.write_demo_corpus(str(root / "corpus"))
+    spec = helpers.score_spec(bundle, str(root / "corpus"), str(root / "scores"))
+    helpers.run_night(spec)
+    return spec
+
+
+@pytest.mark.parametrize(*helpers.MOSTLY_S3, indirect=True)
 @pytest.mark.parametrize(
     "moment",
     [
@@ -116,14 +128,9 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> str:
         "after record, before receipt",
     ],
 )
-@pytest.mark.parametrize(*helpers.MOSTLY_S3, indirect=True)
-def test_killed_actor_changes_nothing(moment: str, root_uri: str, bundle: str, tmp_path: Path, ray_local: None) -> None:
-    corpus = join_uri(root_uri, "corpus")
-    helpers.write_demo_corpus(corpus)
-    undisturbed = helpers.score_spec(bundle, corpus, join_uri(root_uri, "undisturbed"))
-    disturbed = helpers.score_spec(bundle, corpus, join_uri(root_uri, "disturbed"))
-    helpers.run_night(undisturbed)
-
+def test_killed_actor_changes_nothing(moment: str, undisturbed: ScoreSpec, root_uri: str, tmp_path: Path) -> None:
+    output = undisturbed.output.model_copy(update={"uri": join_uri(root_uri, "disturbed")})
+    disturbed = undisturbed.model_copy(update={"output": output})
     run = prepare_run(disturbed, helpers.NIGHT)
     marker = str(tmp_path / "killed")
     records = _score_with_killer(run, moment, marker)
@@ -145,8 +152,9 @@ def _score_with_killer(run: PreparedRun, moment: str, marker: str) -> list[DoneR
     ledger = KillingLedger(**{field.name: getattr(run.ledger, field.name) for field in fields(Ledger)}, kill=kill)
     model = ModelSource(run.spec.bundle, run.source.texts, run.spec.compute, 1, run.ledger.storage)
     job = KillingJob(model, run.source, ledger, run.table_schema, "killed-run", kill=kill)
-    pool = replace(helpers.POOL, num_workers=2)
-    return [record for receipt in stream_shards(run.plan.pending, job, pool) for record in records_from(receipt)]
+    return [
+        record for receipt in stream_shards(run.plan.pending, job, helpers.POOL) for record in records_from(receipt)
+    ]
 
 
 _DIE_BEFORE_COMMIT = """

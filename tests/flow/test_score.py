@@ -20,6 +20,7 @@ from pipeline.output.table import open_table
 from pipeline.storage import Storage
 from pipeline.uris import join_uri
 from tests.flow import helpers
+from tests.flow.alone import without_ray
 from tests.tiny import make_bundle
 
 LABELS = ("negative", "neutral", "positive")
@@ -33,13 +34,19 @@ def bundle_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def spec(root_uri: str, bundle_directory: Path, ray_local: None) -> helpers.ScoreSpec:
+def alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a night holds does not depend on who ran the shards."""
+    without_ray(monkeypatch)
+
+
+@pytest.fixture
+def spec(root_uri: str, bundle_directory: Path) -> helpers.ScoreSpec:
     helpers.write_demo_corpus(join_uri(root_uri, "corpus"))
     bundle = helpers.upload_directory(bundle_directory, join_uri(root_uri, "bundle"))
     return helpers.score_spec(bundle, join_uri(root_uri, "corpus"), join_uri(root_uri, "scores"))
 
 
-@pytest.mark.parametrize(*helpers.MOSTLY_S3, indirect=True)
+@pytest.mark.usefixtures("alone")
 def test_night_appears_at_once_and_every_row_is_accounted_for(spec: helpers.ScoreSpec) -> None:
     run = prepare_run(spec, helpers.NIGHT)
     records = score_pending(run, helpers.POOL, "run-1")
@@ -60,7 +67,7 @@ def test_night_appears_at_once_and_every_row_is_accounted_for(spec: helpers.Scor
     assert night.model_versions == (report.model_version,)
 
 
-@pytest.mark.parametrize(*helpers.MOSTLY_S3, indirect=True)
+@pytest.mark.usefixtures("alone")
 def test_second_run_does_only_what_changed(spec: helpers.ScoreSpec) -> None:
     first = helpers.run_night(spec)
     before = {(row["source_file"], row["source_row"]): row for row in helpers.read_rows(spec.output.uri, drop=())}
@@ -83,7 +90,7 @@ def test_second_run_does_only_what_changed(spec: helpers.ScoreSpec) -> None:
     assert second.table_version > first.table_version
 
 
-@pytest.mark.parametrize(*helpers.MOSTLY_S3, indirect=True)
+@pytest.mark.usefixtures("alone")
 def test_nights_stand_side_by_side(spec: helpers.ScoreSpec) -> None:
     helpers.run_night(spec, "2026-11-22")
     helpers.run_night(spec, "2026-11-23")
@@ -92,7 +99,7 @@ def test_nights_stand_side_by_side(spec: helpers.ScoreSpec) -> None:
 
 
 @pytest.mark.parametrize(*helpers.MOSTLY_S3, indirect=True)
-def test_scores_equal_plain_transformers(spec: helpers.ScoreSpec, bundle_directory: Path) -> None:
+def test_scores_equal_plain_transformers(spec: helpers.ScoreSpec, bundle_directory: Path, ray_local: None) -> None:
     helpers.run_night(spec)
     rows = helpers.read_rows(spec.output.uri)[:200]
     texts = _texts(spec)
@@ -110,7 +117,7 @@ def test_scores_equal_plain_transformers(spec: helpers.ScoreSpec, bundle_directo
         assert row["num_tokens"] == inputs["input_ids"].shape[1]
 
 
-@pytest.mark.parametrize(*helpers.MOSTLY_S3, indirect=True)
+@pytest.mark.usefixtures("alone")
 def test_five_readers_agree(spec: helpers.ScoreSpec) -> None:
     helpers.run_night(spec)
     uri = spec.output.uri

