@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import signal
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +13,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.corpus.shards import Shard
 from pipeline.corpus.stream import stream_shards
 from pipeline.inference.job import ScoreJob
 from pipeline.inference.prepare import PreparedRun, prepare_run
 from pipeline.inference.publish import publish_run
 from pipeline.inference.source import ModelSource
-from pipeline.inference.spec import ScoreSpec
 from pipeline.inference.worker import ShardScorer
 from pipeline.output import writer
 from pipeline.output.ledger import DoneRecord, Ledger, records_from
@@ -27,23 +25,35 @@ from pipeline.output.table import open_table
 from pipeline.storage import Storage
 from pipeline.uris import join_uri
 from tests.flow import helpers
+from tests.flow.alone import without_ray
 from tests.tiny import make_bundle
 
-KILLED_SHARD = 5
+MOMENTS = ("loading", "mid-shard", "mid-upload", "after upload, before record", "after record, before receipt")
 PART_BYTES = 11 * 2**20  # more than the parts in which pyarrow sends a file to S3: one is there already
 
 
 @dataclass(frozen=True)
 class KillPlan:
-    """Kill the process that works on one shard, at one moment, the first time only."""
+    """Kill the process that works on a shard at the moment meant for it, the first time only.
 
-    moment: str
-    shard: str
-    marker: str
+    Attributes:
+        targets: By moment, the shard's name; for moments that begin with `mid-` its first row, as `file:row`.
+        markers: A directory with a file for each kill that happened.
+    """
 
-    def strike(self, moment: str, shard: str) -> None:
-        if moment == self.moment and shard == self.shard and Storage().create_bytes(self.marker, b""):
+    targets: dict[str, str]
+    markers: str
+
+    def awaits(self, moment: str, target: str) -> bool:
+        return self.targets.get(moment) == target and not self.marker(moment).exists()
+
+    def strike(self, moment: str, target: str) -> None:
+        if self.awaits(moment, target):
+            self.marker(moment).touch()
             os.kill(os.getpid(), signal.SIGKILL)
+
+    def marker(self, moment: str) -> Path:
+        return Path(self.markers) / moment
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,27 +71,25 @@ class KillingLedger(Ledger):
 
 @dataclass(frozen=True, kw_only=True)
 class KillingJob(ScoreJob):
-    """The real job; its scorer dies once while it loads, in the middle of a shard, or of writing its file."""
+    """The real job; its scorer dies once while it loads, in the middle of a shard, and of writing a file."""
 
     kill: KillPlan
 
     def build(self) -> ShardScorer:
         scorer = super().build()
-        self.kill.strike("loading", self.kill.shard)
+        self.kill.strike("loading", "")
         work = scorer._split
 
         def score_and_die(rows: pa.Table, *scored: Any) -> object:
             result = work(rows, *scored)
-            if self.kill.moment == "mid-shard" and _holds_row(rows, self.kill.shard):
-                self.kill.strike("mid-shard", self.kill.shard)
+            self.kill.strike("mid-shard", _first_row(rows))
             return result
 
         def write_and_die(rows: pa.Table, path: str, filesystem: Any) -> None:
-            is_victim = self.kill.moment == "mid-upload" and _holds_row(rows, self.kill.shard)
-            if is_victim and not Path(self.kill.marker).exists():
+            if self.kill.awaits("mid-upload", _first_row(rows)):
                 with filesystem.open_output_stream(path) as stream:
                     stream.write(_half_of_file(rows) + os.urandom(PART_BYTES))
-                    self.kill.strike("mid-upload", self.kill.shard)
+                    self.kill.strike("mid-upload", _first_row(rows))
             write(rows, path, filesystem)
 
         write, writer._write = writer._write, write_and_die
@@ -96,8 +104,8 @@ def _half_of_file(rows: pa.Table) -> bytes:
     return content[: len(content) // 2]
 
 
-def _holds_row(rows: pa.Table, shard_and_row: str) -> bool:
-    return f"{rows['source_file'][0].as_py()}:{rows['source_row'][0].as_py()}" == shard_and_row
+def _first_row(rows: pa.Table) -> str:
+    return f"{rows['source_file'][0].as_py()}:{rows['source_row'][0].as_py()}"
 
 
 @pytest.fixture(scope="module")
@@ -107,54 +115,48 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(directory)
 
 
-@pytest.fixture(scope="module")
-def undisturbed(bundle: str, tmp_path_factory: pytest.TempPathFactory, ray_local: None) -> ScoreSpec:
-    """A night to which nothing happened, on a local disk."""
-    root = tmp_path_factory.mktemp("undisturbed")
-    helpers.write_demo_corpus(str(root / "corpus"))
-    spec = helpers.score_spec(bundle, str(root / "corpus"), str(root / "scores"))
-    helpers.run_night(spec)
-    return spec
-
-
 @pytest.mark.parametrize(*helpers.MOSTLY_S3, indirect=True)
-@pytest.mark.parametrize(
-    "moment",
-    [
-        pytest.param("loading", marks=pytest.mark.slow),
-        "mid-shard",
-        "mid-upload",
-        "after upload, before record",
-        "after record, before receipt",
-    ],
-)
-def test_killed_actor_changes_nothing(moment: str, undisturbed: ScoreSpec, root_uri: str, tmp_path: Path) -> None:
-    output = undisturbed.output.model_copy(update={"uri": join_uri(root_uri, "disturbed")})
-    disturbed = undisturbed.model_copy(update={"output": output})
+def test_workers_killed_at_every_moment_change_nothing(
+    root_uri: str, bundle: str, tmp_path: Path, ray_local: None
+) -> None:
+    corpus = join_uri(root_uri, "corpus")
+    helpers.write_demo_corpus(corpus)
+    undisturbed = helpers.score_spec(bundle, corpus, join_uri(root_uri, "undisturbed"))
+    disturbed = helpers.score_spec(bundle, corpus, join_uri(root_uri, "disturbed"))
+    with pytest.MonkeyPatch.context() as patch:
+        without_ray(patch)
+        helpers.run_night(undisturbed)
+
     run = prepare_run(disturbed, helpers.NIGHT)
-    marker = str(tmp_path / "killed")
-    records = _score_with_killer(run, moment, marker)
+    markers = tmp_path / "markers"
+    markers.mkdir()
+    plan = _kill_plan(run, markers)
+    records = _score_with_killer(run, plan)
     report = publish_run(run, records, "killed-run", 0.0)
 
-    assert Path(marker).exists(), "the kill must have happened"
+    assert sorted(path.name for path in markers.iterdir()) == sorted(MOMENTS), "every kill must have happened"
     assert report.num_rows == 1200
     assert helpers.read_rows(disturbed.output.uri) == helpers.read_rows(undisturbed.output.uri)
     assert len(run.ledger.names()) == 12
     left_behind = [item.uri for item in Storage().list_objects(disturbed.output.uri) if item.uri.endswith(".tmp")]
-    assert bool(left_behind) == (moment == "mid-upload" and not root_uri.startswith("s3://"))
+    assert bool(left_behind) != root_uri.startswith("s3://"), "half a file stays on a disk, and no object on S3"
 
 
-def _score_with_killer(run: PreparedRun, moment: str, marker: str) -> list[DoneRecord]:
-    victim: Shard = run.plan.pending[KILLED_SHARD]
-    piece = victim.pieces[0]
-    target = f"{piece.file.uri}:{piece.start_row}" if moment.startswith("mid-") else victim.name
-    kill = KillPlan(moment, target, marker)
+def _kill_plan(run: PreparedRun, markers: Path) -> KillPlan:
+    """A shard for each moment, and others in between."""
+    targets = {"loading": ""}
+    for moment, shard in zip(MOMENTS[1:], run.plan.pending[1::2], strict=False):
+        piece = shard.pieces[0]
+        targets[moment] = f"{piece.file.uri}:{piece.start_row}" if moment.startswith("mid-") else shard.name
+    return KillPlan(targets, str(markers))
+
+
+def _score_with_killer(run: PreparedRun, kill: KillPlan) -> list[DoneRecord]:
     ledger = KillingLedger(**{field.name: getattr(run.ledger, field.name) for field in fields(Ledger)}, kill=kill)
     model = ModelSource(run.spec.bundle, run.source.texts, run.spec.compute, 1, run.ledger.storage)
     job = KillingJob(model, run.source, ledger, run.table_schema, "killed-run", kill=kill)
-    return [
-        record for receipt in stream_shards(run.plan.pending, job, helpers.POOL) for record in records_from(receipt)
-    ]
+    pool = replace(helpers.POOL, num_workers=2)
+    return [record for receipt in stream_shards(run.plan.pending, job, pool) for record in records_from(receipt)]
 
 
 _DIE_BEFORE_COMMIT = """

@@ -1,7 +1,8 @@
 """An export as an Apache Iceberg table: the parts are its data files, and one transaction of its catalog is the switch.
 
 The transaction takes the night's old files out of the table, puts the new ones in and notes the night's content in the
-table's properties, so that the same night asked for again is known to stand.
+table's properties, so that the same night asked for again is known to stand. Columns that the table does not have yet
+are added by the same transaction; columns that a night does not have are null there.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from pipeline.schema import RUN_DATE
 from pipeline.storage import Storage, classify_error
 from pipeline.uris import join_uri
 
-_TABLE_ID, _NIGHT = "bertmill.table_id", "bertmill.night."
+_TABLE_ID, _CHOSEN, _NIGHT = "bertmill.table_id", "bertmill.columns", "bertmill.night."
 _S3_NAMES = {
     "AWS_ENDPOINT_URL": "s3.endpoint",
     "AWS_REGION": "s3.region",
@@ -41,22 +42,23 @@ class IcebergTable:
 
     Raises:
         InputError: pyiceberg is not installed, or the catalog cannot be used.
-        OutputTakenError: a table of that name is not an export of this table, or has other columns.
+        OutputTakenError: a table of that name is not an export of this table, or of other columns of it.
     """
 
     def __init__(self, request: ExportRequest, content: NightContent, columns: pa.Schema, storage: Storage) -> None:
         assert request.iceberg is not None
-        self._request, self._content, self._place = request, content, request.iceberg
+        self._request, self._content, self._columns = request, content, columns
+        self._place = request.iceberg
         self._table = _open(request, request.iceberg, content, columns, storage)
         found = self._table.properties.get(_TABLE_ID)
         if found != content.table_id:
             raise OutputTakenError(
                 f"{self._place}: a table is there that is no export of {request.table}", "choose another --as"
             )
-        there = self._table.schema().as_arrow().names
-        if there != columns.names:
+        chosen, wanted = self._table.properties.get(_CHOSEN, ""), _as_words(request.columns)
+        if chosen != wanted:
             raise OutputTakenError(
-                f"{self._place}: has the columns {', '.join(there)}; the export has {', '.join(columns.names)}",
+                f"{self._place}: holds {chosen or 'all columns'}; the export is asked for {wanted or 'all columns'}",
                 "choose another --as and --to",
             )
 
@@ -83,6 +85,9 @@ class IcebergTable:
         try:
             with warnings.catch_warnings(), self._table.transaction() as transaction:
                 warnings.simplefilter("ignore")  # that a new night replaces nothing
+                if set(self._columns.names) - set(self._table.schema().as_arrow().names):
+                    with transaction.update_schema() as schema:
+                        schema.union_by_name(self._columns)
                 transaction.delete(EqualTo(RUN_DATE, self._request.run_date))
                 transaction.add_files(files)
                 transaction.set_properties({self._mark: self._content.content_id})
@@ -123,7 +128,10 @@ def _open(
             catalog.create_namespace_if_not_exists(place.name.rpartition(".")[0])
         with (
             catalog.create_table_transaction(
-                place.name, columns, location=request.target, properties={_TABLE_ID: content.table_id}
+                place.name,
+                columns,
+                location=request.target,
+                properties={_TABLE_ID: content.table_id, _CHOSEN: _as_words(request.columns)},
             ) as creation,
             creation.update_spec() as partitions,
         ):
@@ -133,6 +141,10 @@ def _open(
         raise
     except Exception as error:
         raise _explain(error, f"open {place}") from None
+
+
+def _as_words(columns: Sequence[str]) -> str:
+    return ", ".join(columns)
 
 
 def _explain(error: Exception, what: str) -> BertmillError:

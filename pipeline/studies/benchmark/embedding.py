@@ -1,4 +1,4 @@
-"""Texts -> embeddings: bertmill's own path, Sentence Transformers, OpenVINO, and the bare model as a bound.
+"""Texts -> embeddings: bertmill, Sentence Transformers, OpenVINO, ONNX Runtime, and the bare model as a bound.
 
 Everyone gets the same texts as Python strings or Arrow, cuts at the same length, pools by the mean and normalises.
 """
@@ -6,9 +6,11 @@ Everyone gets the same texts as Python strings or Arrow, cuts at the same length
 from __future__ import annotations
 
 import importlib.util
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,6 +27,8 @@ from pipeline.encoder.tokenize import Padding, TextTokenizer, TokenOptions, Toke
 from pipeline.studies.benchmark.rounds import Contender, find_fastest
 
 FloatArray = npt.NDArray[np.float32]
+Inference = Callable[[npt.NDArray[np.int64], npt.NDArray[np.int64]], FloatArray]
+"""Ids and mask [B, S] -> token states [B, S, H]."""
 _MEAN = EmbeddingOptions("mean", normalize=True)
 _PEER_BATCH_ROWS = (32, 64, 128, 256)
 _PROBE_SHARE = 8
@@ -56,13 +60,13 @@ class EmbeddingWork:
 def embedding_contenders(work: EmbeddingWork) -> tuple[list[Contender], dict[str, str]]:
     """Everyone who can run here, bertmill first and the reference in fp32 second; and why others cannot."""
     contenders = [_bertmill(work), _default_sentence_transformers(work), bare_model(work)]
-    if work.runtime.autocast_dtype is torch.bfloat16:
-        contenders.append(_best_sentence_transformers(work))
+    contenders.append(_best_sentence_transformers(work))
     missing = {}
-    if importlib.util.find_spec("openvino") is None:
-        missing["OpenVINO"] = "openvino is not installed"
-    elif work.runtime.device.type == "cpu":
-        contenders.append(_openvino(work))
+    for name, package, compile_model in _COMPILERS:
+        if importlib.util.find_spec(package) is None:
+            missing[name] = f"{package} is not installed"
+        elif work.runtime.device.type == "cpu":
+            contenders.append(_compiled(work, name, compile_model))
     return contenders, missing
 
 
@@ -79,9 +83,12 @@ def _default_sentence_transformers(work: EmbeddingWork) -> Contender:
 
 
 def _best_sentence_transformers(work: EmbeddingWork) -> Contender:
-    encode, texts = _sentence_encoder(work, torch.bfloat16), work.texts.to_pylist()
+    is_half = work.runtime.autocast_dtype is torch.bfloat16
+    encode = _sentence_encoder(work, torch.bfloat16 if is_half else torch.float32)
+    texts = work.texts.to_pylist()
     rows = find_fastest({rows: partial(encode, texts[::_PROBE_SHARE], rows) for rows in _PEER_BATCH_ROWS})
-    return Contender(f"Sentence Transformers, bf16, batches of {rows} (its best)", lambda: encode(texts, rows))
+    name = f"Sentence Transformers, {'bf16' if is_half else 'fp32'}, batches of {rows} (its best)"
+    return Contender(name, lambda: encode(texts, rows))
 
 
 def _sentence_encoder(work: EmbeddingWork, dtype: torch.dtype) -> Callable[[list[str], int], FloatArray]:
@@ -127,9 +134,9 @@ def _to_device(batch: Any, work: EmbeddingWork) -> dict[str, torch.Tensor]:
     return {name: torch.from_numpy(array).to(work.runtime.device) for name, array in arrays.items()}
 
 
-def _openvino(work: EmbeddingWork) -> Contender:
-    """OpenVINO in the same precision, over sorted batches, with pooling."""
-    infer = _compile_openvino(work)
+def _compiled(work: EmbeddingWork, name: str, compile_model: Callable[[EmbeddingWork], Inference]) -> Contender:
+    """A compiled model over sorted batches, with pooling."""
+    infer = compile_model(work)
     encode = TextTokenizer(load_tokenizer(work.encoder), TokenOptions(work.max_length)).encode
     padding, budget = Padding.of(load_tokenizer(work.encoder)), BatchBudget(work.runtime.budget.tokens, 1_024)
 
@@ -145,10 +152,11 @@ def _openvino(work: EmbeddingWork) -> Contender:
             vectors[part] = pooled / np.linalg.norm(pooled, axis=1, keepdims=True)
         return vectors
 
-    return Contender("OpenVINO, sorted batches", run)
+    return Contender(f"{name}, sorted batches", run)
 
 
-def _compile_openvino(work: EmbeddingWork) -> Callable[[Any, Any], FloatArray]:
+def _compile_openvino(work: EmbeddingWork) -> Inference:
+    """In the same precision."""
     import openvino
 
     network = _plain_model(work.encoder).eval()
@@ -163,6 +171,23 @@ def _compile_openvino(work: EmbeddingWork) -> Callable[[Any, Any], FloatArray]:
     return lambda ids_BS, mask_BS: np.asarray(request.infer([ids_BS, mask_BS])[0])
 
 
+def _compile_onnx(work: EmbeddingWork) -> Inference:
+    """In fp32, which is what ONNX Runtime computes a float model in on CPU."""
+    import onnxruntime
+
+    names = ("input_ids", "attention_mask")
+    example = {name: torch.ones(2, 8, dtype=torch.long) for name in names}
+    free = {name: {0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC} for name in names}
+    network = _States(_plain_model(work.encoder)).eval()
+    with tempfile.TemporaryDirectory() as folder:
+        path = str(Path(folder) / "model.onnx")
+        torch.onnx.export(network, (), path, kwargs=example, dynamic_shapes=free, dynamo=True, verbose=False)
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = work.num_threads
+        session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    return lambda ids_BS, mask_BS: np.asarray(session.run(None, dict(zip(names, (ids_BS, mask_BS), strict=True)))[0])
+
+
 class _States(torch.nn.Module):
     """Ids and mask in, token states out: what can be traced."""
 
@@ -173,3 +198,6 @@ class _States(torch.nn.Module):
     def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
         states: torch.Tensor = self._network(input_ids=input_ids, attention_mask=attention_mask)[0]
         return states
+
+
+_COMPILERS = (("OpenVINO", "openvino", _compile_openvino), ("ONNX Runtime, fp32", "onnxruntime", _compile_onnx))

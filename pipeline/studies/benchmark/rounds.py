@@ -44,12 +44,17 @@ class Timing:
     Attributes:
         name: The contender's.
         seconds: Of each round.
-        result: What it made in the last round.
+        results: What it made in each round.
     """
 
     name: str
     seconds: tuple[float, ...]
-    result: Any
+    results: tuple[Any, ...]
+
+    @property
+    def result(self) -> Any:
+        """What it made in the last round."""
+        return self.results[-1]
 
 
 def take_turns(contenders: Sequence[Contender], rounds: int, warm_up: bool = True) -> list[Timing]:
@@ -63,13 +68,14 @@ def take_turns(contenders: Sequence[Contender], rounds: int, warm_up: bool = Tru
     for contender in contenders if warm_up else ():
         contender.run()
     seconds: dict[str, list[float]] = {contender.name: [] for contender in contenders}
-    results: dict[str, Any] = {}
+    results: dict[str, list[Any]] = {contender.name: [] for contender in contenders}
     for number in range(rounds):
         for contender in contenders if number % 2 == 0 else contenders[::-1]:
             started = time.perf_counter()
-            made = results[contender.name] = contender.run()
+            made = contender.run()
+            results[contender.name].append(made)
             seconds[contender.name].append(made.seconds if isinstance(made, Lap) else time.perf_counter() - started)
-    return [Timing(name, tuple(taken), results[name]) for name, taken in seconds.items()]
+    return [Timing(name, tuple(taken), tuple(results[name])) for name, taken in seconds.items()]
 
 
 def speed_ratio(ours: Timing, theirs: Timing) -> tuple[float, float, float]:

@@ -38,10 +38,9 @@ from pipeline.studies.benchmark.spec import BenchmarkSpec, HeadsConfig, NightCon
 from pipeline.studies.benchmark.start_up import Commands, describe_start
 from pipeline.studies.benchmark.training import TrainingWork, training_contenders
 from pipeline.studies.blocks import BlockPlace, merged, read_block
-from pipeline.studies.rows import TASK
 from pipeline.uris import join_uri
 
-_PACKAGES = ("ray", "torch", "transformers", "sentence-transformers", "openvino", "accelerate")
+_PACKAGES = ("ray", "torch", "transformers", "sentence-transformers", "openvino", "onnxruntime", "accelerate")
 
 
 @dataclass(frozen=True)
@@ -140,7 +139,7 @@ class _Races:
         timings = take_turns(contenders, spec.rounds)
         reference = timings[1].result
         made = {timing.name: timing.result for timing in timings if timing.result is not None}
-        quality = {name: float(np.sum(vectors * reference, axis=1).min()) for name, vectors in made.items()}
+        quality = {name: [float(np.sum(vectors * reference, axis=1).min())] for name, vectors in made.items()}
         num_tokens = int(work.tokenize().lengths.sum())
         self.lines += race_lines(f"embed {len(texts):,} texts", timings, num_tokens, quality)
         self.notes += [f"Not run: {name}: {reason}." for name, reason in missing.items()]
@@ -161,7 +160,7 @@ class _Races:
         for task, bundle in bundles.items():
             work = HeadWork(task, bundle, texts, spec.max_length, spec.compute, self.num_threads)
             timings, reference = take_turns(head_contenders(work), spec.rounds), plain_answers(work)
-            quality = {timing.name: share_alike(as_answers(timing.result), reference) for timing in timings}
+            quality = {timing.name: [share_alike(as_answers(timing.result), reference)] for timing in timings}
             num_tokens = int(work.tokenize().lengths.sum())
             self.lines += race_lines(f"{task}, {len(texts):,} texts", timings, num_tokens, quality)
         return bundles
@@ -190,25 +189,30 @@ class _Races:
         return PipelineOptions(str(bundle), self.spec.max_length, pool, dtype, batch_rows, is_sorted=True)
 
     def train(self, name: str, block: dict[str, object]) -> None:
-        """Texts and labels to a saved model."""
+        """Texts and targets to a saved model, in each round with another seed."""
         _need("accelerate")
         with self._training(name, block) as parsed:
             place = f"training.{name}"
             if parsed.data is None or parsed.data.validation is None:
-                raise InputError(f"{place} has no validation rows to measure accuracy on", "add data.validation")
-            work = TrainingWork.of(prepare_training(parsed, place), self.folder, self.num_threads)
+                raise InputError(f"{place} has no validation rows to judge it by", "add data.validation")
+            seeded = [
+                parsed.training.model_copy(update={"seed": parsed.training.seed + number})
+                for number in range(self.spec.rounds)
+            ]
+            runs = [prepare_training(parsed.model_copy(update={"training": recipe}), place) for recipe in seeded]
+            work = TrainingWork.of(runs, Path(tempfile.mkdtemp(dir=self.folder)), self.num_threads)
             timings = take_turns(training_contenders(work), self.spec.rounds, warm_up=False)
-            quality = {timing.name: work.accuracy(timing.result) for timing in timings}
+            quality = {timing.name: [work.judge(made) for made in timing.results] for timing in timings}
         self.lines += race_lines(f"fine-tune {name}", timings, work.num_tokens(), quality)
 
     @contextmanager
     def _training(self, name: str, block: dict[str, object]) -> Iterator[FinetuneSpec]:
         """A block as a spec; compute and storage are the benchmark's where it says nothing else."""
-        place = BlockPlace(f"training.{name}", ("heads", "task", "output", "work"))
+        place = BlockPlace(f"training.{name}", ("heads", "output", "work"))
         given = {part: getattr(self.spec, part).model_dump(exclude_unset=True) for part in ("compute", "storage")}
         with tempfile.TemporaryDirectory(dir=self.folder) as folder:
-            filled = {"task": TASK, "output": f"{folder}/bundle", "work": f"{folder}/work"}
-            yield read_block(merged(given, block), filled, FinetuneSpec, place)
+            filled = {"output": f"{folder}/bundle", "work": f"{folder}/work"}
+            yield read_block(merged({"task": CLASSIFICATION, **given}, block), filled, FinetuneSpec, place)
 
 
 def _need(package: str) -> None:

