@@ -35,7 +35,7 @@ def history(
         else:
             Path(output).write_text(render_nights(found, False), encoding="utf-8")
             print(f"history: {output}")
-        print(f"  {len(found.nights):,} nights, {len(found.failures):,} failed runs")
+        print(f"  nights: {len(found.nights):,}; runs that failed: {len(found.failures):,}")
         if found.unfinished:
             print(f"  begun and not published: {', '.join(found.unfinished)}")
 

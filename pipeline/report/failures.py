@@ -21,7 +21,7 @@ _UNFORESEEN = "not foreseen: the run's own output says more"  # such a text may 
 
 @dataclass(frozen=True)
 class Failure:
-    """One run that failed; the few that did so after their commit, as the store failed then, are among them.
+    """One run that failed, perhaps after its commit, as the store failed then.
 
     Attributes:
         kind: The error's class.

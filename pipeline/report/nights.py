@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline.output.log import require_table
+from pipeline.output.log import read_commits, require_table
 from pipeline.output.manifests import Manifest, nights_with_manifests, read_manifests
 from pipeline.report.failures import Failure, read_failures
 from pipeline.report.saved import read_summaries
@@ -56,6 +56,7 @@ class TableNights:
         nights: Published ones, the oldest first.
         num_nights: How many there are in all.
         failures: Runs of these nights, or later ones, that failed.
+        committed_runs: Ids of the runs whose commit is still in the table's log.
         unfinished: Nights that a run began and that are not published.
     """
 
@@ -63,6 +64,7 @@ class TableNights:
     nights: tuple[NightLine, ...]
     num_nights: int
     failures: tuple[Failure, ...]
+    committed_runs: frozenset[str]
     unfinished: tuple[str, ...]
 
 
@@ -90,7 +92,10 @@ def read_table_nights(uri: str, storage: Storage, most: int) -> TableNights:
     failures = [failure for failure in read_failures(uri, storage) if not dates or failure.run_date >= dates[0]]
     _, folders = storage.list_level(join_uri(uri, "_bertmill", "ledger"))
     begun = {folder.rstrip("/").rsplit(f"{RUN_DATE}=", 1)[-1] for folder in folders if f"{RUN_DATE}=" in folder}
-    return TableNights(uri, tuple(lines), len(every), tuple(failures), tuple(sorted(begun - set(every))))
+    facts = [commit.facts for commit in read_commits(uri, storage)]
+    runs = frozenset(fact["run_id"] for fact in facts if fact.get("run_id"))
+    published = {*every, *(fact.get("run_date", "") for fact in facts)}  # a run may die between commit and manifest
+    return TableNights(uri, tuple(lines), len(every), tuple(failures), runs, tuple(sorted(begun - published)))
 
 
 def _line(

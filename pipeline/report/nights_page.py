@@ -107,16 +107,19 @@ def _number(value: float | None, form: str) -> str:
 
 
 def _failures(found: TableNights) -> list[Html]:
-    note = "A run that was killed writes nothing down: its night is one that was begun and not published."
+    note = (
+        "A run that was killed writes nothing down: its night is one that was begun and not published. "
+        "Where a run failed after its commit, the night is published and whole."
+    )
     if not found.failures:
         return [tag("p", "No run of these nights wrote down a failure."), tag("p", note, class_="faint")]
-    rows = [_failure(failure) for failure in reversed(found.failures)]
+    rows = [_failure(failure, failure.run_id in found.committed_runs) for failure in reversed(found.failures)]
     heads = ("night", "ended (UTC)", "exit status", "after", "what", "run")
     return [table(heads, rows, numbers=(2, 3)), tag("p", note, class_="faint")]
 
 
-def _failure(failure: Failure) -> tuple[object, ...]:
+def _failure(failure: Failure, is_committed: bool) -> tuple[object, ...]:
     dates = (failure.run_date, failure.ended_at[:16].replace("T", " "))
     night, ended = (tag("span", text, class_="whole") for text in dates)
-    what = f"{failure.kind}: {failure.message}"
+    what = f"{failure.kind}{', after its commit' if is_committed else ''}: {failure.message}"
     return night, ended, str(failure.exit_code), format_seconds(failure.elapsed_s), what, failure.run_id

@@ -70,7 +70,7 @@ class Family:
         )
 
     def network(self, head_class: str, seed: int = 0) -> Any:
-        """Random weights with a head, in eval mode, on the attention kernel that a run would choose; the caller's own."""
+        """Random weights with a head, in eval mode, on the attention kernel that a run would choose; a copy."""
         key = (id(self), head_class, seed)
         if key not in _NETWORKS:
             _NETWORKS[key] = self._make_network(head_class, seed)

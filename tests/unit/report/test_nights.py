@@ -7,7 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.errors import CorpusError, FilesSkippedError, InterruptedRunError, NightTakenError, TooManyBadRowsError
+from pipeline.errors import (
+    CorpusError,
+    FilesSkippedError,
+    InterruptedRunError,
+    NightTakenError,
+    TooManyBadRowsError,
+    TransientStorageError,
+)
+from pipeline.output.history import read_versions
 from pipeline.output.ledger import Ledger
 from pipeline.report.failures import noting_failures, read_failures
 from pipeline.report.nights import TableNights, read_table_nights
@@ -117,6 +125,30 @@ def test_a_failure_is_written_down_and_raised(story: Story) -> None:
     assert story.verify(NIGHT) == ()
 
 
+def test_a_failure_after_the_commit_is_told_from_one_before(story: Story) -> None:
+    versions = read_versions(str(story.table), STORAGE)
+    (own,) = {version.run_id for version in versions if version.run_date == NIGHT}
+    for run_id in (own, "another"):
+        with (
+            pytest.raises(TransientStorageError, match="gone"),
+            noting_failures(ledger_of(story.table), run_id, time.monotonic()),
+        ):
+            raise TransientStorageError("the store is gone", "wait")
+    rows = Page(render_nights(nights_of(story), True)).tables[1][1:]
+    assert sorted((row[5] == own, row[4].split(":")[0]) for row in rows) == [
+        (False, "TransientStorageError"),
+        (True, "TransientStorageError, after its commit"),
+    ]
+
+
+def test_a_run_killed_between_commit_and_manifest_leaves_no_unfinished_night(story: Story) -> None:
+    story.blocks["corpus"] = {"keep": ["id"], "empty_text": "score"}
+    story.night(THIRD)
+    for manifest in (story.table / "_manifests" / f"run_date={THIRD}").iterdir():
+        manifest.unlink()
+    assert nights_of(story).unfinished == ()
+
+
 def test_a_bug_is_written_down_without_its_text(story: Story) -> None:
     with (
         pytest.raises(ValueError, match="key=secret"),
@@ -148,9 +180,9 @@ def test_a_store_that_is_gone_changes_nothing_about_the_error(tmp_path: Path) ->
 def test_the_command_writes_the_page_beside_the_reports_or_where_it_is_told(story: Story, tmp_path: Path) -> None:
     beside = run_command("history", str(story.table))
     assert beside.exit_code == 0, beside.stderr
-    assert beside.stdout == f"history: {story.table}/_reports/nights.html\n  2 nights, 0 failed runs\n"
+    assert beside.stdout == f"history: {story.table}/_reports/nights.html\n  nights: 2; runs that failed: 0\n"
     told = run_command("history", str(story.table), "--output", str(tmp_path / "page.html"), "--nights", "1")
-    assert told.stdout == f"history: {tmp_path}/page.html\n  1 nights, 0 failed runs\n"
+    assert told.stdout == f"history: {tmp_path}/page.html\n  nights: 1; runs that failed: 0\n"
     assert (tmp_path / "page.html").read_text().startswith("<!doctype html>")
     assert_refused(run_command("history", str(tmp_path / "nowhere")), "nowhere")
 
