@@ -18,6 +18,7 @@ from pipeline.encoder.tokenize import TextTokenizer
 from pipeline.inference.pace import pace_of_nights, pace_of_probe
 from pipeline.inference.prepare import PreparedRun
 from pipeline.inference.source import token_groups, token_options
+from pipeline.inference.spec import FIRST
 from pipeline.tasks import find_task
 
 _SAMPLE = SampleSize()
@@ -124,7 +125,8 @@ def sample_spots(run: PreparedRun) -> list[Spot]:
 
 def estimate_tokens(run: PreparedRun, spots: Sequence[Spot]) -> tuple[float, int]:
     """Tokens of all that is pending, and from how many rows that is known."""
-    names = [group[0] for group in token_groups(run.bundles, run.source.texts)]
+    counted = {FIRST: run.bundles[FIRST]} if run.spec.cascade is not None else run.bundles  # as the worker counts
+    names = [group[0] for group in token_groups(counted, run.source.texts)]
     tokenizers = {name: _open_tokenizer(run, name) for name in names}
     options = replace(run.source.options, kept_schema=pa.schema([]))
     columns, total, num_sampled = Columns(run.source.columns.inputs), 0.0, 0

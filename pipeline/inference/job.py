@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 
 from pipeline.inference.reuse import ReuseSource
-from pipeline.inference.source import InputSource, ModelSource
+from pipeline.inference.source import FirstModel, InputSource, ModelSource
 from pipeline.output.ledger import Ledger
 
 if TYPE_CHECKING:
@@ -34,6 +34,7 @@ class ScoreJob:
     table_schema: pa.Schema
     run_id: str
     reuse: ReuseSource | None = None
+    first: FirstModel | None = None
     trace: TraceTarget | None = None
 
     def build(self) -> ShardScorer:
@@ -42,4 +43,5 @@ class ScoreJob:
         from pipeline.inference.predictor import load_predictor
         from pipeline.inference.worker import ShardScorer
 
-        return ShardScorer(self, load_predictor(self.model), began_s)
+        first = load_predictor(self.first.model) if self.first is not None else None
+        return ShardScorer(self, load_predictor(self.model), began_s, first)

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
 from pipeline.errors import CommitConflictError
-from pipeline.inference.spec import ScoreSpec
+from pipeline.inference.spec import FIRST, ScoreSpec
 from pipeline.registry.reference import find_registry, is_reference
 from pipeline.registry.resolve import find_version
 from pipeline.registry.versions import Registry
@@ -94,8 +94,10 @@ def resolve_bundles(spec: ScoreSpec, run_date: str, rescores: bool) -> tuple[Sco
             model = UsedModel(reference, str(version), version.uri)
         models[name] = model
     blocks = {"bundle": spec.bundle, "beside": spec.beside}
-    places = {
+    places: dict[str, object] = {
         block: {name: models[name].uri if name in models else uri for name, uri in bundles.items()}
         for block, bundles in blocks.items()
     }
+    if spec.cascade is not None and FIRST in models:
+        places["cascade"] = spec.cascade.model_copy(update={"first": models[FIRST].uri})
     return spec.model_copy(update=places), models

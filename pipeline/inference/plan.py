@@ -71,7 +71,7 @@ def fingerprint_run(spec: ScoreSpec, bundles: Mapping[str, BundleInfo]) -> str:
 
     Where the corpus lies and how it is cut is not in it: that is in the shards' names.
     """
-    parts = {
+    parts: dict[str, object] = {
         "format": OUTPUT_FORMAT,
         "bundles": {name: bundle.fingerprint for name, bundle in bundles.items()},
         "inputs": {name: {**bundle.inputs, **spec.corpus.inputs} for name, bundle in bundles.items()},
@@ -80,6 +80,8 @@ def fingerprint_run(spec: ScoreSpec, bundles: Mapping[str, BundleInfo]) -> str:
         "precision": spec.compute.precision,
         "embedding": [name for name in sorted(bundles) if spec.output.writes_embedding(name)],
     }
+    if spec.cascade is not None:
+        parts["cascade"] = spec.cascade.min_score
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 

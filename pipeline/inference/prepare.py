@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 
 import pyarrow as pa
@@ -14,13 +14,14 @@ from pipeline.corpus.reader import Columns, FileFooter, ReadOptions, SkippedFile
 from pipeline.corpus.shards import ShardSize, cut_shards
 from pipeline.encoder.bundle import BundleInfo, read_bundle_info
 from pipeline.errors import Checks, CorpusError, Problem, SpecError
+from pipeline.inference.cascade import check_cascade
 from pipeline.inference.coverage import NOTHING, Coverage, CoverageStore
 from pipeline.inference.job import ScoreJob
 from pipeline.inference.models import NightModels, UsedModel, resolve_bundles
 from pipeline.inference.plan import ScorePlan, fingerprint_run, plan_scoring
 from pipeline.inference.reuse import ReuseSource
-from pipeline.inference.source import InputSource, ModelSource, TextSource, joined_versions
-from pipeline.inference.spec import ScoreSpec
+from pipeline.inference.source import FirstModel, InputSource, ModelSource, TextSource, joined_versions
+from pipeline.inference.spec import FIRST, ScoreSpec
 from pipeline.inference.standing import shown_files, standing_files
 from pipeline.output.compacted import stand_in
 from pipeline.output.current import says_current
@@ -133,6 +134,8 @@ def prepare_run(spec: ScoreSpec, run_date: str, rescore: bool = False) -> Prepar
     bundles, files = open_inputs(spec.bundles, spec.corpus.uri, storage)
     tasks = {name: find_task(info.task, spec.bundles[name]) for name, info in bundles.items()}
     check_inputs(spec.corpus.inputs, [name for task in tasks.values() for name in task.inputs], "spec")
+    if spec.cascade is not None:
+        check_cascade(bundles)
     read = {name: _bundle_inputs(spec, bundles[name], task) for name, task in tasks.items()}
     columns = Columns(tuple(dict.fromkeys(chain.from_iterable(read.values()))), spec.corpus.keep)
     ledger = Ledger(output.uri, run_date, fingerprint_run(spec, bundles), storage, output.mode == "snapshot")
@@ -150,7 +153,7 @@ def prepare_run(spec: ScoreSpec, run_date: str, rescore: bool = False) -> Prepar
         found = f"no rows in {len(footers)} files{left_out}"
         raise CorpusError(f"{', '.join(spec.corpus.uri)}: {found}", "nothing to score")
     kept = _kept_columns(footers, spec) if footers else _kept_before(spec, storage)
-    schema = _table_schema(spec, kept, tasks)
+    schema = _table_schema(spec, kept, {name: task for name, task in tasks.items() if name in spec.answering})
     added = check_table_target(output.uri, schema, storage)
     starts_anew = rescore and not ledger.is_rescored()
     records = {} if starts_anew else ledger.read(ledger.names() & {shard.name for shard in shards})
@@ -182,10 +185,12 @@ def make_job(run: PreparedRun, num_threads: int, run_id: str) -> ScoreJob:
     if run.spec.reuse == "text-hash":
         texts = TextStore(ledger.table_uri, ledger.fingerprint, ledger.storage)
         reuse = ReuseSource(texts, () if run.rescores or ledger.is_rescored() else texts.newest_files())
-    bundles, output = run.spec.bundles, run.spec.output
-    embedded = frozenset(name for name in bundles if output.writes_embedding(name))
-    model = ModelSource(bundles, run.source.texts, run.spec.compute, num_threads, ledger.storage, embedded)
-    return ScoreJob(model, run.source, ledger, run.table_schema, run_id, reuse)
+    spec, first = run.spec, None
+    embedded = frozenset(name for name in spec.answering if spec.output.writes_embedding(name))
+    model = ModelSource(spec.answering, run.source.texts, spec.compute, num_threads, ledger.storage, embedded)
+    if spec.cascade is not None:
+        first = FirstModel(replace(model, bundles={FIRST: spec.cascade.first}), spec.cascade.min_score)
+    return ScoreJob(model, run.source, ledger, run.table_schema, run_id, reuse, first)
 
 
 def _kept_columns(footers: Sequence[FileFooter], spec: ScoreSpec) -> pa.Schema:

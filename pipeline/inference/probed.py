@@ -64,6 +64,7 @@ def _place(run: PreparedRun, pool: PoolOptions) -> Path:
     compute = run.spec.compute
     parts = (
         *(f"{name}={info.fingerprint}" for name, info in sorted(run.bundles.items())),
+        f"{run.spec.cascade.min_score if run.spec.cascade else ''}",
         f"{run.spec.output.embedding} {compute.precision} {compute.batch_tokens} {compute.device}",
         f"{pool.cpus_per_worker} {pool.gpus_per_worker}",
         f"{platform.node()} {platform.machine()} {os.cpu_count()}",

@@ -43,6 +43,14 @@ class ModelSource:
 
 
 @dataclass(frozen=True)
+class FirstModel:
+    """A cascade's first bundle, alone in its source, and the score from which its answers stand."""
+
+    model: ModelSource
+    min_score: float
+
+
+@dataclass(frozen=True)
 class InputSource:
     """Which columns a worker reads, how, and which of them each bundle takes."""
 

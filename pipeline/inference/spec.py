@@ -72,6 +72,19 @@ class OutputConfig(SpecModel):
         return self.embedding if isinstance(self.embedding, bool) else bundle_name in self.embedding
 
 
+FIRST = "first"
+"""Name of a cascade's first bundle among a run's bundles."""
+
+
+class CascadeConfig(SpecModel):
+    """A smaller bundle that goes first; `bundle` scores the rows of which it is not sure."""
+
+    first: Uri = Field(description="bundle of the same task and labels, faster than `bundle`")
+    min_score: float = Field(
+        ge=0, le=1, description="rows whose label the first bundle gives at least this score keep its answer"
+    )
+
+
 class ScoreSpec(SpecModel):
     """Score a corpus with one bundle, or with several at once, and publish one night of a table."""
 
@@ -80,6 +93,9 @@ class ScoreSpec(SpecModel):
         default_factory=dict,
         description="for a comparison night, bundles that score the same rows beside: `name: URI`; their columns are "
         "prefixed by their names, and null in other nights",
+    )
+    cascade: CascadeConfig | None = Field(
+        None, description="a smaller bundle first; `model_version` says of each row which of the two answered"
     )
     registry: Uri | None = Field(None, description="where models:// is looked up; default: $BERTMILL_REGISTRY")
     corpus: CorpusConfig
@@ -93,7 +109,12 @@ class ScoreSpec(SpecModel):
 
     @property
     def bundles(self) -> dict[str, str]:
-        """Every bundle by its name, those beside too."""
+        """Every bundle by its name, those beside and a cascade's first one too."""
+        return {**self.bundle, **self.beside, **({FIRST: self.cascade.first} if self.cascade else {})}
+
+    @property
+    def answering(self) -> dict[str, str]:
+        """Those that columns of the table are named after."""
         return {**self.bundle, **self.beside}
 
     @field_validator("beside")
@@ -107,6 +128,16 @@ class ScoreSpec(SpecModel):
         twice = sorted(self.bundle.keys() & self.beside.keys())
         if twice:
             raise ValueError(f"{twice[0]!r} is both in bundle and in beside")
+        return self
+
+    @model_validator(mode="after")
+    def _a_cascade_is_of_two(self) -> ScoreSpec:
+        if self.cascade is None:
+            return self
+        if list(self.bundle) != [""] or self.beside:
+            raise ValueError("a cascade is of two bundles: `bundle` is one URI, and `beside` is left out")
+        if self.output.writes_embedding(""):
+            raise ValueError("embeddings of a cascade would be of two encoders: set output.embedding to false")
         return self
 
     @model_validator(mode="after")

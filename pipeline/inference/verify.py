@@ -19,6 +19,7 @@ from pipeline.inference.reference import PlainModel
 from pipeline.inference.tolerance import Tolerance
 from pipeline.output.columns import columns_of
 from pipeline.output.log import require_night, require_table
+from pipeline.output.manifests import read_manifests
 from pipeline.output.row_groups import shared_columns
 from pipeline.output.table import DataFile
 from pipeline.registry.resolve import resolve_model
@@ -55,7 +56,7 @@ class SampleCheck:
 
 
 def rescore_sample(uri: str, run_date: str, check: SampleCheck, storage: Storage) -> RescoredSample:
-    """Score some rows of a night again and compare.
+    """Score some rows of a night again and compare; of a cascade's night, those that this bundle answered.
 
     Raises:
         CorpusError: there is no such table or night, or the corpus cannot be read again.
@@ -72,7 +73,8 @@ def rescore_sample(uri: str, run_date: str, check: SampleCheck, storage: Storage
     comparison = Comparison(bundle.info, task, own, check.tolerance)
     version = prefixed(check.bundle_name, MODEL_VERSION_FIELD.name)
     rows = _sample_rows(uri, files, check.num_rows, [*comparison.columns, version], storage)
-    _check_version({row[version] for row in rows}, bundle, check)
+    _check_version({row[version] for row in rows}, bundle, check, _versions_of(uri, run_date, storage))
+    rows = [row for row in rows if row[version] == bundle.info.model_version]
     texts = _read_texts(rows, [{**bundle.info.inputs, **check.inputs}[name] for name in task.inputs], storage)
     model = PlainModel(bundle, task)
     for row, row_texts in zip(rows, texts, strict=True):
@@ -96,11 +98,19 @@ def _sample_rows(
     return rows
 
 
-def _check_version(found: set[str], bundle: Bundle, check: SampleCheck) -> None:
-    others = sorted(found - {bundle.info.model_version})
-    if others:
+def _versions_of(uri: str, run_date: str, storage: Storage) -> frozenset[str]:
+    """The versions that answered a night's rows, as its manifest names them."""
+    manifests = read_manifests(uri, storage, run_date)
+    said = str(manifests[-1].counts.get("model_version", "")) if manifests else ""
+    return frozenset(part.rpartition("=")[2] for part in said.split(", "))
+
+
+def _check_version(found: set[str], bundle: Bundle, check: SampleCheck, named: frozenset[str]) -> None:
+    own = bundle.info.model_version
+    others = sorted(found - (named if own in named else {own})) or sorted(found - {own})
+    if own not in found or not found <= {own, *named}:
         raise ModelError(
-            f"{check.bundle_uri}: has model_version {bundle.info.model_version}, the night was scored with {others[0]}",
+            f"{check.bundle_uri}: has model_version {own}, the night was scored with {others[0]}",
             "give the bundle that scored the night",
         )
 

@@ -13,6 +13,7 @@ from pipeline.corpus.reader import REASON, read_shard
 from pipeline.corpus.shards import Shard
 from pipeline.encoder.model import ModelOutputs
 from pipeline.encoder.peak import device_name, find_peak
+from pipeline.inference.cascade import ask_in_turn
 from pipeline.inference.job import ScoreJob
 from pipeline.inference.predictor import Member, Prediction, Predictor
 from pipeline.inference.reuse import Answers, ResultReuse, compute_once, group_texts, hash_texts
@@ -48,10 +49,11 @@ class ShardScorer:
         job: The run.
         predictor: Its bundles.
         began_s: When this worker began to load them, seconds since 1970.
+        first: A cascade's first bundle, where the job has one.
     """
 
-    def __init__(self, job: ScoreJob, predictor: Predictor, began_s: float) -> None:
-        self._job = job
+    def __init__(self, job: ScoreJob, predictor: Predictor, began_s: float, first: Predictor | None = None) -> None:
+        self._job, self._first = job, first
         peak = find_peak(predictor.runtime)
         device = device_name(predictor.runtime.device)
         self._facts = WorkerFacts(round(began_s, 3), round(time.time(), 3), device, round(peak.flops_per_s), peak.basis)
@@ -59,7 +61,8 @@ class ShardScorer:
         kept = {SOURCE_FILE, SOURCE_ROW, RUN_ID_FIELD.name, *job.source.options.kept_schema.names}
         self._answer_schema = pa.schema([field for field in file_schema(job.table_schema) if field.name not in kept])
         self._reuse = ResultReuse(job.reuse, self._answer_schema) if job.reuse is not None else None
-        self._version = joined_versions({name: member.info for name, member in predictor.members.items()})
+        self._members = {**predictor.members, **(first.members if first is not None else {})}
+        self._version = joined_versions({name: member.info for name, member in self._members.items()})
 
     def process(self, shard: Shard) -> pa.Table:
         """Score a shard, write its file, claim its done-record.
@@ -120,11 +123,22 @@ class ShardScorer:
         return self._compute(good, clock) if len(groups[0]) == good.num_rows else compute_once(groups, compute)
 
     def _compute(self, good: pa.Table, clock: StageClock) -> Answers:
-        predictions = self._predictor.predict(good, self._job.source.texts, clock)
+        cascade = self._job.first
+        if self._first is None or cascade is None:
+            return self._ask(self._predictor, good, clock)
+
+        def ask_again(rows: IntArray) -> Answers:
+            return self._ask(self._predictor, good.take(pa.array(rows)), clock)
+
+        return ask_in_turn(self._ask(self._first, good, clock), cascade.min_score, ask_again)
+
+    def _ask(self, predictor: Predictor, good: pa.Table, clock: StageClock) -> Answers:
+        predictions = predictor.predict(good, self._job.source.texts, clock)
         arrays = {}
         for name, prediction in predictions.items():
-            columns = bundle_columns(self._predictor.members[name], prediction)
-            arrays.update({prefixed(name, column): values for column, values in columns.items()})
+            columns = bundle_columns(predictor.members[name], prediction)
+            prefix = "" if predictor is self._first else name
+            arrays.update({prefixed(prefix, column): values for column, values in columns.items()})
         once = {id(item.examples): item for item in predictions.values()}.values()  # tokens count once a tokenisation
         return Answers(
             pa.table([arrays[field.name] for field in self._answer_schema], schema=self._answer_schema),
@@ -165,7 +179,7 @@ class ShardScorer:
     def _write(self, rows: pa.Table, table_uri: str, name: str, shard: Shard) -> tuple[str | None, int]:
         if rows.num_rows == 0:
             return None, 0
-        job, members = self._job, self._predictor.members.values()
+        job, members = self._job, self._members.values()
         path = f"{RUN_DATE}={job.ledger.run_date}/{name}"
         footer = {
             "bertmill.model": ", ".join(dict.fromkeys(member.info.base_model for member in members)),
