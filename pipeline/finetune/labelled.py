@@ -62,7 +62,7 @@ class LabelledSet:
 
 @dataclass(frozen=True)
 class UsableRows:
-    """Rows of a shard that can be trained or evaluated on, where they stand, and why the others cannot."""
+    """Rows of a shard or a split that can be trained or evaluated on, where they stand, and why the others cannot."""
 
     texts: tuple[pa.ChunkedArray, ...]
     targets: pa.ChunkedArray
@@ -82,6 +82,26 @@ def read_usable(shard: Shard, split: LabelledSet, task: Task, learned: Learned, 
     good = good.filter(pc.is_null(why))
     places = good.select([SOURCE_FILE, SOURCE_ROW])
     return UsableRows(tuple(good[name] for name in names), targets_of(good, split.columns.kept), places, reasons)
+
+
+def read_split(
+    split: LabelledSet, task: Task, learned: Learned, max_bad_fraction: float, storage: Storage
+) -> UsableRows:
+    """Read all usable rows of a split, in the order of its shards.
+
+    Raises:
+        CorpusError: more rows than allowed have no usable text or target.
+    """
+    parts = [read_usable(shard, split, task, learned, storage) for shard in split.shards]
+    reasons = [reason for part in parts for reason in part.reasons]
+    check_usable(split.num_rows, len(reasons), reasons, max_bad_fraction)
+    texts = tuple(_joined(columns) for columns in zip(*(part.texts for part in parts), strict=True))
+    places = pa.concat_tables([part.places for part in parts])
+    return UsableRows(texts, _joined([part.targets for part in parts]), places, reasons)
+
+
+def _joined(arrays: Sequence[pa.ChunkedArray]) -> pa.ChunkedArray:
+    return pa.chunked_array([chunk for array in arrays for chunk in array.chunks], arrays[0].type)
 
 
 def _located(rows: pa.Table, reasons: pa.Array | pa.ChunkedArray) -> list[str]:

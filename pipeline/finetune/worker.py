@@ -21,7 +21,7 @@ from pipeline.encoder.model import EmbeddingOptions, load_network
 from pipeline.encoder.pairing import PairingRules, sentence_ends
 from pipeline.encoder.tokenize import Padding, TextTokenizer
 from pipeline.finetune.classes import make_emphasis, weigh_rows
-from pipeline.finetune.labelled import LabelledSet, check_usable, read_usable
+from pipeline.finetune.labelled import LabelledSet, read_split
 from pipeline.finetune.layers import compile_layers, freeze_layers, recompute_layers, reset_layers
 from pipeline.finetune.linear_head import fit_linear_head
 from pipeline.finetune.loop import Judgements, LoopHooks, LoopJob, TrainingStatus, ValidationRows, status_record, train
@@ -156,18 +156,12 @@ def _training_head(run: PreparedTraining, head: PreparedHead, tokenizer: Any) ->
 
 def _validation_rows(run: PreparedTraining, head: PreparedHead, split: LabelledSet, mine: slice) -> ValidationRows:
     """This rank's part of the usable rows of validation, tokenised."""
-    parts = [read_usable(shard, split, head.task, head.train.learned, run.storage) for shard in split.shards]
-    reasons = [reason for part in parts for reason in part.reasons]
-    check_usable(split.num_rows, len(reasons), reasons, head.spec.data.max_bad_fraction)
-    targets = pa.chunked_array([chunk for part in parts for chunk in part.targets.chunks], parts[0].targets.type)
-    own = pa.array(np.arange(len(targets))[mine])
-    texts = tuple(
-        pa.chunked_array([chunk for part in parts for chunk in part.texts[index].chunks], pa.large_string()).take(own)
-        for index in range(len(parts[0].texts))
-    )
+    usable = read_split(split, head.task, head.train.learned, head.spec.data.max_bad_fraction, run.storage)
+    own = pa.array(np.arange(len(usable.targets))[mine])
+    texts = tuple(column.take(own) for column in usable.texts)
     # A tokenizer of its own: it carries this head's truncation.
     inputs = encode_inputs(texts, split.texts, TextTokenizer(load_tokenizer(run.encoder), head.token_options))
-    return ValidationRows(Examples(texts, inputs[-1], split.are_words), tuple(inputs), targets.take(own))
+    return ValidationRows(Examples(texts, inputs[-1], split.are_words), tuple(inputs), usable.targets.take(own))
 
 
 def write_result(

@@ -189,7 +189,8 @@ def make_job(run: PreparedRun, num_threads: int, run_id: str) -> ScoreJob:
     embedded = frozenset(name for name in spec.answering if spec.output.writes_embedding(name))
     model = ModelSource(spec.answering, run.source.texts, spec.compute, num_threads, ledger.storage, embedded)
     if spec.cascade is not None:
-        first = FirstModel(replace(model, bundles={FIRST: spec.cascade.first}), spec.cascade.min_score)
+        own = replace(model, bundles={"": spec.cascade.first}, texts={"": run.source.texts[FIRST]})
+        first = FirstModel(own, spec.cascade.min_score)
     return ScoreJob(model, run.source, ledger, run.table_schema, run_id, reuse, first)
 
 

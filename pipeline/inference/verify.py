@@ -12,10 +12,11 @@ from dataclasses import dataclass, field
 
 from pipeline.corpus.lookup import read_rows_at
 from pipeline.corpus.text import clean_text, is_word_list
-from pipeline.encoder.bundle import Bundle, fetch_bundle
+from pipeline.encoder.bundle import fetch_bundle
 from pipeline.errors import ModelError
 from pipeline.inference.closeness import Comparison, OwnColumns, RescoredSample, Row
 from pipeline.inference.reference import PlainModel
+from pipeline.inference.spec import FIRST
 from pipeline.inference.tolerance import Tolerance
 from pipeline.output.columns import columns_of
 from pipeline.output.log import require_night, require_table
@@ -73,8 +74,9 @@ def rescore_sample(uri: str, run_date: str, check: SampleCheck, storage: Storage
     comparison = Comparison(bundle.info, task, own, check.tolerance)
     version = prefixed(check.bundle_name, MODEL_VERSION_FIELD.name)
     rows = _sample_rows(uri, files, check.num_rows, [*comparison.columns, version], storage)
-    _check_version({row[version] for row in rows}, bundle, check, _versions_of(uri, run_date, storage))
-    rows = [row for row in rows if row[version] == bundle.info.model_version]
+    own_version = bundle.info.model_version
+    _check_version({row[version] for row in rows}, own_version, check, _cascade_of(uri, run_date, storage))
+    rows = [row for row in rows if row[version] == own_version]
     texts = _read_texts(rows, [{**bundle.info.inputs, **check.inputs}[name] for name in task.inputs], storage)
     model = PlainModel(bundle, task)
     for row, row_texts in zip(rows, texts, strict=True):
@@ -98,19 +100,19 @@ def _sample_rows(
     return rows
 
 
-def _versions_of(uri: str, run_date: str, storage: Storage) -> frozenset[str]:
-    """The versions that answered a night's rows, as its manifest names them."""
+def _cascade_of(uri: str, run_date: str, storage: Storage) -> frozenset[str]:
+    """Both versions of a cascade's night, as its manifest names them; none of another night."""
     manifests = read_manifests(uri, storage, run_date)
     said = str(manifests[-1].counts.get("model_version", "")) if manifests else ""
-    return frozenset(part.rpartition("=")[2] for part in said.split(", "))
+    last, _, first = said.partition(f", {FIRST}=")
+    return frozenset([first, last]) if first else frozenset()
 
 
-def _check_version(found: set[str], bundle: Bundle, check: SampleCheck, named: frozenset[str]) -> None:
-    own = bundle.info.model_version
-    others = sorted(found - (named if own in named else {own})) or sorted(found - {own})
-    if own not in found or not found <= {own, *named}:
+def _check_version(found: set[str], own: str, check: SampleCheck, cascade: frozenset[str]) -> None:
+    strangers = found - (cascade if own in cascade and not check.bundle_name else {own})
+    if strangers or own not in found:
         raise ModelError(
-            f"{check.bundle_uri}: has model_version {own}, the night was scored with {others[0]}",
+            f"{check.bundle_uri}: has model_version {own}, the night was scored with {min(strangers or found)}",
             "give the bundle that scored the night",
         )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 import uuid
+from collections.abc import Mapping
 
 import numpy as np
 import pyarrow as pa
@@ -17,7 +18,8 @@ from pipeline.inference.cascade import ask_in_turn
 from pipeline.inference.job import ScoreJob
 from pipeline.inference.predictor import Member, Prediction, Predictor
 from pipeline.inference.reuse import Answers, ResultReuse, compute_once, group_texts, hash_texts
-from pipeline.inference.source import joined_versions
+from pipeline.inference.source import ModelSource, joined_versions
+from pipeline.inference.spec import FIRST
 from pipeline.inference.stages import StageClock
 from pipeline.inference.trace import traced
 from pipeline.output.ledger import DoneRecord
@@ -61,7 +63,7 @@ class ShardScorer:
         kept = {SOURCE_FILE, SOURCE_ROW, RUN_ID_FIELD.name, *job.source.options.kept_schema.names}
         self._answer_schema = pa.schema([field for field in file_schema(job.table_schema) if field.name not in kept])
         self._reuse = ResultReuse(job.reuse, self._answer_schema) if job.reuse is not None else None
-        self._members = {**predictor.members, **(first.members if first is not None else {})}
+        self._members = {**predictor.members, **({FIRST: first.members[""]} if first is not None else {})}
         self._version = joined_versions({name: member.info for name, member in self._members.items()})
 
     def process(self, shard: Shard) -> pa.Table:
@@ -123,22 +125,23 @@ class ShardScorer:
         return self._compute(good, clock) if len(groups[0]) == good.num_rows else compute_once(groups, compute)
 
     def _compute(self, good: pa.Table, clock: StageClock) -> Answers:
-        cascade = self._job.first
-        if self._first is None or cascade is None:
-            return self._ask(self._predictor, good, clock)
+        def ask(predictor: Predictor, model: ModelSource, rows: pa.Table) -> Answers:
+            return self._join(predictor, predictor.predict(rows, model.texts, clock))
 
-        def ask_again(rows: IntArray) -> Answers:
-            return self._ask(self._predictor, good.take(pa.array(rows)), clock)
+        if self._first is None or self._job.first is None:
+            return ask(self._predictor, self._job.model, good)
+        quick = ask(self._first, self._job.first.model, good)
+        return ask_in_turn(
+            quick,
+            self._job.first.min_score,
+            lambda rows: ask(self._predictor, self._job.model, good.take(pa.array(rows))),
+        )
 
-        return ask_in_turn(self._ask(self._first, good, clock), cascade.min_score, ask_again)
-
-    def _ask(self, predictor: Predictor, good: pa.Table, clock: StageClock) -> Answers:
-        predictions = predictor.predict(good, self._job.source.texts, clock)
+    def _join(self, predictor: Predictor, predictions: Mapping[str, Prediction]) -> Answers:
         arrays = {}
         for name, prediction in predictions.items():
             columns = bundle_columns(predictor.members[name], prediction)
-            prefix = "" if predictor is self._first else name
-            arrays.update({prefixed(prefix, column): values for column, values in columns.items()})
+            arrays.update({prefixed(name, column): values for column, values in columns.items()})
         once = {id(item.examples): item for item in predictions.values()}.values()  # tokens count once a tokenisation
         return Answers(
             pa.table([arrays[field.name] for field in self._answer_schema], schema=self._answer_schema),

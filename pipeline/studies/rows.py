@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
-from pipeline.finetune.labelled import LabelledSet, check_usable, read_usable
+from pipeline.finetune.labelled import LabelledSet, read_split
 from pipeline.output.writer import write_parquet
 from pipeline.storage import Storage
 from pipeline.studies.subsets import IntArray
@@ -42,13 +42,5 @@ def read_rows(split: LabelledSet, learned: Learned, max_bad_fraction: float, sto
     Raises:
         CorpusError: more rows than allowed have no usable text or label.
     """
-    texts: list[str] = []
-    labels: list[str] = []
-    reasons: list[str] = []
-    for shard in split.shards:
-        usable = read_usable(shard, split, find_task(TASK, "study"), learned, storage)
-        texts += usable.texts[0].to_pylist()
-        labels += label_names(usable.targets).to_pylist()
-        reasons += usable.reasons
-    check_usable(split.num_rows, len(reasons), reasons, max_bad_fraction)
-    return TextRows(texts, labels)
+    usable = read_split(split, find_task(TASK, "study"), learned, max_bad_fraction, storage)
+    return TextRows(usable.texts[0].to_pylist(), label_names(usable.targets).to_pylist())

@@ -11,7 +11,7 @@ from pipeline.encoder.bundle import check_bundle_target, fingerprint_model, reso
 from pipeline.encoder.checks import check_encoder
 from pipeline.encoder.loading import load_tokenizer
 from pipeline.errors import Checks, InputError, Problem, SpecError
-from pipeline.finetune.labelled import LabelTarget, check_usable, open_split, read_usable
+from pipeline.finetune.labelled import LabelTarget, open_split, read_split
 from pipeline.finetune.prepare import PreparedTraining, prepare_training
 from pipeline.finetune.spec import BundleSpec, FinetuneSpec
 from pipeline.inference.spec import EvaluateSpec
@@ -159,11 +159,8 @@ def _read_test(work: _Work, evaluation: EvaluateSpec, named: str) -> _TestRows:
     texts = tuple(tuple(inputs.get(name, name) for name in group) for group in task.labelled_inputs)
     label = evaluation.label or (task.target if task.needs_target else None)
     split = open_split(corpus.uri, task, texts, LabelTarget(label), storage)
-    parts = [read_usable(shard, split, task, work.learned, storage) for shard in split.shards]
-    reasons = [reason for part in parts for reason in part.reasons]
-    check_usable(split.num_rows, len(reasons), reasons, corpus.max_bad_fraction)
-    targets = pa.chunked_array([chunk for part in parts for chunk in part.targets.chunks])
-    return _TestRows(targets, fingerprint_of([split.fingerprint, corpus.empty_text]))
+    usable = read_split(split, task, work.learned, corpus.max_bad_fraction, storage)
+    return _TestRows(usable.targets, fingerprint_of([split.fingerprint, corpus.empty_text]))
 
 
 def _choose_metric(run: SuiteRun, known: Sequence[str], named: str) -> str:

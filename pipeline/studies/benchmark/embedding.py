@@ -59,12 +59,13 @@ class EmbeddingWork:
 
 def embedding_contenders(work: EmbeddingWork) -> tuple[list[Contender], dict[str, str]]:
     """Everyone who can run here, bertmill first and the reference in fp32 second; and why others cannot."""
-    contenders = [_bertmill(work), _default_sentence_transformers(work), bare_model(work)]
-    contenders.append(_best_sentence_transformers(work))
+    sentences = (_default_sentence_transformers(work), _best_sentence_transformers(work))
+    contenders = [_bertmill(work), *sentences, bare_model(work)]
     missing = {}
-    for name, package, compile_model in _COMPILERS:
-        if importlib.util.find_spec(package) is None:
-            missing[name] = f"{package} is not installed"
+    for name, packages, compile_model in _COMPILERS:
+        lacking = [package for package in packages if importlib.util.find_spec(package) is None]
+        if lacking:
+            missing[name] = f"{' and '.join(lacking)} not installed"
         elif work.runtime.device.type == "cpu":
             contenders.append(_compiled(work, name, compile_model))
     return contenders, missing
@@ -200,4 +201,7 @@ class _States(torch.nn.Module):
         return states
 
 
-_COMPILERS = (("OpenVINO", "openvino", _compile_openvino), ("ONNX Runtime, fp32", "onnxruntime", _compile_onnx))
+_COMPILERS = (
+    ("OpenVINO", ("openvino",), _compile_openvino),
+    ("ONNX Runtime, fp32", ("onnxruntime", "onnxscript"), _compile_onnx),
+)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,39 +22,12 @@ from pipeline.encoder.model import EncoderModel, Head, load_network
 from pipeline.encoder.tokenize import Padding, TextTokenizer
 from pipeline.errors import InputError
 from pipeline.finetune.alone import train_alone
-from pipeline.finetune.labelled import LabelledSet, check_usable, read_usable
+from pipeline.finetune.labelled import UsableRows, read_split
 from pipeline.finetune.prepare import PreparedHead, PreparedTraining
 from pipeline.studies.benchmark.rounds import Contender
-from pipeline.tasks import find_task
-from pipeline.tasks.base import Examples, Task
+from pipeline.tasks.base import Examples
 
 _RACED = ("text-classification", "pair-classification", "token-classification")  # the Trainer has their losses
-
-
-@dataclass(frozen=True)
-class LabelledTexts:
-    """Usable rows of a split: one text array per input [R], and their targets [R]."""
-
-    texts: tuple[pa.ChunkedArray, ...]
-    targets: pa.ChunkedArray
-
-    @classmethod
-    def of(cls, split: LabelledSet, head: PreparedHead, run: PreparedTraining) -> LabelledTexts:
-        """Read a split.
-
-        Raises:
-            CorpusError: more rows than allowed are of no use.
-        """
-        task, learned = find_task(head.spec.task, "benchmark"), head.train.learned
-        parts = [read_usable(shard, split, task, learned, run.storage) for shard in split.shards]
-        reasons = [reason for part in parts for reason in part.reasons]
-        check_usable(split.num_rows, len(reasons), reasons, head.spec.data.max_bad_fraction)
-        texts = tuple(_joined(columns) for columns in zip(*(part.texts for part in parts), strict=True))
-        return cls(texts, _joined([part.targets for part in parts]))
-
-
-def _joined(arrays: Sequence[pa.ChunkedArray]) -> pa.ChunkedArray:
-    return pa.chunked_array([chunk for array in arrays for chunk in array.chunks], arrays[0].type)
 
 
 @dataclass(frozen=True)
@@ -69,8 +43,8 @@ class TrainingWork:
     """
 
     runs: tuple[PreparedTraining, ...]
-    train: LabelledTexts
-    held_out: LabelledTexts
+    train: UsableRows
+    held_out: UsableRows
     folder: Path
     num_threads: int
 
@@ -79,13 +53,19 @@ class TrainingWork:
         """The work of runs that were checked and have validation rows.
 
         Raises:
-            InputError: a task that the Trainer has no loss for.
+            InputError: a task or labels that the Trainer has no loss for.
         """
         head = runs[0].heads[0]
         if head.spec.task not in _RACED:
             raise InputError(f"no race for {head.spec.task}", f"train one of: {', '.join(_RACED)}")
         assert head.validation is not None
-        train, held_out = (LabelledTexts.of(split, head, runs[0]) for split in (head.train, head.validation))
+        allowed, storage = head.spec.data.max_bad_fraction, runs[0].storage
+        train, held_out = (
+            read_split(split, head.task, head.train.learned, allowed, storage)
+            for split in (head.train, head.validation)
+        )
+        if head.task.classes_of == "rows" and pa.types.is_nested(train.targets.type):
+            raise InputError("no race for labels that are probabilities", "train on labels")
         return cls(tuple(runs), train, held_out, folder, num_threads)
 
     @property
@@ -93,12 +73,7 @@ class TrainingWork:
         """The one head."""
         return self.runs[0].heads[0]
 
-    @property
-    def task(self) -> Task:
-        """Its task."""
-        return find_task(self.head.spec.task, "benchmark")
-
-    def examples(self, rows: LabelledTexts, tokenizer: Any) -> Examples:
+    def examples(self, rows: UsableRows, tokenizer: Any) -> Examples:
         """Rows as the task sees them."""
         tokens = TextTokenizer(tokenizer, self.head.token_options).encode(*rows.texts)
         return Examples(rows.texts, tokens, self.head.train.are_words)
@@ -110,7 +85,7 @@ class TrainingWork:
 
     def judge(self, directory: Path) -> float:
         """The task's main metric of a saved model on the validation rows, by bertmill's own forward pass."""
-        task, learned, tokenizer = self.task, self.head.train.learned, load_tokenizer(directory)
+        task, learned, tokenizer = self.head.task, self.head.train.learned, load_tokenizer(directory)
         runtime = choose_runtime(self.runs[0].spec.compute)
         model = EncoderModel([Head(load_network(directory, task.head_class), None)], runtime, Padding.of(tokenizer))
         examples = self.examples(self.held_out, tokenizer)
@@ -120,41 +95,37 @@ class TrainingWork:
 
 def training_contenders(work: TrainingWork) -> list[Contender]:
     """bertmill, and the Trainer with and without grouping by length; each gives the directory of its model."""
-    samplings = ("group_by_length", "random")
     trainers = [
-        Contender(f"Hugging Face Trainer, {sampling}", _round_by_round(work, sampling, _run_trainer))
-        for sampling in samplings
+        _contender(work, f"Hugging Face Trainer, {sampling}", partial(_run_trainer, work, sampling))
+        for sampling in ("group_by_length", "random")
     ]
-    return [Contender("bertmill", _round_by_round(work, "bertmill", _run_own)), *trainers]
+    return [_contender(work, "bertmill", partial(_run_own, work)), *trainers]
 
 
-def _round_by_round(
-    work: TrainingWork, name: str, train: Callable[[TrainingWork, PreparedTraining, str], Path]
-) -> Callable[[], Path]:
-    """What trains the next round's run each time, and keeps each round's model."""
+def _contender(work: TrainingWork, name: str, train: Callable[[PreparedTraining], Path]) -> Contender:
+    """Trains another round's run each time, and keeps each round's model."""
     runs = enumerate(work.runs)
 
     def run() -> Path:
         number, prepared = next(runs)
-        kept = work.folder / f"{name}-{number}"
-        return train(work, prepared, name).rename(kept)
+        return train(prepared).rename(work.folder / f"{name}-{number}")
 
-    return run
+    return Contender(name, run)
 
 
-def _run_own(work: TrainingWork, run: PreparedTraining, name: str) -> Path:
+def _run_own(work: TrainingWork, run: PreparedTraining) -> Path:
     shutil.rmtree(run.spec.work_uri, ignore_errors=True)
     train_alone(run, work.num_threads)
     return Path(run.spec.output)
 
 
-def _run_trainer(work: TrainingWork, run: PreparedTraining, sampling: str) -> Path:
+def _run_trainer(work: TrainingWork, sampling: str, run: PreparedTraining) -> Path:
     import transformers
 
     recipe, runtime = run.spec.training, choose_runtime(run.spec.compute)
     tokenizer = load_tokenizer(run.encoder)
     torch.manual_seed(recipe.seed)  # the head's weights
-    network = getattr(transformers, work.task.head_class).from_pretrained(
+    network = getattr(transformers, work.head.task.head_class).from_pretrained(
         run.encoder, num_labels=len(work.head.train.learned.labels), use_safetensors=True, trust_remote_code=False
     )
     target = work.folder / f"trainer-{sampling}"
@@ -177,7 +148,7 @@ def _run_trainer(work: TrainingWork, run: PreparedTraining, sampling: str) -> Pa
         logging_strategy="no",
         remove_unused_columns=True,
     )
-    over_tokens = work.task.classes_of == "tokens"
+    over_tokens = work.head.task.classes_of == "tokens"
     collator = transformers.DataCollatorForTokenClassification if over_tokens else transformers.DataCollatorWithPadding
     rows = _Rows(_windows(work, tokenizer))
     transformers.Trainer(network, arguments, collator(tokenizer), rows).train()
@@ -188,15 +159,15 @@ def _run_trainer(work: TrainingWork, run: PreparedTraining, sampling: str) -> Pa
 
 def _windows(work: TrainingWork, tokenizer: Any) -> list[dict[str, Any]]:
     """The training windows and their targets, as the Trainer takes them."""
-    examples = work.examples(work.train, tokenizer)
-    tokens, found = examples.tokens, work.task.window_targets(work.train.targets, examples, work.head.train.learned)
+    task, examples = work.head.task, work.examples(work.train, tokenizer)
+    tokens, found = examples.tokens, task.window_targets(work.train.targets, examples, work.head.train.learned)
     rows = []
     for window, (start, stop) in enumerate(zip(tokens.offsets[:-1], tokens.offsets[1:], strict=True)):
         targets = found.values[found.offsets[window] : found.offsets[window + 1]].astype(int).tolist()
         row = {"input_ids": tokens.ids[start:stop].tolist(), "attention_mask": [1] * int(stop - start)}
         if tokens.type_ids is not None and "token_type_ids" in tokenizer.model_input_names:
             row["token_type_ids"] = tokens.type_ids[start:stop].tolist()
-        labels = targets if work.task.classes_of == "tokens" else targets[0]
+        labels = targets if task.classes_of == "tokens" else targets[0]
         rows.append({**row, "labels": labels, "length": int(stop - start)})
     return rows
 

@@ -123,6 +123,10 @@ def test_a_sample_is_compared_with_the_bundle_that_answered(story: Story) -> Non
         found = rescore_sample(str(story.table), NIGHT, SampleCheck(str(story.root / name), 99), STORAGE)
         assert found.problems == ()
         assert 40 < found.num_rows < 60
+    for manifest in (story.table / "_manifests" / f"run_date={NIGHT}").iterdir():
+        manifest.unlink()
+    with pytest.raises(ModelError, match="the night was scored with"):  # by two models, and nothing says that it may be
+        rescore_sample(str(story.table), NIGHT, SampleCheck(str(story.root / "large"), 99), STORAGE)
     write(story.root / "third", "text-classification", encoder_seed=5)
     with pytest.raises(ModelError, match="the night was scored with"):
         rescore_sample(str(story.table), NIGHT, SampleCheck(str(story.root / "third"), 9), STORAGE)
