@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import pytest
 from deltalake import DeltaTable
 
@@ -14,6 +16,7 @@ from pipeline.inference.verify import SampleCheck, rescore_sample
 from pipeline.registry.reference import REGISTRY_VARIABLE
 from pipeline.registry.versions import Registry
 from pipeline.storage import Storage
+from tests.rules.sources import ROOT
 from tests.tiny import make_bundle
 from tests.unit.inference.bundles import write
 from tests.unit.inference.nights import Story
@@ -130,6 +133,24 @@ def test_a_sample_is_compared_with_the_bundle_that_answered(story: Story) -> Non
     write(story.root / "third", "text-classification", encoder_seed=5)
     with pytest.raises(ModelError, match="the night was scored with"):
         rescore_sample(str(story.table), NIGHT, SampleCheck(str(story.root / "third"), 9), STORAGE)
+
+
+def test_the_guide_s_query_says_what_a_cascade_would_do(story: Story) -> None:
+    """Of a comparison night, against the cascade itself."""
+    story.blocks = {"beside": {"small": str(story.root / "small")}}
+    story.night(NIGHT)
+    guide = (ROOT / "docs" / "guides" / "models.md").read_text(encoding="utf-8")
+    (query,) = re.findall(r'duckdb\.sql\("""(.*?)"""\)', guide, re.DOTALL)
+    night = DeltaTable(story.table).to_pyarrow_dataset()  # DuckDB finds it by this name
+    found = {float(row[0]): row[1:] for row in duckdb.sql(query).fetchall()}
+    assert night.count_rows() == 99
+    large, small = alone(story, "large", NIGHT), alone(story, "small", NIGHT)
+    for min_score, (kept, same_where_kept, unchanged) in found.items():
+        own = [(one[0], other[0]) for one, other in zip(large, small, strict=True) if other[1] >= min_score]
+        assert kept == pytest.approx(len(own) / 99)
+        assert same_where_kept == (pytest.approx(sum(a == b for a, b in own) / len(own)) if own else None)
+        assert unchanged == pytest.approx(1 - sum(a != b for a, b in own) / 99)
+    assert 0 < found[0.5][0] < 1 or found[0.5][2] < 1, "the bundles must disagree"
 
 
 def test_a_registered_first_bundle_is_pinned(story: Story, monkeypatch: pytest.MonkeyPatch) -> None:
