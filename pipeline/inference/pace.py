@@ -114,10 +114,12 @@ def _probe(run: PreparedRun, spots: Sequence[Spot], pool: PoolOptions) -> Probed
 def _is_like(manifest: Manifest, run: PreparedRun, pool: PoolOptions | None) -> bool:
     """Whether a run was of the same model, in the same precision, on workers like these, and large enough to tell."""
     said, usage = manifest.counts, _usage(manifest)
-    compute = said.get("spec", {}).get("compute", {})
+    spec = said.get("spec", {})
+    compute, cascade = spec.get("compute", {}), spec.get("cascade") or {}
     how = {"precision": run.spec.compute.precision, "batch_tokens": run.spec.compute.batch_tokens}
     return bool(
         said.get("model_version") == run.model_version
+        and cascade.get("min_score") == (run.spec.cascade.min_score if run.spec.cascade else None)
         and {name: compute.get(name) for name in how} == how
         and usage.get("num_tokens", 0) >= _MIN_TOKENS
         and usage.get("busy_s", 0.0) > 0.0

@@ -11,6 +11,7 @@ import pytest
 from deltalake import DeltaTable
 
 from pipeline.errors import ModelError, SpecError
+from pipeline.inference import pace
 from pipeline.inference.estimate import estimate_tokens, explain_plan, sample_spots
 from pipeline.inference.verify import SampleCheck, rescore_sample
 from pipeline.registry.reference import REGISTRY_VARIABLE
@@ -198,3 +199,12 @@ def test_bundles_that_answer_other_questions_are_refused(story: Story) -> None:
     story.bundle = story.root / "small"
     with pytest.raises(SpecError, match="embedding has no score that says how sure it is"):
         story.prepare(NIGHT)
+
+
+def test_a_night_of_another_min_score_says_nothing_of_the_pace(story: Story, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pace, "_MIN_TOKENS", 1)
+    story.blocks = cascade(story, 0.5)
+    story.night(NIGHT)
+    assert pace.pace_of_nights(story.prepare(NEXT), None) is not None
+    story.blocks = cascade(story, 0.6)
+    assert pace.pace_of_nights(story.prepare(NEXT), None) is None
