@@ -77,6 +77,13 @@ def load_network(source: str | Path, head_class: str, is_ready: bool = False, **
     Raises:
         ModelError: weights or configuration are missing or do not fit the encoder.
     """
+    return load_trainable(source, head_class, is_ready, **config_changes)[0]
+
+
+def load_trainable(
+    source: str | Path, head_class: str, is_ready: bool = False, **config_changes: Any
+) -> tuple[Any, frozenset[str]]:
+    """`load_network`, and the names of those of its weights that are new."""
     quiet_transformers()
     refuse_adapter(source)
     auto_class = getattr(transformers, head_class)
@@ -101,7 +108,7 @@ def load_network(source: str | Path, head_class: str, is_ready: bool = False, **
             EXPECTED_MODEL,
         ) from None
     check_weights(source, network, found, is_ready)
-    return network
+    return network, frozenset([*found["missing_keys"], *(name for name, *_ in found["mismatched_keys"])])
 
 
 @dataclass(frozen=True)

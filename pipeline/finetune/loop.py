@@ -113,7 +113,10 @@ def _number_rows(rows: IntArray) -> list[str]:
 
 @dataclass(frozen=True)
 class LoopJob:
-    """One rank's view of a run; `learned` and `validation` by head; `locate` says where training rows came from."""
+    """One rank's view of a run; `learned` and `validation` by head.
+
+    `locate` says where training rows came from; `unfitted` are heads to fit before the first step.
+    """
 
     context: StepContext
     plan: TrainingPlan
@@ -123,10 +126,16 @@ class LoopJob:
     fingerprint: str
     rank: int
     locate: Callable[[IntArray], list[str]] = _number_rows
+    unfitted: tuple[str, ...] = ()
 
 
-def train(job: LoopJob, hooks: LoopHooks) -> Judgements:
+def train(job: LoopJob, hooks: LoopHooks, remarks: tuple[str, ...] = ()) -> Judgements:
     """Run every step that is left.
+
+    Args:
+        job: This rank's part.
+        hooks: Who runs it.
+        remarks: For people, with the first status.
 
     Returns:
         The judgements of the weights that the network is left with, the last or the best; the same on every rank.
@@ -147,7 +156,7 @@ def train(job: LoopJob, hooks: LoopHooks) -> Judgements:
         if progress.scaler and context.scaler.is_enabled():
             context.scaler.load_state_dict(dict(progress.scaler))
         first_step = progress.next_step
-    window = _Window(job, hooks)
+    window = _Window(job, hooks, remarks)
     judgements: Judgements | None = None
     for step in range(first_step, plan.num_steps):
         if keeper.is_over:
@@ -247,10 +256,9 @@ def _judge_hidden(job: LoopJob, head: TrainingHead, rows: ValidationRows, rules:
 class _Window:
     """Figures since the last status, and when the last checkpoint was made."""
 
-    def __init__(self, job: LoopJob, hooks: LoopHooks) -> None:
-        self._job, self._hooks = job, hooks
+    def __init__(self, job: LoopJob, hooks: LoopHooks, remarks: tuple[str, ...]) -> None:
+        self._job, self._hooks, self._remarks = job, hooks, remarks
         self._results: list[StepResult] = []
-        self._remarks: tuple[str, ...] = ()
         self._sums = torch.zeros(3, dtype=torch.float64)
         self._norms, self._norm = NormWatch(), 0.0
         self._started_s = self._saved_s = self._asked_s = time.monotonic()

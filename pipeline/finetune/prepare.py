@@ -25,6 +25,7 @@ from pipeline.encoder.tokenize import TokenOptions
 from pipeline.errors import Checks, ModelError, Problem, SpecError
 from pipeline.finetune.best import check_best
 from pipeline.finetune.classes import check_classes
+from pipeline.finetune.fitted import check_head_start
 from pipeline.finetune.labelled import LabelledSet, LabelPlaces, LabelTarget, check_labels, open_split
 from pipeline.finetune.layers import check_layers, check_recomputing
 from pipeline.finetune.linear_head import check_linear_head
@@ -182,6 +183,7 @@ def _check_recipe(
     checks.run(lambda: check_lora(encoder, spec.training.lora, source))
     checks.run(lambda: check_classes(spec.training, known, source))
     checks.run(lambda: check_best(spec.training, judged, source))
+    checks.run(lambda: check_head_start(spec.training, tasks.values(), source))
     checks.run(lambda: check_linear_head(spec, encoder, tasks, source))
     checks.raise_failures()
 

@@ -93,6 +93,11 @@ class TrainingConfig(SpecModel):
         None, description="the embeddings and so many of the lowest layers stay as they are"
     )
     reset_layers: int = Field(0, ge=0, description="so many of the highest layers start from random weights")
+    head_start: Literal["auto", "fitted", "random"] = Field(
+        "auto",
+        description="where the head's last layer starts: fitted to the frozen encoder's states, or at random; auto: "
+        "fitted where it is a new one over rows or tokens",
+    )
     lora: LoraConfig | None = Field(
         None, description="adapters learn in the encoder's place; the bundle holds plain weights"
     )

@@ -17,10 +17,11 @@ from pipeline.encoder.bundle import BundleInfo, write_bundle
 from pipeline.encoder.heads import JoinedHeads
 from pipeline.encoder.loading import load_tokenizer
 from pipeline.encoder.masking import HidingRules
-from pipeline.encoder.model import EmbeddingOptions, load_network
+from pipeline.encoder.model import EmbeddingOptions, load_trainable
 from pipeline.encoder.pairing import PairingRules, sentence_ends
 from pipeline.encoder.tokenize import Padding, TextTokenizer
 from pipeline.finetune.classes import make_emphasis, weigh_rows
+from pipeline.finetune.fitted import fit_new_heads, is_to_fit
 from pipeline.finetune.labelled import LabelledSet, read_split
 from pipeline.finetune.layers import compile_layers, freeze_layers, recompute_layers, reset_layers
 from pipeline.finetune.linear_head import fit_linear_head
@@ -61,12 +62,12 @@ def build_job(run: PreparedTraining, rank: int, world_size: int) -> tuple[LoopJo
     spec, recipe = run.spec, run.spec.training
     runtime = choose_runtime(spec.compute)
     torch.manual_seed(recipe.seed)
-    networks = {
-        head.name: load_network(
-            run.encoder, head.task.head_class, is_ready=False, **head.task.head_config(head.train.learned)
-        )
+    loaded = {
+        head.name: load_trainable(run.encoder, head.task.head_class, False, **head.task.head_config(head.train.learned))
         for head in run.heads
     }
+    unfitted = tuple(head.name for head in run.heads if is_to_fit(head.task, *loaded[head.name], recipe.head_start))
+    networks = {name: network for name, (network, _) in loaded.items()}
     network: Any = JoinedHeads(networks, EmbeddingOptions(spec.pooling, spec.normalize))
     runtime = runtime.suited_to(network.encoder.config)
     reset_layers(network, recipe.reset_layers)
@@ -95,9 +96,8 @@ def build_job(run: PreparedTraining, rank: int, world_size: int) -> tuple[LoopJo
         if head.validation is not None
     }
     learned = {head.name: head.train.learned for head in run.heads}
-    job = LoopJob(
-        context, plan, validation, learned, spec.checkpoint, run.fingerprint, rank, partial(_locate, run, context)
-    )
+    locate = partial(_locate, run, context)
+    job = LoopJob(context, plan, validation, learned, spec.checkpoint, run.fingerprint, rank, locate, unfitted)
     return job, tokenizer
 
 
@@ -106,7 +106,8 @@ def learn(job: LoopJob, hooks: LoopHooks) -> Judgements:
     recipe = job.context.config
     if recipe.method == "linear_head":
         return fit_linear_head(job, hooks)
-    judgements = train(job, hooks)
+    remarks = fit_new_heads(job.context, job.unfitted, job.rank) if hooks.restore is None else ()
+    judgements = train(job, hooks, remarks)
     widen_vocabulary(job.context.joined)
     if recipe.lora is not None:
         merge_adapters(job.context.joined)

@@ -1,4 +1,4 @@
-"""Training through Ray Train on both stores: the bundle, the same losses on two workers, and a killed worker."""
+"""Training through Ray Train on both stores: the bundle of two workers, the losses of one, and a killed worker."""
 
 from __future__ import annotations
 
@@ -87,12 +87,17 @@ def losses(run: PreparedTraining) -> list[float]:
 
 
 @pytest.mark.parametrize(*helpers.MOSTLY_S3, indirect=True)
-def test_fine_tuned_bundle_learns_loads_and_evaluates(root_uri: str, encoder: Path, ray_local: None) -> None:
-    write_split(join_uri(root_uri, "train.parquet"), 1, 400)
+def test_two_workers_train_the_bundle_of_one_and_it_loads_and_evaluates(
+    root_uri: str, encoder: Path, ray_local: None
+) -> None:
+    write_split(join_uri(root_uri, "train.parquet"), 1, 403)
     write_split(join_uri(root_uri, "validation.parquet"), 2, 101)
-    run = prepare(root_uri, encoder, "bundle", epochs=4)
-    info = run_training(run, helpers.POOL)[""]
+    run, alone = prepare(root_uri, encoder, "bundle", epochs=4), prepare(root_uri, encoder, "alone", epochs=4)
+    info = run_training(run, PoolOptions(num_workers=2, cpus_per_worker=1, gpus_per_worker=0))[""]
+    info_alone = train_alone(alone, num_threads=1)[""]
 
+    np.testing.assert_allclose(losses(run), losses(alone), rtol=1e-4)
+    assert info.metrics["accuracy"] == info_alone.metrics["accuracy"]
     assert info.labels == ("down", "up")
     assert info.metrics["accuracy"] > 0.9, "one word decides the label; guessing gives 0.5"
     assert run.finished_bundles() == {"": info}
@@ -119,16 +124,6 @@ def test_fine_tuned_bundle_learns_loads_and_evaluates(root_uri: str, encoder: Pa
     evaluation = run_evaluation(prepare_evaluation(parse_spec(spec, EvaluateSpec, "test")), helpers.POOL)
     assert evaluation.num_rows == 100
     assert evaluation.metrics["accuracy"] == pytest.approx(accuracy, abs=1e-9)
-
-
-def test_two_workers_train_the_same_model(tmp_path: Path, encoder: Path, ray_local: None) -> None:
-    write_split(str(tmp_path / "train.parquet"), 1, 203)
-    write_split(str(tmp_path / "validation.parquet"), 2, 51)
-    one, two = prepare(str(tmp_path), encoder, "one"), prepare(str(tmp_path), encoder, "two")
-    info_one = train_alone(one, num_threads=1)[""]
-    info_two = run_training(two, PoolOptions(num_workers=2, cpus_per_worker=1, gpus_per_worker=0))[""]
-    np.testing.assert_allclose(losses(two), losses(one), rtol=1e-4)
-    assert info_one.metrics["accuracy"] == info_two.metrics["accuracy"]
 
 
 @pytest.mark.slow

@@ -40,6 +40,7 @@ def read_table(uri: str) -> pa.Table:
     return pq.read_table(path, filesystem=filesystem, partitioning=None)
 
 
+@pytest.mark.parametrize(*helpers.MOSTLY_S3, indirect=True)
 def test_a_learning_curve_finishes_and_a_second_run_adds_only_what_is_new(
     root_uri: str, encoder: str, ray_local: None
 ) -> None:
@@ -69,6 +70,7 @@ def test_a_learning_curve_finishes_and_a_second_run_adds_only_what_is_new(
     assert len(left) == 10
 
 
+@pytest.mark.parametrize(*helpers.MOSTLY_S3, indirect=True)
 def test_a_suite_goes_on_past_a_run_that_fails(root_uri: str, encoder: str, ray_local: None) -> None:
     write_splits(root_uri)
     test = {"uri": join_uri(root_uri, "data/test.parquet")}

@@ -131,9 +131,9 @@ def test_figures_do_not_depend_on_the_number_of_workers(tmp_path: Path, ray_loca
     own = {"model": str(tmp_path / "encoder"), "max_length": 32, "stride": 8}
     raw = _training(tmp_path, "question-answering", {}).model_dump() | own
     train_alone(prepare_training(parse_spec(raw, FinetuneSpec, "test"), "test"), num_threads=2)
-    figures = [_evaluate(tmp_path / "bundle", tmp_path / "test", num_workers) for num_workers in (1, 2, 3)]
+    figures = [_evaluate(tmp_path / "bundle", tmp_path / "test", num_workers) for num_workers in (1, 3)]
     assert figures[0].metrics["f1"] > 0
-    assert figures[0] == figures[1] == figures[2]
+    assert figures[0] == figures[1]
 
 
 def test_pretrained_encoder_as_a_feature_extractor(tmp_path: Path, ray_local: None) -> None:

@@ -1,14 +1,15 @@
 """Fine-tuning, texts to a saved model: bertmill's path without Ray, and the Hugging Face Trainer at its best settings.
 
 Same weights, windows, targets, epochs, rows per step, learning rate, warm-up, decay, clipping and seed; order and
-dropout differ. Each round has a seed of its own, the same for everyone.
+dropout differ. The head's last layer starts as the recipe says, once more at random as the Trainer's does. Each round
+has a seed of its own, the same for everyone.
 """
 
 from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -94,12 +95,14 @@ class TrainingWork:
 
 
 def training_contenders(work: TrainingWork) -> list[Contender]:
-    """bertmill, and the Trainer with and without grouping by length; each gives the directory of its model."""
+    """bertmill twice, and the Trainer with and without grouping by length; each gives the directory of its model."""
     trainers = [
         _contender(work, f"Hugging Face Trainer, {sampling}", partial(_run_trainer, work, sampling))
         for sampling in ("group_by_length", "random")
     ]
-    return [_contender(work, "bertmill", partial(_run_own, work)), *trainers]
+    recipe = work.runs[0].spec.training
+    own = {"bertmill": recipe.head_start, "bertmill, head from random weights, as theirs": "random"}
+    return [*(_contender(work, name, partial(_run_own, work, start)) for name, start in own.items()), *trainers]
 
 
 def _contender(work: TrainingWork, name: str, train: Callable[[PreparedTraining], Path]) -> Contender:
@@ -113,9 +116,10 @@ def _contender(work: TrainingWork, name: str, train: Callable[[PreparedTraining]
     return Contender(name, run)
 
 
-def _run_own(work: TrainingWork, run: PreparedTraining) -> Path:
+def _run_own(work: TrainingWork, head_start: str, run: PreparedTraining) -> Path:
     shutil.rmtree(run.spec.work_uri, ignore_errors=True)
-    train_alone(run, work.num_threads)
+    recipe = run.spec.training.model_copy(update={"head_start": head_start})
+    train_alone(replace(run, spec=run.spec.model_copy(update={"training": recipe})), work.num_threads)
     return Path(run.spec.output)
 
 

@@ -8,73 +8,21 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from sklearn.linear_model import LogisticRegression
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, DistilBertConfig
 
 from pipeline.encoder.bundle import fetch_bundle
 from pipeline.errors import SpecError
 from pipeline.finetune.alone import train_alone
-from pipeline.finetune.linear_head import (
-    STRENGTHS,
-    LabelledFeatures,
-    add_mean_layer,
-    check_linear_head,
-    choose_strength,
-    find_last_linear,
-    fit_logistic,
-    pass_through,
-)
+from pipeline.finetune.fitted import LastLayer
+from pipeline.finetune.linear_head import add_mean_layer, check_linear_head, pass_through
 from pipeline.finetune.prepare import prepare_training
 from pipeline.finetune.spec import FinetuneSpec
 from pipeline.storage import Storage
 from pipeline.tasks import TASKS
-from pipeline.tasks.losses import Emphasis
-from tests.tiny import LABELS, make_network, make_rows, write_corpus
+from tests.tiny import LABELS, make_rows, write_corpus
 from tests.unit.encoder.families import FAMILIES
 
 WITH_A_LINEAR_HEAD = ["bert", "roberta", "electra"]
-
-
-def known(num_rows: int = 60, seed: int = 0, noise: float = 1.0) -> LabelledFeatures:
-    draw = np.random.default_rng(seed)
-    classes = np.arange(num_rows) % 3
-    features = np.eye(3, 8)[classes] + noise * draw.normal(size=(num_rows, 8))
-    features /= np.linalg.norm(features, axis=1).mean()
-    return LabelledFeatures(torch.from_numpy(features).float(), torch.from_numpy(classes[:, None]).float())
-
-
-@pytest.mark.parametrize("strength", [1.0, 100.0])
-def test_the_fit_is_scikit_learns(strength: float) -> None:
-    rows = known()
-    ours = fit_logistic(rows, 3, strength, Emphasis())
-    theirs = LogisticRegression(C=strength, max_iter=5_000, tol=1e-8)
-    theirs.fit(rows.features_NH.numpy(), rows.targets_NK[:, 0].numpy())
-    logits = rows.features_NH @ ours.weight_CH.T + ours.bias_C
-    found = torch.softmax(logits, dim=1).numpy()
-    np.testing.assert_allclose(found, theirs.predict_proba(rows.features_NH.numpy()), atol=2e-3)
-
-
-def test_class_weights_count_as_rows_that_are_there_again() -> None:
-    rows = known()
-    again = torch.cat([torch.arange(60), torch.arange(0, 60, 3)])
-    doubled = fit_logistic(rows.take(again), 3, 10.0, Emphasis())
-    weights = torch.tensor([2.0, 1.0, 1.0]) * 60 / 80
-    weighted = fit_logistic(rows, 3, 10.0 * 80 / 60, Emphasis(0.0, weights))
-    torch.testing.assert_close(weighted.weight_CH, doubled.weight_CH, atol=5e-3, rtol=1e-2)
-
-
-def test_soft_labels_are_fitted_too() -> None:
-    rows = known()
-    hard = fit_logistic(rows, 3, 10.0, Emphasis())
-    soft = LabelledFeatures(rows.features_NH, torch.eye(3)[rows.targets_NK[:, 0].long()])
-    torch.testing.assert_close(fit_logistic(soft, 3, 10.0, Emphasis()).weight_CH, hard.weight_CH)
-
-
-def test_noisier_features_are_regularised_more() -> None:
-    clear = choose_strength(known(noise=0.1), 3, Emphasis(), seed=1)
-    noisy = choose_strength(known(noise=3.0), 3, Emphasis(), seed=1)
-    assert noisy < clear
-    assert choose_strength(known(3), 3, Emphasis(), seed=1) in STRENGTHS, "one row of each class"
 
 
 @pytest.mark.parametrize("family", WITH_A_LINEAR_HEAD)
@@ -89,7 +37,7 @@ def test_the_last_layer_sees_the_normalised_mean(family: str) -> None:
         add_mean_layer(network)
         pass_through(network)
         seen: list[torch.Tensor] = []
-        find_last_linear(network).register_forward_pre_hook(lambda _module, inputs: seen.append(inputs[0]))
+        LastLayer.of(network).linear.register_forward_pre_hook(lambda _module, inputs: seen.append(inputs[0]))
         network(input_ids=ids, attention_mask=mask)
     expected = torch.nn.functional.layer_norm(mean, mean.shape[-1:])
     cosines = torch.cosine_similarity(seen[0], expected)
@@ -151,8 +99,6 @@ def test_what_a_linear_head_cannot_be_is_said(raw: dict[str, Any], changes: dict
 
 
 def test_another_family_is_refused(raw: dict[str, Any], tmp_path: Path) -> None:
-    from pipeline.finetune.linear_head import check_linear_head
-
     DistilBertConfig().save_pretrained(tmp_path / "other")
     spec = FinetuneSpec.model_validate(raw)
     with pytest.raises(SpecError, match="model: is of family distilbert; expected for linear_head one of: bert"):
@@ -162,4 +108,3 @@ def test_another_family_is_refused(raw: dict[str, Any], tmp_path: Path) -> None:
 def test_settings_of_steps_have_no_place(raw: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="epochs has no meaning with method: linear_head"):
         FinetuneSpec.model_validate({**raw, "training": {"method": "linear_head", "epochs": 3}})
-    assert find_last_linear(make_network()).out_features == 3

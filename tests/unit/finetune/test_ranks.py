@@ -11,12 +11,13 @@ import pytest
 
 from tests.rules.sources import ROOT
 from tests.unit.finetune.many_heads import assert_near
-from tests.unit.finetune.two_ranks import SHARDED, Result, run_cases
+from tests.unit.finetune.two_ranks import FITTED, SHARDED, Result, run_cases
 
 CASES = ["pairs", "triplets", "scored", "one pair", "labels and tags", "labels for one rank", "hidden tokens"]
 CASES += ["a teacher's embeddings", "hidden tokens for one rank", "all three"]
-CASES += ["next sentences", "next sentences for one rank"]
-BOTH = [*(("ddp", name) for name in CASES), *(("fsdp", name) for name in SHARDED)]
+CASES += ["next sentences", "next sentences for one rank", FITTED]
+SHARED_OUT = [*SHARDED, FITTED]
+BOTH = [*(("ddp", name) for name in CASES), *(("fsdp", name) for name in SHARED_OUT)]
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +36,7 @@ def run_ranks(tmp_path_factory: pytest.TempPathFactory, kind: str) -> dict[tuple
     ]
     errors = [process.communicate(timeout=280)[1] for process in started]
     assert [process.returncode for process in started] == [0, 0], "\n".join(errors)
-    names = CASES if kind == "ddp" else SHARDED
+    names = CASES if kind == "ddp" else SHARED_OUT
     return {(kind, name): [dict(np.load(directory / f"{name}-{rank}.npz")) for rank in range(2)] for name in names}
 
 

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
+from pipeline.finetune.fitted import fit_new_heads
 from pipeline.finetune.parallel import DataParallel, spread_network, trained_part
 from pipeline.finetune.plan import share_batch
 from pipeline.finetune.step import TrainingHead, run_step
@@ -25,6 +26,7 @@ from tests.unit.finetune.training import token_data
 
 Result = dict[str, np.ndarray]
 SHARDED = ("triplets", "one pair", "labels for one rank", "hidden tokens", "next sentences for one rank", "all three")
+FITTED = "fitted heads"
 NUM_STEPS = 2  # a gradient that is missing on one rank shows in the step after
 
 
@@ -72,14 +74,25 @@ def run_case(
     return {**found, "losses": np.array([result.loss for result in results]), "norms": norms}
 
 
+def fit_heads(heads: tuple[TrainingHead, ...], rank: int, world_size: int, kind: DataParallel) -> Result:
+    """What every rank then trains."""
+    network: Any = spread_network(join(heads), torch.device("cpu"), world_size, kind)
+    context = context_of(heads, network, world_size)
+    fit_new_heads(context, [head.name for head in heads], rank)
+    weights = dict(trained_part(network).named_parameters())
+    found = {name: (value.full_tensor() if kind == "fsdp" else value).detach() for name, value in weights.items()}
+    return {**{name: value.numpy() for name, value in found.items()}, "losses": np.zeros(1)}
+
+
 def run_cases(directory: Path, rank: int, world_size: int, kind: DataParallel = "ddp") -> dict[str, Result]:
     """All cases on this rank; of shared-out weights those that differ in how often ranks call the network."""
     tokenizer = make_tokenizer(directory / f"tokenizer-{rank}-of-{world_size}-{kind}")
-    return {
+    found = {
         name: run_case(heads, batch, rank, world_size, kind)
         for name, (heads, batch) in cases(tokenizer).items()
         if kind == "ddp" or name in SHARDED
     }
+    return {**found, FITTED: fit_heads(heads_of(tokenizer)[:2], rank, world_size, kind)}
 
 
 def main(directory: Path, rank: int, world_size: int, kind: DataParallel) -> None:

@@ -1,0 +1,280 @@
+"""A head's last layer, fitted to the frozen encoder's states by L-BFGS: in place of training, or before it.
+
+Training from a fitted layer keeps what a pretrained encoder already knows, where a random one first disturbs it
+(Kumar et al. 2022, "Fine-Tuning can Distort Pretrained Features", https://arxiv.org/abs/2202.10054).
+N targets (rows, or tokens that have a label), H what the last layer gets, C its outputs.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.distributed as dist
+
+from pipeline.encoder.model import EncoderModel
+from pipeline.encoder.tokenize import flat_positions
+from pipeline.errors import Problem, SpecError
+from pipeline.finetune.parallel import scatter_weights
+from pipeline.finetune.spec import TrainingConfig
+from pipeline.finetune.step import StepContext, TrainingHead
+from pipeline.tasks.base import IGNORED, Task
+
+IntArray = npt.NDArray[np.int64]
+LossSum = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+"""Logits [N, C] and targets -> their losses' sum."""
+
+STRENGTHS = (1.0, 10.0, 100.0, 1_000.0, 10_000.0)  # scikit-learn's C on features of length 1: larger regularises less
+_FITTED_CLASSES = frozenset(["AutoModelForSequenceClassification", "AutoModelForTokenClassification"])
+_MOST_TARGETS = 20_000  # more hardly move a linear layer, and take time before the first step
+_ENOUGH_ROWS, _ENOUGH_OF_A_CLASS = 2_048, 32
+_MOST_PRODUCTS = 1e9  # of targets, inputs and outputs: half a minute or so on two cores
+_NUM_FOLDS = 3
+_MAX_ITERATIONS = 500
+
+
+@dataclass(frozen=True)
+class KnownTargets:
+    """Features [N, H] and targets [N, K]: a class number, or a number for each output."""
+
+    features_NH: torch.Tensor
+    targets_NK: torch.Tensor
+
+    def __len__(self) -> int:
+        return len(self.targets_NK)
+
+    def take(self, chosen: torch.Tensor) -> KnownTargets:
+        """Some of them."""
+        return KnownTargets(self.features_NH[chosen], self.targets_NK[chosen])
+
+
+@dataclass(frozen=True)
+class LinearModel:
+    """Logits are `features @ weight.T + bias`."""
+
+    weight_CH: torch.Tensor
+    bias_C: torch.Tensor
+
+
+@dataclass(frozen=True)
+class LastLayer:
+    """The linear layer that gives a network's logits, and where it stands."""
+
+    parent: Any
+    name: str
+    linear: torch.nn.Linear
+
+    @classmethod
+    def of(cls, network: Any) -> LastLayer:
+        """The last linear layer outside of the encoder."""
+        inner = set(network.base_model.modules())
+        own = [(name, part) for name, part in network.named_modules() if part not in inner]
+        name, linear = [(name, part) for name, part in own if isinstance(part, torch.nn.Linear)][-1]
+        parent, _, short = name.rpartition(".")
+        return cls(network.get_submodule(parent), short, linear)
+
+    def replace_by(self, module: torch.nn.Module) -> None:
+        """Put something else in its place, or itself back."""
+        setattr(self.parent, self.name, module)
+
+
+@dataclass(frozen=True)
+class Fit:
+    """What a fit came to: its regularisation, its mean loss, on how many targets, and tokens computed for them."""
+
+    strength: float
+    loss: float
+    num_targets: int
+    num_padded_tokens: int
+
+
+def is_to_fit(task: Task, network: Any, new_weights: frozenset[str], start: str) -> bool:
+    """Whether a head's last layer is to be fitted before training.
+
+    Args:
+        task: The head's.
+        network: The head's, as it was loaded.
+        new_weights: Names of those of its weights that the checkpoint did not have.
+        start: `fitted`, `random`, or `auto`: fitted if it is new and can be.
+    """
+    if start == "random" or not can_be_fitted(task):
+        return False
+    last = LastLayer.of(network).linear.weight
+    is_new = any(parameter is last for name, parameter in network.named_parameters() if name in new_weights)
+    return is_new or start == "fitted"
+
+
+def can_be_fitted(task: Task) -> bool:
+    """Whether a task's rows, or tokens, have a loss each that is convex in their logits."""
+    return task.head_class in _FITTED_CLASSES
+
+
+def check_head_start(recipe: TrainingConfig, tasks: Iterable[Task], source: str) -> None:
+    """Make sure that heads can be fitted, where a recipe asks for it.
+
+    Raises:
+        SpecError: one cannot.
+    """
+    unfit = [task.name for task in tasks if not can_be_fitted(task)]
+    if recipe.head_start == "fitted" and unfit:
+        raise SpecError(source, (Problem("training.head_start", f"fitted, for {unfit[0]}", "auto or random"),))
+
+
+def fit_new_heads(context: StepContext, names: Sequence[str], rank: int) -> tuple[str, ...]:
+    """Fit the last layers of some heads before training; returns what to tell people of it."""
+    remarks = []
+    for head in context.heads:
+        if head.name in names:
+            fit = fit_last_layer(context, head, rank, _most_targets(context, head))
+            of_head = f" of {head.name}" if head.name else ""
+            remarks.append(f"head{of_head} fitted to {fit.num_targets:,} targets, loss {fit.loss:.3f}")
+    if remarks:
+        scatter_weights(context.network)
+    return tuple(remarks)
+
+
+def fit_last_layer(context: StepContext, head: TrainingHead, rank: int, max_targets: int | None = None) -> Fit:
+    """Fit a head's last layer to its training rows; the rest of the network stays as it is.
+
+    Every rank comes to the same weights.
+
+    Args:
+        context: The run.
+        head: One whose rows, or tokens, have a loss each.
+        rank: This rank's number.
+        max_targets: Rows are drawn until they have so many targets, at least one row; None: all rows.
+    """
+    last = LastLayer.of(context.joined.network(head.name))
+    known, num_padded = _collect(context, head, rank, last, _draw(head, max_targets, context.config.seed))
+    scale = max(float(known.features_NH.norm(dim=1).mean()), 1e-12)
+    scaled = KnownTargets(known.features_NH / scale, known.targets_NK)
+    num_outputs = last.linear.out_features
+    strength = choose_strength(scaled, num_outputs, head.loss_sum, context.config.seed)
+    model = fit_linear(scaled, num_outputs, strength, head.loss_sum)
+    with torch.no_grad():
+        last.linear.weight.copy_(model.weight_CH / scale)
+        last.linear.bias.copy_(model.bias_C)
+    return Fit(strength, float(_mean_loss(model, scaled, head.loss_sum)), len(known), num_padded)
+
+
+def choose_strength(known: KnownTargets, num_outputs: int, loss_sum: LossSum, seed: int) -> float:
+    """The regularisation with the lowest loss on held-out parts of the targets, by cross-validation."""
+    order = np.random.default_rng(seed).permutation(len(known))
+    kinds = _kinds(known)[order]
+    fold = np.empty(len(order), np.int64)
+    fold[order[np.argsort(kinds, kind="stable")]] = np.arange(len(order)) % _NUM_FOLDS  # every class is in each
+    halves = [(np.flatnonzero(fold != number), np.flatnonzero(fold == number)) for number in range(_NUM_FOLDS)]
+    parts = [
+        (known.take(torch.from_numpy(fitted)), known.take(torch.from_numpy(held)))
+        for fitted, held in halves
+        if len(fitted) and len(held)
+    ]
+    models: list[LinearModel | None] = [None] * len(parts)
+    best, best_loss = STRENGTHS[0], math.inf
+    for strength in STRENGTHS:
+        loss = 0.0
+        for number, (fitted, held) in enumerate(parts):
+            models[number] = model = fit_linear(fitted, num_outputs, strength, loss_sum, models[number])
+            loss += float(_mean_loss(model, held, loss_sum))
+        if loss >= best_loss:
+            break  # from its least on it only rises
+        best, best_loss = strength, loss
+    return best
+
+
+def fit_linear(
+    known: KnownTargets,
+    num_outputs: int,
+    strength: float,
+    loss_sum: LossSum,
+    start: LinearModel | None = None,
+) -> LinearModel:
+    """The linear layer with the least loss and L2 on its weights, by L-BFGS.
+
+    Args:
+        known: What is fitted.
+        num_outputs: C.
+        strength: The loss's sum counts so many times half the squared weights.
+        loss_sum: The loss, convex in the logits.
+        start: Where to begin; zeros if None.
+    """
+    weight = start.weight_CH.clone() if start else known.features_NH.new_zeros(num_outputs, known.features_NH.shape[1])
+    bias = start.bias_C.clone() if start else known.features_NH.new_zeros(num_outputs)
+    model = LinearModel(weight.requires_grad_(), bias.requires_grad_())
+    optimizer = torch.optim.LBFGS(
+        [model.weight_CH, model.bias_C], max_iter=_MAX_ITERATIONS, tolerance_grad=1e-6, line_search_fn="strong_wolfe"
+    )
+
+    def closure() -> float:
+        optimizer.zero_grad()
+        penalty = model.weight_CH.square().sum() / (2 * strength * len(known))
+        objective = _mean_loss(model, known, loss_sum) + penalty
+        torch.autograd.backward(objective)
+        return float(objective.detach())
+
+    optimizer.step(closure)  # type: ignore[no-untyped-call]
+    return LinearModel(model.weight_CH.detach(), model.bias_C.detach())
+
+
+def _most_targets(context: StepContext, head: TrainingHead) -> int:
+    """On how many targets a layer is fitted before training."""
+    linear = LastLayer.of(context.joined.network(head.name)).linear
+    of_classes = max(_ENOUGH_ROWS, _ENOUGH_OF_A_CLASS * linear.out_features)
+    wanted = _MOST_TARGETS if head.task.classes_of == "tokens" else of_classes
+    return int(min(wanted, _MOST_TARGETS, _MOST_PRODUCTS / (linear.in_features * linear.out_features)))
+
+
+def _draw(head: TrainingHead, max_targets: int | None, seed: int) -> IntArray:
+    """The windows to look at, in the order of the data."""
+    num_windows = len(head.data.rows)
+    if max_targets is None:
+        return np.arange(num_windows)
+    order = np.random.default_rng(seed).permutation(num_windows)
+    counts = np.cumsum(head.data.targets.weights[order])
+    return np.sort(order[: max(int(np.searchsorted(counts, max_targets, side="right")), 1)])
+
+
+def _collect(
+    context: StepContext, head: TrainingHead, rank: int, last: LastLayer, windows: IntArray
+) -> tuple[KnownTargets, int]:
+    """What the last layer gets, from all ranks, in the data's order, and the targets; and the tokens computed."""
+    data = head.data
+    own = np.arange(len(windows)) % context.world_size == rank
+    last.replace_by(torch.nn.Identity())
+    try:
+        model = EncoderModel([context.joined.head(head.name, with_embedding=False)], context.runtime, context.padding)
+        (found,) = model.run(data.rows.take(windows[own]))
+    finally:
+        last.replace_by(last.linear)
+    is_over_tokens = head.task.classes_of == "tokens"
+    sizes = data.rows.lengths[windows] if is_over_tokens else np.ones(len(windows), np.int64)
+    device = context.runtime.device
+    features_NH = torch.zeros(int(sizes.sum()), last.linear.in_features, device=device)
+    if own.any():
+        features_NH[torch.from_numpy(np.repeat(own, sizes))] = torch.from_numpy(found.logits).to(device)
+    if context.world_size > 1:
+        dist.all_reduce(features_NH)
+    if not is_over_tokens:
+        targets = np.stack([data.targets.values[slice(*data.targets.offsets[[w, w + 1]])] for w in windows])
+        return KnownTargets(features_NH, torch.from_numpy(targets).to(device)), found.num_padded_tokens
+    targets = data.targets.values[flat_positions(data.rows, windows)]
+    is_known = torch.from_numpy(targets != IGNORED).to(device)
+    targets_N1 = torch.from_numpy(targets).to(device)[is_known].unsqueeze(1)
+    return KnownTargets(features_NH[is_known], targets_N1), found.num_padded_tokens
+
+
+def _mean_loss(model: LinearModel, known: KnownTargets, loss_sum: LossSum) -> torch.Tensor:
+    logits = known.features_NH @ model.weight_CH.T + model.bias_C
+    return loss_sum(logits, known.targets_NK) / len(known)
+
+
+def _kinds(known: KnownTargets) -> npt.NDArray[np.float32]:
+    """By what targets are spread over the folds: their class, the class of most weight, or their number."""
+    targets = known.targets_NK
+    kinds = targets[:, 0] if targets.shape[1] == 1 else targets.argmax(dim=1)
+    return np.asarray(kinds.cpu().numpy(), np.float32)
