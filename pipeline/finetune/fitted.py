@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -35,7 +35,6 @@ _MOST_TARGETS = 20_000  # more hardly move a linear layer, and take time before 
 _ENOUGH_ROWS, _ENOUGH_OF_A_CLASS = 2_048, 32
 _MOST_PRODUCTS = 1e9  # of targets, inputs and outputs: half a minute or so on two cores
 _NUM_FOLDS = 3
-_MAX_ITERATIONS = 500
 
 
 @dataclass(frozen=True)
@@ -84,6 +83,21 @@ class LastLayer:
 
 
 @dataclass(frozen=True)
+class Effort:
+    """How far a fit goes.
+
+    Attributes:
+        max_targets: Rows are drawn until they have so many targets, at least one row; None: all rows.
+        num_folds: So many of the three parts of cross-validation are held out, one after the other.
+        max_iterations: Of L-BFGS.
+    """
+
+    max_targets: int | None = None
+    num_folds: int = _NUM_FOLDS
+    max_iterations: int = 500
+
+
+@dataclass(frozen=True)
 class Fit:
     """What a fit came to: its regularisation, its mean loss, on how many targets, and tokens computed for them."""
 
@@ -100,13 +114,14 @@ def is_to_fit(task: Task, network: Any, new_weights: frozenset[str], start: str)
         task: The head's.
         network: The head's, as it was loaded.
         new_weights: Names of those of its weights that the checkpoint did not have.
-        start: `fitted`, `random`, or `auto`: fitted if it is new and can be.
+        start: `fitted`, `random`, or `auto`: fitted if it is new and gives labels. One number a row (similarity) is
+            learned as fast from random weights, and better in the one case tried (docs/decisions.md).
     """
     if start == "random" or not can_be_fitted(task):
         return False
-    last = LastLayer.of(network).linear.weight
-    is_new = any(parameter is last for name, parameter in network.named_parameters() if name in new_weights)
-    return is_new or start == "fitted"
+    last = LastLayer.of(network).linear
+    is_new = any(weight is last.weight for name, weight in network.named_parameters() if name in new_weights)
+    return start == "fitted" or (is_new and last.out_features > 1)
 
 
 def can_be_fitted(task: Task) -> bool:
@@ -126,19 +141,26 @@ def check_head_start(recipe: TrainingConfig, tasks: Iterable[Task], source: str)
 
 
 def fit_new_heads(context: StepContext, names: Sequence[str], rank: int) -> tuple[str, ...]:
-    """Fit the last layers of some heads before training; returns what to tell people of it."""
+    """Fit the last layers of some heads before training; rank 0 does, so that the result is that of one rank.
+
+    Returns:
+        What to tell people of it, on rank 0.
+    """
     remarks = []
-    for head in context.heads:
-        if head.name in names:
-            fit = fit_last_layer(context, head, rank, _most_targets(context, head))
+    for head in (head for head in context.heads if head.name in names):
+        if rank == 0:
+            fit = fit_last_layer(replace(context, world_size=1), head, 0, _as_a_start(context, head))
             of_head = f" of {head.name}" if head.name else ""
             remarks.append(f"head{of_head} fitted to {fit.num_targets:,} targets, loss {fit.loss:.3f}")
-    if remarks:
+        if context.world_size > 1:
+            for weight in LastLayer.of(context.joined.network(head.name)).linear.parameters():
+                dist.broadcast(weight.detach(), 0)
+    if names:
         scatter_weights(context.network)
     return tuple(remarks)
 
 
-def fit_last_layer(context: StepContext, head: TrainingHead, rank: int, max_targets: int | None = None) -> Fit:
+def fit_last_layer(context: StepContext, head: TrainingHead, rank: int, effort: Effort = Effort()) -> Fit:
     """Fit a head's last layer to its training rows; the rest of the network stays as it is.
 
     Every rank comes to the same weights.
@@ -147,28 +169,30 @@ def fit_last_layer(context: StepContext, head: TrainingHead, rank: int, max_targ
         context: The run.
         head: One whose rows, or tokens, have a loss each.
         rank: This rank's number.
-        max_targets: Rows are drawn until they have so many targets, at least one row; None: all rows.
+        effort: How far it goes.
     """
     last = LastLayer.of(context.joined.network(head.name))
-    known, num_padded = _collect(context, head, rank, last, _draw(head, max_targets, context.config.seed))
+    known, num_padded = _collect(context, head, rank, last, _draw(head, effort.max_targets, context.config.seed))
     scale = max(float(known.features_NH.norm(dim=1).mean()), 1e-12)
     scaled = KnownTargets(known.features_NH / scale, known.targets_NK)
     num_outputs = last.linear.out_features
-    strength = choose_strength(scaled, num_outputs, head.loss_sum, context.config.seed)
-    model = fit_linear(scaled, num_outputs, strength, head.loss_sum)
+    strength = choose_strength(scaled, num_outputs, head.loss_sum, context.config.seed, effort)
+    model = fit_linear(scaled, num_outputs, strength, head.loss_sum, max_iterations=effort.max_iterations)
     with torch.no_grad():
         last.linear.weight.copy_(model.weight_CH / scale)
         last.linear.bias.copy_(model.bias_C)
     return Fit(strength, float(_mean_loss(model, scaled, head.loss_sum)), len(known), num_padded)
 
 
-def choose_strength(known: KnownTargets, num_outputs: int, loss_sum: LossSum, seed: int) -> float:
+def choose_strength(
+    known: KnownTargets, num_outputs: int, loss_sum: LossSum, seed: int, effort: Effort = Effort()
+) -> float:
     """The regularisation with the lowest loss on held-out parts of the targets, by cross-validation."""
     order = np.random.default_rng(seed).permutation(len(known))
     kinds = _kinds(known)[order]
     fold = np.empty(len(order), np.int64)
     fold[order[np.argsort(kinds, kind="stable")]] = np.arange(len(order)) % _NUM_FOLDS  # every class is in each
-    halves = [(np.flatnonzero(fold != number), np.flatnonzero(fold == number)) for number in range(_NUM_FOLDS)]
+    halves = [(np.flatnonzero(fold != number), np.flatnonzero(fold == number)) for number in range(effort.num_folds)]
     parts = [
         (known.take(torch.from_numpy(fitted)), known.take(torch.from_numpy(held)))
         for fitted, held in halves
@@ -179,7 +203,8 @@ def choose_strength(known: KnownTargets, num_outputs: int, loss_sum: LossSum, se
     for strength in STRENGTHS:
         loss = 0.0
         for number, (fitted, held) in enumerate(parts):
-            models[number] = model = fit_linear(fitted, num_outputs, strength, loss_sum, models[number])
+            model = fit_linear(fitted, num_outputs, strength, loss_sum, models[number], effort.max_iterations)
+            models[number] = model
             loss += float(_mean_loss(model, held, loss_sum))
         if loss >= best_loss:
             break  # from its least on it only rises
@@ -193,6 +218,7 @@ def fit_linear(
     strength: float,
     loss_sum: LossSum,
     start: LinearModel | None = None,
+    max_iterations: int = 500,
 ) -> LinearModel:
     """The linear layer with the least loss and L2 on its weights, by L-BFGS.
 
@@ -202,12 +228,13 @@ def fit_linear(
         strength: The loss's sum counts so many times half the squared weights.
         loss_sum: The loss, convex in the logits.
         start: Where to begin; zeros if None.
+        max_iterations: Of L-BFGS.
     """
     weight = start.weight_CH.clone() if start else known.features_NH.new_zeros(num_outputs, known.features_NH.shape[1])
     bias = start.bias_C.clone() if start else known.features_NH.new_zeros(num_outputs)
     model = LinearModel(weight.requires_grad_(), bias.requires_grad_())
     optimizer = torch.optim.LBFGS(
-        [model.weight_CH, model.bias_C], max_iter=_MAX_ITERATIONS, tolerance_grad=1e-6, line_search_fn="strong_wolfe"
+        [model.weight_CH, model.bias_C], max_iter=max_iterations, tolerance_grad=1e-6, line_search_fn="strong_wolfe"
     )
 
     def closure() -> float:
@@ -221,12 +248,13 @@ def fit_linear(
     return LinearModel(model.weight_CH.detach(), model.bias_C.detach())
 
 
-def _most_targets(context: StepContext, head: TrainingHead) -> int:
-    """On how many targets a layer is fitted before training."""
+def _as_a_start(context: StepContext, head: TrainingHead) -> Effort:
+    """How far a fit goes that training goes on from: the first step should not wait long for it."""
     linear = LastLayer.of(context.joined.network(head.name)).linear
     of_classes = max(_ENOUGH_ROWS, _ENOUGH_OF_A_CLASS * linear.out_features)
     wanted = _MOST_TARGETS if head.task.classes_of == "tokens" else of_classes
-    return int(min(wanted, _MOST_TARGETS, _MOST_PRODUCTS / (linear.in_features * linear.out_features)))
+    most = min(wanted, _MOST_TARGETS, _MOST_PRODUCTS / (linear.in_features * linear.out_features))
+    return Effort(int(most), num_folds=1, max_iterations=100)
 
 
 def _draw(head: TrainingHead, max_targets: int | None, seed: int) -> IntArray:

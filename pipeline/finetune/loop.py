@@ -261,14 +261,14 @@ class _Window:
         self._results: list[StepResult] = []
         self._sums = torch.zeros(3, dtype=torch.float64)
         self._norms, self._norm = NormWatch(), 0.0
-        self._started_s = self._saved_s = self._asked_s = time.monotonic()
+        self._started_s = self._stepped_s = self._saved_s = self._asked_s = time.monotonic()
 
     def add(self, result: StepResult) -> None:
         self._results.append(result)
 
     def check(self, step: int) -> None:
         """Sum over ranks, and stop on a loss that is not finite."""
-        job = self._job
+        job, self._stepped_s = self._job, time.monotonic()
         results, first_step = self._results, step + 1 - len(self._results)
         by_step = torch.tensor(
             [[result.loss, result.num_tokens, result.num_padded_tokens] for result in results],
@@ -293,7 +293,6 @@ class _Window:
         job, results = self._job, self._results
         loss_sum, num_tokens, num_padded = self._sums.tolist()
         loss = loss_sum / len(results)
-        now_s = time.monotonic()
         status = TrainingStatus(
             step=step + 1,
             num_steps=job.plan.num_steps,
@@ -301,7 +300,7 @@ class _Window:
             loss=loss,
             learning_rate=job.context.config.learning_rate * factor,
             grad_norm=self._norm,
-            tokens_per_s=num_tokens / max(now_s - self._started_s, 1e-9),
+            tokens_per_s=num_tokens / max(self._stepped_s - self._started_s, 1e-9),  # evaluations are not in it
             padding_share=1 - num_tokens / max(num_padded, 1),
             validation=figures_of(judgements) or None,
             remarks=(*remarks, *self._remarks) or None,

@@ -96,7 +96,7 @@ class TrainingConfig(SpecModel):
     head_start: Literal["auto", "fitted", "random"] = Field(
         "auto",
         description="where the head's last layer starts: fitted to the frozen encoder's states, or at random; auto: "
-        "fitted where it is a new one over rows or tokens",
+        "fitted where it is a new one that gives labels",
     )
     lora: LoraConfig | None = Field(
         None, description="adapters learn in the encoder's place; the bundle holds plain weights"

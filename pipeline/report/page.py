@@ -61,7 +61,7 @@ def _rows(report: NightReport) -> Html:
         "num_scored_rows": "scored",
         "num_quarantined_rows": "quarantined",
         "num_truncated_rows": "truncated",
-        "num_reused_rows": "copied from earlier results",
+        "num_reused_rows": "copied from equal texts",
         "num_tokens": "tokens",
         "num_files": "corpus files",
         "num_shards": "shards",

@@ -12,6 +12,7 @@ import pytest
 from jobs.schema import SpecName
 from tests.flow import helpers
 from tests.tiny import make_bundle
+from tests.unit.jobs.command_line import run_command
 
 _CLI = """
 import sys
@@ -61,9 +62,9 @@ def test_plan_score_plan_table(spec_file: Path, tmp_path: Path) -> None:
         assert word in table.stdout
 
 
-def test_too_many_bad_rows_publish_nothing(spec_file: Path, tmp_path: Path) -> None:
-    done = helpers.run_python(_CLI, "score", str(spec_file), "--set", "corpus.max_bad_fraction=0.001")
-    assert done.returncode == 3, done.stderr
+def test_too_many_bad_rows_publish_nothing(spec_file: Path, tmp_path: Path, alone: None) -> None:
+    done = run_command("score", str(spec_file), "--set", "corpus.max_bad_fraction=0.001")
+    assert done.exit_code == 3, done.stderr
     assert "8 of 1200 rows cannot be scored" in done.stderr
     assert "text is null" in done.stderr
     assert not list((tmp_path / "scores").glob("_delta_log/*.json"))

@@ -95,7 +95,7 @@ class TrainingWork:
 
 
 def training_contenders(work: TrainingWork) -> list[Contender]:
-    """bertmill twice, and the Trainer with and without grouping by length; each gives the directory of its model."""
+    """Own training twice, and the Trainer with and without grouping by length; each gives its model's directory."""
     trainers = [
         _contender(work, f"Hugging Face Trainer, {sampling}", partial(_run_trainer, work, sampling))
         for sampling in ("group_by_length", "random")

@@ -16,6 +16,7 @@ from pipeline.errors import SpecError
 from pipeline.finetune.alone import learn_alone, train_alone
 from pipeline.finetune.fitted import (
     STRENGTHS,
+    Effort,
     KnownTargets,
     LastLayer,
     check_head_start,
@@ -157,7 +158,7 @@ def test_tokens_without_a_label_are_left_out(tokenizer: Any) -> None:
 def test_as_many_targets_as_are_asked_for(tokenizer: Any, task: str, most: int, least: int) -> None:
     data = token_data(tokenizer, 30) if task == "text-classification" else tag_data(tokenizer, 30)
     head = head_of(task, data)
-    assert least <= fit_last_layer(context_of([head]), head, rank=0, max_targets=most).num_targets <= most
+    assert least <= fit_last_layer(context_of([head]), head, rank=0, effort=Effort(most)).num_targets <= most
 
 
 def inputs_and_logits(network: Any, linear: torch.nn.Linear, head: Any) -> tuple[np.ndarray, np.ndarray]:
@@ -185,6 +186,13 @@ def test_a_head_that_is_there_is_kept_unless_it_is_asked_for(encoder_directory: 
     assert is_to_fit(task, again, new, "fitted")
     other, new = load_trainable(tmp_path / "trained", task.head_class, num_labels=4)
     assert is_to_fit(task, other, new, "auto"), "of another size, so it is a new one"
+
+
+def test_a_single_number_is_fitted_only_where_that_is_asked_for(encoder_directory: Path) -> None:
+    task = TASKS["similarity"]
+    loaded = load_trainable(encoder_directory, task.head_class, num_labels=1, problem_type="regression")
+    assert not is_to_fit(task, *loaded, "auto")
+    assert is_to_fit(task, *loaded, "fitted")
 
 
 @pytest.fixture

@@ -23,21 +23,19 @@ BOTH = [*(("ddp", name) for name in CASES), *(("fsdp", name) for name in SHARED_
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], list[Result]]:
     """Both ranks' results of every case, with whole weights on each and with a part on each."""
-    return {key: results for kind in ("ddp", "fsdp") for key, results in run_ranks(tmp_path_factory, kind).items()}
-
-
-def run_ranks(tmp_path_factory: pytest.TempPathFactory, kind: str) -> dict[tuple[str, str], list[Result]]:
     directory = tmp_path_factory.mktemp("ranks")
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
     command = [sys.executable, "-m", "tests.unit.finetune.two_ranks", str(directory)]
     started = [
-        subprocess.Popen([*command, str(rank), "2", kind], env=environment, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+        subprocess.Popen([*command, str(rank), "2"], env=environment, cwd=ROOT, stderr=subprocess.PIPE, text=True)
         for rank in range(2)
     ]
     errors = [process.communicate(timeout=280)[1] for process in started]
     assert [process.returncode for process in started] == [0, 0], "\n".join(errors)
-    names = CASES if kind == "ddp" else SHARED_OUT
-    return {(kind, name): [dict(np.load(directory / f"{name}-{rank}.npz")) for rank in range(2)] for name in names}
+    return {
+        (kind, name): [dict(np.load(directory / f"{kind}-{name}-{rank}.npz")) for rank in range(2)]
+        for kind, name in BOTH
+    }
 
 
 @pytest.fixture(scope="module")

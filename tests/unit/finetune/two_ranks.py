@@ -1,6 +1,6 @@
 """The same steps on one rank or several. As a script: one rank of several, over a file both can see.
 
-python -m tests.unit.finetune.two_ranks DIRECTORY RANK WORLD_SIZE ddp|fsdp
+python -m tests.unit.finetune.two_ranks DIRECTORY RANK WORLD_SIZE
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from tests.unit.finetune.training import token_data
 Result = dict[str, np.ndarray]
 SHARDED = ("triplets", "one pair", "labels for one rank", "hidden tokens", "next sentences for one rank", "all three")
 FITTED = "fitted heads"
+KINDS: tuple[DataParallel, ...] = ("ddp", "fsdp")
 NUM_STEPS = 2  # a gradient that is missing on one rank shows in the step after
 
 
@@ -95,14 +96,15 @@ def run_cases(directory: Path, rank: int, world_size: int, kind: DataParallel = 
     return {**found, FITTED: fit_heads(heads_of(tokenizer)[:2], rank, world_size, kind)}
 
 
-def main(directory: Path, rank: int, world_size: int, kind: DataParallel) -> None:
-    """Run as one of several ranks and write what was found."""
+def main(directory: Path, rank: int, world_size: int) -> None:
+    """Run as one of several ranks, with whole weights and with shared-out ones, and write what was found."""
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{directory}/meeting", rank=rank, world_size=world_size)
-    for name, result in run_cases(directory, rank, world_size, kind).items():
-        np.savez(directory / f"{name}-{rank}.npz", **result)
+    for kind in KINDS:
+        for name, result in run_cases(directory, rank, world_size, kind).items():
+            np.savez(directory / f"{kind}-{name}-{rank}.npz", **result)
     dist.destroy_process_group()
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), "fsdp" if sys.argv[4] == "fsdp" else "ddp")
+    main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))

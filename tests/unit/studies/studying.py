@@ -74,7 +74,7 @@ def tune_raw(directory: Path, encoder: Path, **changes: Any) -> dict[str, Any]:
             "model": str(encoder),
             "max_length": 32,
             "data": data,
-            "training": {"epochs": 3, "batch_rows": 16},
+            "training": {"epochs": 3, "batch_rows": 16, "head_start": "random"},
         },
         "space": {"training.learning_rate": {"choice": [5e-3, 1e-9]}},
         "compute": {"device": "cpu", "precision": "fp32"},
