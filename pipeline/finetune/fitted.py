@@ -32,6 +32,7 @@ LossSum = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 STRENGTHS = (1.0, 10.0, 100.0, 1_000.0, 10_000.0)  # scikit-learn's C on features of length 1: larger regularises less
 _FITTED_CLASSES = frozenset(["AutoModelForSequenceClassification", "AutoModelForTokenClassification"])
 _MOST_TARGETS = 20_000  # more hardly move a linear layer, and take time before the first step
+_MOST_TOKENS = 1 << 18  # a CPU takes minutes for so many, while other ranks wait
 _ENOUGH_ROWS, _ENOUGH_OF_A_CLASS = 2_048, 32
 _MOST_PRODUCTS = 1e9  # of targets, inputs and outputs: half a minute or so on two cores
 _NUM_FOLDS = 3
@@ -88,11 +89,13 @@ class Effort:
 
     Attributes:
         max_targets: Rows are drawn until they have so many targets, at least one row; None: all rows.
+        max_tokens: The same, of tokens.
         num_folds: So many of the three parts of cross-validation are held out, one after the other.
         max_iterations: Of L-BFGS.
     """
 
     max_targets: int | None = None
+    max_tokens: int | None = None
     num_folds: int = _NUM_FOLDS
     max_iterations: int = 500
 
@@ -163,7 +166,7 @@ def fit_new_heads(context: StepContext, names: Sequence[str], rank: int) -> tupl
 def fit_last_layer(context: StepContext, head: TrainingHead, rank: int, effort: Effort = Effort()) -> Fit:
     """Fit a head's last layer to its training rows; the rest of the network stays as it is.
 
-    Every rank comes to the same weights.
+    Every rank comes to the same weights. Rows whose states are no numbers are left to training, which names them.
 
     Args:
         context: The run.
@@ -172,7 +175,9 @@ def fit_last_layer(context: StepContext, head: TrainingHead, rank: int, effort: 
         effort: How far it goes.
     """
     last = LastLayer.of(context.joined.network(head.name))
-    known, num_padded = _collect(context, head, rank, last, _draw(head, effort.max_targets, context.config.seed))
+    known, num_padded = _collect(context, head, rank, last, _draw(head, effort, context.config.seed))
+    if not len(known):
+        return Fit(0.0, math.nan, 0, num_padded)
     scale = max(float(known.features_NH.norm(dim=1).mean()), 1e-12)
     scaled = KnownTargets(known.features_NH / scale, known.targets_NK)
     num_outputs = last.linear.out_features
@@ -254,17 +259,15 @@ def _as_a_start(context: StepContext, head: TrainingHead) -> Effort:
     of_classes = max(_ENOUGH_ROWS, _ENOUGH_OF_A_CLASS * linear.out_features)
     wanted = _MOST_TARGETS if head.task.classes_of == "tokens" else of_classes
     most = min(wanted, _MOST_TARGETS, _MOST_PRODUCTS / (linear.in_features * linear.out_features))
-    return Effort(int(most), num_folds=1, max_iterations=100)
+    return Effort(int(most), _MOST_TOKENS, num_folds=1, max_iterations=100)
 
 
-def _draw(head: TrainingHead, max_targets: int | None, seed: int) -> IntArray:
+def _draw(head: TrainingHead, effort: Effort, seed: int) -> IntArray:
     """The windows to look at, in the order of the data."""
-    num_windows = len(head.data.rows)
-    if max_targets is None:
-        return np.arange(num_windows)
-    order = np.random.default_rng(seed).permutation(num_windows)
-    counts = np.cumsum(head.data.targets.weights[order])
-    return np.sort(order[: max(int(np.searchsorted(counts, max_targets, side="right")), 1)])
+    order = np.random.default_rng(seed).permutation(len(head.data.rows))
+    limits = ((head.data.targets.weights, effort.max_targets), (head.data.rows.lengths, effort.max_tokens))
+    fitting = [np.searchsorted(np.cumsum(sizes[order]), most, side="right") for sizes, most in limits if most]
+    return np.sort(order[: max(int(min(fitting, default=len(order))), 1)])
 
 
 def _collect(
@@ -287,13 +290,13 @@ def _collect(
         features_NH[torch.from_numpy(np.repeat(own, sizes))] = torch.from_numpy(found.logits).to(device)
     if context.world_size > 1:
         dist.all_reduce(features_NH)
-    if not is_over_tokens:
+    if is_over_tokens:
+        targets = data.targets.values[flat_positions(data.rows, windows)][:, None]
+    else:
         targets = np.stack([data.targets.values[slice(*data.targets.offsets[[w, w + 1]])] for w in windows])
-        return KnownTargets(features_NH, torch.from_numpy(targets).to(device)), found.num_padded_tokens
-    targets = data.targets.values[flat_positions(data.rows, windows)]
-    is_known = torch.from_numpy(targets != IGNORED).to(device)
-    targets_N1 = torch.from_numpy(targets).to(device)[is_known].unsqueeze(1)
-    return KnownTargets(features_NH[is_known], targets_N1), found.num_padded_tokens
+    targets_NK = torch.from_numpy(targets).to(device)
+    is_known = (targets_NK[:, 0] != IGNORED) & features_NH.isfinite().all(dim=1)
+    return KnownTargets(features_NH, targets_NK).take(is_known), found.num_padded_tokens
 
 
 def _mean_loss(model: LinearModel, known: KnownTargets, loss_sum: LossSum) -> torch.Tensor:

@@ -161,6 +161,31 @@ def test_as_many_targets_as_are_asked_for(tokenizer: Any, task: str, most: int, 
     assert least <= fit_last_layer(context_of([head]), head, rank=0, effort=Effort(most)).num_targets <= most
 
 
+def test_no_more_tokens_than_are_asked_for(tokenizer: Any) -> None:
+    head = head_of("text-classification", token_data(tokenizer, 30))
+    lengths = head.data.rows.lengths
+    found = fit_last_layer(context_of([head]), head, rank=0, effort=Effort(max_tokens=int(lengths.sum()) // 2))
+    assert 10 < found.num_targets < 20
+
+
+def test_rows_without_a_label_and_states_that_are_no_numbers_are_left_out(tokenizer: Any) -> None:
+    head = head_of("token-classification", tag_data(tokenizer, 30))
+    context = context_of([head])
+    linear = LastLayer.of(context.joined.network(head.name)).linear
+    before = linear.weight.clone()
+    with torch.no_grad():
+        embeddings = context.joined.encoder.get_input_embeddings().weight
+        embeddings[int(head.data.rows.ids[1])] = torch.nan  # of a token that some texts have, and some have not
+    num_known = int(head.data.targets.weights.sum())
+    assert 0 < fit_last_layer(context, head, rank=0).num_targets < num_known
+    assert linear.weight.isfinite().all()
+    with torch.no_grad():
+        embeddings.fill_(torch.nan)
+        linear.weight.copy_(before)
+    assert fit_last_layer(context, head, rank=0).num_targets == 0
+    assert torch.equal(linear.weight, before)
+
+
 def inputs_and_logits(network: Any, linear: torch.nn.Linear, head: Any) -> tuple[np.ndarray, np.ndarray]:
     """What the last layer gets and gives, for every row alone."""
     seen: list[torch.Tensor] = []
