@@ -5,9 +5,10 @@ BIN := .venv/bin
 
 venv: .venv/.installed
 
+# Not compiled here: a run needs a tenth of the modules, and the rest would take two minutes.
 .venv/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[demo,docs,test]'
+	$(BIN)/python -m pip install --quiet --no-compile --constraint constraints.txt --editable '.[demo,docs,test]'
 	touch $@
 
 demo: venv

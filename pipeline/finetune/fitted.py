@@ -34,6 +34,7 @@ _FITTED_CLASSES = frozenset(["AutoModelForSequenceClassification", "AutoModelFor
 _MOST_TARGETS = 20_000  # more hardly move a linear layer, and take time before the first step
 _MOST_TOKENS = 1 << 18  # a CPU takes minutes for so many, while other ranks wait
 _ENOUGH_ROWS, _ENOUGH_OF_A_CLASS = 2_048, 32
+_STRONGEST_START = 100.0  # a layer that fits every row leaves training no loss to learn from
 _MOST_PRODUCTS = 1e9  # of targets, inputs and outputs: half a minute or so on two cores
 _NUM_FOLDS = 3
 
@@ -90,12 +91,14 @@ class Effort:
     Attributes:
         max_targets: Rows are drawn until they have so many targets, at least one row; None: all rows.
         max_tokens: The same, of tokens.
+        max_strength: The weakest regularisation that is tried.
         num_folds: So many of the three parts of cross-validation are held out, one after the other.
         max_iterations: Of L-BFGS.
     """
 
     max_targets: int | None = None
     max_tokens: int | None = None
+    max_strength: float = STRENGTHS[-1]
     num_folds: int = _NUM_FOLDS
     max_iterations: int = 500
 
@@ -205,7 +208,7 @@ def choose_strength(
     ]
     models: list[LinearModel | None] = [None] * len(parts)
     best, best_loss = STRENGTHS[0], math.inf
-    for strength in STRENGTHS:
+    for strength in (strength for strength in STRENGTHS if strength <= effort.max_strength):
         loss = 0.0
         for number, (fitted, held) in enumerate(parts):
             model = fit_linear(fitted, num_outputs, strength, loss_sum, models[number], effort.max_iterations)
@@ -259,7 +262,7 @@ def _as_a_start(context: StepContext, head: TrainingHead) -> Effort:
     of_classes = max(_ENOUGH_ROWS, _ENOUGH_OF_A_CLASS * linear.out_features)
     wanted = _MOST_TARGETS if head.task.classes_of == "tokens" else of_classes
     most = min(wanted, _MOST_TARGETS, _MOST_PRODUCTS / (linear.in_features * linear.out_features))
-    return Effort(int(most), _MOST_TOKENS, num_folds=1, max_iterations=100)
+    return Effort(int(most), _MOST_TOKENS, _STRONGEST_START, num_folds=1, max_iterations=100)
 
 
 def _draw(head: TrainingHead, effort: Effort, seed: int) -> IntArray:

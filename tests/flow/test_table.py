@@ -25,7 +25,6 @@ from pipeline.output.verify import verify_night
 from pipeline.storage import Storage
 from pipeline.uris import join_uri
 from tests.flow import helpers
-from tests.flow.alone import without_ray
 from tests.tiny import make_bundle
 from tests.unit.jobs.command_line import run_command
 
@@ -96,11 +95,10 @@ def test_live_files_hold_exactly_the_published_rows_through_compaction_and_vacuu
 
 
 @pytest.mark.parametrize(*helpers.MOSTLY_S3, indirect=True)
-def test_a_vacuum_during_a_run_takes_nothing_the_run_publishes(spec: helpers.ScoreSpec, ray_local: None) -> None:
+@pytest.mark.usefixtures("alone")
+def test_a_vacuum_during_a_run_takes_nothing_the_run_publishes(spec: helpers.ScoreSpec) -> None:
     """Vacuums without any retention, over and over, from the first shard to the commit; and one more in between."""
-    with pytest.MonkeyPatch.context() as patch:
-        without_ray(patch)
-        helpers.run_night(spec, NEXT_NIGHT)  # there is a table to vacuum
+    helpers.run_night(spec, NEXT_NIGHT)  # there is a table to vacuum
     run = prepare_run(spec, helpers.NIGHT)
     ended = threading.Event()
     reports: list[VacuumReport] = []

@@ -125,6 +125,7 @@ def test_several_heads_trained_by_two_workers_and_scored_in_one_pass(tmp_path: P
         )
 
 
+@pytest.mark.slow
 def test_figures_do_not_depend_on_the_number_of_workers(tmp_path: Path, ray_local: None) -> None:
     _write_splits(tmp_path, _question_rows)
     make_encoder(tmp_path / "encoder")
@@ -136,7 +137,8 @@ def test_figures_do_not_depend_on_the_number_of_workers(tmp_path: Path, ray_loca
     assert figures[0] == figures[1]
 
 
-def test_pretrained_encoder_as_a_feature_extractor(tmp_path: Path, ray_local: None) -> None:
+def test_pretrained_encoder_as_a_feature_extractor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    without_ray(monkeypatch)
     info = bundle_encoder(BundleSpec(model=MINILM, output=str(tmp_path / "bundle")))
     _write_splits(tmp_path, _pair_rows)
     evaluation = _evaluate(tmp_path / "bundle", tmp_path / "test", label="score")

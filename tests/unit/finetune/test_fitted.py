@@ -95,6 +95,7 @@ def test_noisier_features_are_regularised_more() -> None:
     clear = choose_strength(known(noise=0.1), 3, PLAIN, seed=1)
     noisy = choose_strength(known(noise=3.0), 3, PLAIN, seed=1)
     assert noisy < clear
+    assert clear > 10 >= choose_strength(known(noise=0.1), 3, PLAIN, 1, Effort(max_strength=10.0))
     assert choose_strength(known(3), 3, PLAIN, seed=1) in STRENGTHS, "one row of each class"
 
 
