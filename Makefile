@@ -5,7 +5,7 @@ BIN := .venv/bin
 
 venv: .venv/.installed
 
-# Not compiled here: a run needs a tenth of the modules, and the rest would take two minutes.
+# Not compiled here: a run needs few of the modules, and compiling them all took two of five minutes.
 .venv/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --no-compile --constraint constraints.txt --editable '.[demo,docs,test]'
