@@ -20,6 +20,7 @@ import torch.distributed as dist
 from pipeline.encoder.model import EncoderModel
 from pipeline.encoder.tokenize import flat_positions
 from pipeline.errors import Problem, SpecError
+from pipeline.finetune.classes import weigh_rows
 from pipeline.finetune.parallel import scatter_weights
 from pipeline.finetune.spec import TrainingConfig
 from pipeline.finetune.step import StepContext, TrainingHead
@@ -94,6 +95,7 @@ class Effort:
         max_strength: The weakest regularisation that is tried.
         num_folds: So many of the three parts of cross-validation are held out, one after the other.
         max_iterations: Of L-BFGS.
+        draws: How often each row is drawn, where some are drawn more often than others.
     """
 
     max_targets: int | None = None
@@ -101,6 +103,7 @@ class Effort:
     max_strength: float = STRENGTHS[-1]
     num_folds: int = _NUM_FOLDS
     max_iterations: int = 500
+    draws: npt.NDArray[np.float64] | None = None
 
 
 @dataclass(frozen=True)
@@ -258,16 +261,20 @@ def fit_linear(
 
 def _as_a_start(context: StepContext, head: TrainingHead) -> Effort:
     """How far a fit goes that training goes on from: the first step should not wait long for it."""
-    linear = LastLayer.of(context.joined.network(head.name)).linear
+    network, sampling = context.joined.network(head.name), context.config.sampling
+    linear = LastLayer.of(network).linear
+    draws = None if sampling is None else weigh_rows(head.data, list(network.config.id2label.values()), sampling)
     of_classes = max(_ENOUGH_ROWS, _ENOUGH_OF_A_CLASS * linear.out_features)
     wanted = _MOST_TARGETS if head.task.classes_of == "tokens" else of_classes
     most = min(wanted, _MOST_TARGETS, _MOST_PRODUCTS / (linear.in_features * linear.out_features))
-    return Effort(int(most), _MOST_TOKENS, _STRONGEST_START, num_folds=1, max_iterations=100)
+    return Effort(int(most), _MOST_TOKENS, _STRONGEST_START, num_folds=1, max_iterations=100, draws=draws)
 
 
 def _draw(head: TrainingHead, effort: Effort, seed: int) -> IntArray:
     """The windows to look at, in the order of the data."""
-    order = np.random.default_rng(seed).permutation(len(head.data.rows))
+    rng, count = np.random.default_rng(seed), len(head.data.rows)
+    draws = effort.draws
+    order = rng.permutation(count) if draws is None else rng.choice(count, count, p=draws / draws.sum())
     limits = ((head.data.targets.weights, effort.max_targets), (head.data.rows.lengths, effort.max_tokens))
     fitting = [np.searchsorted(np.cumsum(sizes[order]), most, side="right") for sizes, most in limits if most]
     return np.sort(order[: max(int(min(fitting, default=len(order))), 1)])

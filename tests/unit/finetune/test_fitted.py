@@ -23,6 +23,7 @@ from pipeline.finetune.fitted import (
     choose_strength,
     fit_last_layer,
     fit_linear,
+    fit_new_heads,
     is_to_fit,
 )
 from pipeline.finetune.loop import TrainingStatus
@@ -219,6 +220,21 @@ def test_a_single_number_is_fitted_only_where_that_is_asked_for(encoder_director
     loaded = load_trainable(encoder_directory, task.head_class, num_labels=1, problem_type="regression")
     assert not is_to_fit(task, *loaded, "auto")
     assert is_to_fit(task, *loaded, "fitted")
+
+
+@pytest.mark.parametrize(("sampling", "least", "most"), [(None, 0.0, 0.15), ("balanced", 0.4, 0.6)])
+def test_rows_that_are_drawn_more_often_count_more_in_the_fit(
+    tokenizer: Any, sampling: str | None, least: float, most: float
+) -> None:
+    data = token_data(tokenizer, 120)
+    data.targets.values[:] = np.arange(120) % 10 == 0  # texts that say nothing of their class
+    head = head_of("text-classification", data)
+    context = context_of([head], sampling=sampling)
+    fit_new_heads(context, [head.name], rank=0)
+    _, logits = inputs_and_logits(
+        context.joined.network(head.name), LastLayer.of(context.joined.network(head.name)).linear, head
+    )
+    assert least < torch.softmax(torch.from_numpy(logits), dim=1)[:, 1].mean() < most
 
 
 @pytest.fixture
