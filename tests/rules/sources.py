@@ -29,13 +29,13 @@ class Source:
         return (node for node in ast.walk(self.tree) if isinstance(node, FunctionNode))
 
 
-@cache
 def sources(*folders: str) -> tuple[Source, ...]:
     """Every Python file below some folders, by path."""
     paths = sorted(path for folder in folders for path in (ROOT / folder).rglob("*.py"))
     return tuple(_parse(path) for path in paths)
 
 
+@cache
 def _parse(path: Path) -> Source:
     text = path.read_text(encoding="utf-8")
     return Source(path.relative_to(ROOT).as_posix(), text, ast.parse(text, filename=str(path)))
