@@ -77,7 +77,7 @@ def bertmill_with(make_job: Callable[..., ScoreJob], *arguments: str) -> None:
     sys.exit(status)  # type: ignore[arg-type]
 
 
-def wait_for_records(table: Path, num_records: int, process: subprocess.Popen[str], within_s: float = 120) -> int:
+def wait_for_records(table: Path, num_records: int, process: subprocess.Popen[str], within_s: float = 300) -> int:
     """Wait until so many shards are finished; the process must still be at work then."""
     deadline_s = time.monotonic() + within_s
     while time.monotonic() < deadline_s and process.poll() is None:
@@ -88,7 +88,7 @@ def wait_for_records(table: Path, num_records: int, process: subprocess.Popen[st
     raise AssertionError(f"ended ({process.poll()}) or too slow: {count_records(table)} shards finished")
 
 
-def wait_for_workers(ancestor: int, num_workers: int, process: subprocess.Popen[str], within_s: float = 120) -> int:
+def wait_for_workers(ancestor: int, num_workers: int, process: subprocess.Popen[str], within_s: float = 300) -> int:
     """Wait until so many workers have been built below a process; the job must still be at work then."""
     deadline_s = time.monotonic() + within_s
     while time.monotonic() < deadline_s and process.poll() is None:

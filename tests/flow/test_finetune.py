@@ -172,7 +172,7 @@ class _WorkerKiller(threading.Thread):
         self.killed_pid: int | None = None
 
     def run(self) -> None:
-        deadline_s = time.monotonic() + 120
+        deadline_s = time.monotonic() + 300
         while time.monotonic() < deadline_s:
             if list(self._run_directory.glob("checkpoint_*/COMPLETE")):
                 for process in psutil.Process().children(recursive=True):

@@ -19,7 +19,7 @@ from tests.flow.alone import score_alone, without_ray
 from tests.flow.slow import count_records, output_of, slow_command, wait_for_records
 from tests.tiny import make_bundle
 
-GRACE_S = 30
+PATIENCE_S = 120  # not the grace a scheduler gives: the machine may be busy
 NUM_SHARDS = 12
 _LOSES_A_NODE = """
 import subprocess, sys
@@ -72,12 +72,15 @@ def test_sigterm_keeps_what_is_finished_and_leaves_no_ray(
     assert any("raylet" in child.name() for child in own)
 
     process.send_signal(signal.SIGTERM)
-    _, stderr = process.communicate(timeout=GRACE_S)
+    try:
+        _, stderr = process.communicate(timeout=PATIENCE_S)
+    finally:
+        process.kill()  # if it is still there, nothing else should have to share the machine with it
 
     assert process.returncode == 75, stderr
     assert "stopped by SIGTERM" in stderr
     assert "Traceback" not in stderr
-    _, alive = psutil.wait_procs(own, timeout=10)
+    _, alive = psutil.wait_procs(own, timeout=PATIENCE_S)
     assert alive == [], "Ray's processes must end with the job"
     num_kept = count_records(tmp_path / "scores")
     assert 3 <= num_kept < NUM_SHARDS
