@@ -35,9 +35,10 @@ _FITTED_CLASSES = frozenset(["AutoModelForSequenceClassification", "AutoModelFor
 _MOST_TARGETS = 20_000  # more hardly move a linear layer, and take time before the first step
 _MOST_TOKENS = 1 << 18  # a CPU takes minutes for so many, while other ranks wait
 _ENOUGH_ROWS, _ENOUGH_OF_A_CLASS = 2_048, 32
-_STRONGEST_START = 100.0  # a layer that fits every row leaves training no loss to learn from
+_MAX_START_STRENGTH = 100.0  # a layer that fits every row leaves training no loss to learn from
 _MOST_PRODUCTS = 1e9  # of targets, inputs and outputs: half a minute or so on two cores
 _NUM_FOLDS = 3
+_MAX_ITERATIONS = 500
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,12 @@ class LinearModel:
 
     weight_CH: torch.Tensor
     bias_C: torch.Tensor
+
+    @classmethod
+    def zeros(cls, num_outputs: int, known: KnownTargets) -> LinearModel:
+        """Where a fit begins that nothing is known of."""
+        features_NH = known.features_NH
+        return cls(features_NH.new_zeros(num_outputs, features_NH.shape[1]), features_NH.new_zeros(num_outputs))
 
 
 @dataclass(frozen=True)
@@ -102,7 +109,7 @@ class Effort:
     max_tokens: int | None = None
     max_strength: float = STRENGTHS[-1]
     num_folds: int = _NUM_FOLDS
-    max_iterations: int = 500
+    max_iterations: int = _MAX_ITERATIONS
     draws: npt.NDArray[np.float64] | None = None
 
 
@@ -188,7 +195,8 @@ def fit_last_layer(context: StepContext, head: TrainingHead, rank: int, effort: 
     scaled = KnownTargets(known.features_NH / scale, known.targets_NK)
     num_outputs = last.linear.out_features
     strength = choose_strength(scaled, num_outputs, head.loss_sum, context.config.seed, effort)
-    model = fit_linear(scaled, num_outputs, strength, head.loss_sum, max_iterations=effort.max_iterations)
+    start = LinearModel.zeros(num_outputs, scaled)
+    model = fit_linear(scaled, start, strength, head.loss_sum, effort.max_iterations)
     with torch.no_grad():
         last.linear.weight.copy_(model.weight_CH / scale)
         last.linear.bias.copy_(model.bias_C)
@@ -209,14 +217,13 @@ def choose_strength(
         for fitted, held in halves
         if len(fitted) and len(held)
     ]
-    models: list[LinearModel | None] = [None] * len(parts)
+    models = [LinearModel.zeros(num_outputs, known)] * len(parts)
     best, best_loss = STRENGTHS[0], math.inf
     for strength in (strength for strength in STRENGTHS if strength <= effort.max_strength):
         loss = 0.0
         for number, (fitted, held) in enumerate(parts):
-            model = fit_linear(fitted, num_outputs, strength, loss_sum, models[number], effort.max_iterations)
-            models[number] = model
-            loss += float(_mean_loss(model, held, loss_sum))
+            models[number] = fit_linear(fitted, models[number], strength, loss_sum, effort.max_iterations)
+            loss += float(_mean_loss(models[number], held, loss_sum))
         if loss >= best_loss:
             break  # from its least on it only rises
         best, best_loss = strength, loss
@@ -225,25 +232,21 @@ def choose_strength(
 
 def fit_linear(
     known: KnownTargets,
-    num_outputs: int,
+    start: LinearModel,
     strength: float,
     loss_sum: LossSum,
-    start: LinearModel | None = None,
-    max_iterations: int = 500,
+    max_iterations: int = _MAX_ITERATIONS,
 ) -> LinearModel:
     """The linear layer with the least loss and L2 on its weights, by L-BFGS.
 
     Args:
         known: What is fitted.
-        num_outputs: C.
+        start: Where to begin; it is left as it is.
         strength: The loss's sum counts so many times half the squared weights.
         loss_sum: The loss, convex in the logits.
-        start: Where to begin; zeros if None.
         max_iterations: Of L-BFGS.
     """
-    weight = start.weight_CH.clone() if start else known.features_NH.new_zeros(num_outputs, known.features_NH.shape[1])
-    bias = start.bias_C.clone() if start else known.features_NH.new_zeros(num_outputs)
-    model = LinearModel(weight.requires_grad_(), bias.requires_grad_())
+    model = LinearModel(start.weight_CH.clone().requires_grad_(), start.bias_C.clone().requires_grad_())
     optimizer = torch.optim.LBFGS(
         [model.weight_CH, model.bias_C], max_iter=max_iterations, tolerance_grad=1e-6, line_search_fn="strong_wolfe"
     )
@@ -267,7 +270,7 @@ def _as_a_start(context: StepContext, head: TrainingHead) -> Effort:
     of_classes = max(_ENOUGH_ROWS, _ENOUGH_OF_A_CLASS * linear.out_features)
     wanted = _MOST_TARGETS if head.task.classes_of == "tokens" else of_classes
     most = min(wanted, _MOST_TARGETS, _MOST_PRODUCTS / (linear.in_features * linear.out_features))
-    return Effort(int(most), _MOST_TOKENS, _STRONGEST_START, num_folds=1, max_iterations=100, draws=draws)
+    return Effort(int(most), _MOST_TOKENS, _MAX_START_STRENGTH, num_folds=1, max_iterations=100, draws=draws)
 
 
 def _draw(head: TrainingHead, effort: Effort, seed: int) -> IntArray:
@@ -303,7 +306,7 @@ def _collect(
     if is_over_tokens:
         targets = data.targets.values[flat_positions(data.rows, windows)][:, None]
     else:
-        targets = np.stack([data.targets.values[slice(*data.targets.offsets[[w, w + 1]])] for w in windows])
+        targets = data.stack_targets(windows)
     targets_NK = torch.from_numpy(targets).to(device)
     is_known = (targets_NK[:, 0] != IGNORED) & features_NH.isfinite().all(dim=1)
     return KnownTargets(features_NH, targets_NK).take(is_known), found.num_padded_tokens

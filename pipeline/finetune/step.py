@@ -270,7 +270,7 @@ def _plan_comparison(context: StepContext, head: TrainingHead, share: _Share) ->
     rows = order[np.searchsorted(share.in_batch, share.own, sorter=order)]
     places = dict(zip(windows.tolist(), (rows[:, None] * width + np.arange(width)).reshape(-1).tolist(), strict=True))
     vectors = _gather_vectors(context, head, batches, places, share)
-    targets = torch.from_numpy(_stacked_targets(data, data.windows_of(share.in_batch)[::width]))
+    targets = torch.from_numpy(data.stack_targets(data.windows_of(share.in_batch)[::width]))
     leaf = vectors.requires_grad_()
     loss = head.loss_sum(leaf.view(len(share.in_batch), width, -1), targets.to(leaf.device))
     total = loss * share.scale / len(share.in_batch)
@@ -351,15 +351,10 @@ def _idle(context: StepContext, head: TrainingHead, seed: int) -> _MicroBatch:
 def _batch_targets(data: TokenData, windows: IntArray, batch: ModelBatch, over_tokens: bool) -> FloatArray:
     """Targets of some windows: [B, K], or [B, S]."""
     if not over_tokens:
-        return _stacked_targets(data, windows)
+        return data.stack_targets(windows)
     laid_out = np.full(batch.shape, IGNORED, np.float32)
     laid_out.reshape(-1)[batch.cells.cpu().numpy()] = data.targets.values[flat_positions(data.rows, windows)]
     return laid_out
-
-
-def _stacked_targets(data: TokenData, windows: IntArray) -> FloatArray:
-    offsets = data.targets.offsets
-    return np.stack([data.targets.values[offsets[window] : offsets[window + 1]] for window in windows])
 
 
 def _no_sync(network: Any) -> Any:

@@ -162,6 +162,11 @@ class TokenData:
         """Windows of training rows, row after row."""
         return np.asarray(rows[:, None] * self.texts_per_row + np.arange(self.texts_per_row), np.int64).reshape(-1)
 
+    def stack_targets(self, windows: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
+        """Targets of some windows that have equally many each: [B, K]."""
+        offsets = self.targets.offsets
+        return np.stack([self.targets.values[offsets[window] : offsets[window + 1]] for window in windows])
+
 
 def cache_file(cache_uri: str, shard: Shard) -> str:
     """The token cache's file for a shard."""

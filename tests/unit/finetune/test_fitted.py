@@ -19,6 +19,8 @@ from pipeline.finetune.fitted import (
     Effort,
     KnownTargets,
     LastLayer,
+    LinearModel,
+    LossSum,
     check_head_start,
     choose_strength,
     fit_last_layer,
@@ -41,6 +43,11 @@ from tests.unit.finetune.training import Notes, token_data
 PLAIN = class_loss_sum
 
 
+def fit(rows: KnownTargets, num_outputs: int, strength: float, loss_sum: LossSum) -> LinearModel:
+    """From zeros."""
+    return fit_linear(rows, LinearModel.zeros(num_outputs, rows), strength, loss_sum)
+
+
 def known(num_rows: int = 60, seed: int = 0, noise: float = 1.0) -> KnownTargets:
     draw = np.random.default_rng(seed)
     classes = np.arange(num_rows) % 3
@@ -59,7 +66,7 @@ def probabilities(features: np.ndarray, targets: np.ndarray, strength: float) ->
 @pytest.mark.parametrize("strength", [1.0, 100.0])
 def test_the_fit_is_scikit_learns(strength: float) -> None:
     rows = known()
-    ours = fit_linear(rows, 3, strength, PLAIN)
+    ours = fit(rows, 3, strength, PLAIN)
     logits = rows.features_NH @ ours.weight_CH.T + ours.bias_C
     expected = probabilities(rows.features_NH.numpy(), rows.targets_NK[:, 0].numpy(), strength)
     np.testing.assert_allclose(torch.softmax(logits, dim=1).numpy(), expected, atol=2e-3)
@@ -68,24 +75,24 @@ def test_the_fit_is_scikit_learns(strength: float) -> None:
 def test_class_weights_count_as_rows_that_are_there_again() -> None:
     rows = known()
     again = torch.cat([torch.arange(60), torch.arange(0, 60, 3)])
-    doubled = fit_linear(rows.take(again), 3, 10.0, PLAIN)
+    doubled = fit(rows.take(again), 3, 10.0, PLAIN)
     weights = Emphasis(0.0, torch.tensor([2.0, 1.0, 1.0]) * 60 / 80)
-    weighted = fit_linear(rows, 3, 10.0 * 80 / 60, partial(class_loss_sum, emphasis=weights))
+    weighted = fit(rows, 3, 10.0 * 80 / 60, partial(class_loss_sum, emphasis=weights))
     torch.testing.assert_close(weighted.weight_CH, doubled.weight_CH, atol=5e-3, rtol=1e-2)
 
 
 def test_soft_labels_are_fitted_too() -> None:
     rows = known()
-    hard = fit_linear(rows, 3, 10.0, PLAIN)
+    hard = fit(rows, 3, 10.0, PLAIN)
     soft = KnownTargets(rows.features_NH, torch.eye(3)[rows.targets_NK[:, 0].long()])
-    torch.testing.assert_close(fit_linear(soft, 3, 10.0, PLAIN).weight_CH, hard.weight_CH)
+    torch.testing.assert_close(fit(soft, 3, 10.0, PLAIN).weight_CH, hard.weight_CH)
 
 
 def test_several_labels_a_row_are_fitted_each_for_itself() -> None:
     rows = known()
     marks = torch.stack([rows.targets_NK[:, 0] == 0, rows.targets_NK[:, 0] < 2], dim=1).float()
     # their loss is a mean over labels, so that the same penalty weighs as many times more
-    ours = fit_linear(KnownTargets(rows.features_NH, marks), 2, 20.0, TASKS["multi-label"].loss_sum)
+    ours = fit(KnownTargets(rows.features_NH, marks), 2, 20.0, TASKS["multi-label"].loss_sum)
     found = torch.sigmoid(rows.features_NH @ ours.weight_CH.T + ours.bias_C).numpy()
     for label in range(2):
         expected = probabilities(rows.features_NH.numpy(), marks[:, label].numpy(), 10.0)[:, 1]
@@ -108,7 +115,7 @@ def test_the_strength_is_the_one_with_the_least_loss_of_all() -> None:
             losses[strength] = 0.0
             for fold in range(3):
                 held = torch.from_numpy(np.arange(90) // 3 % 3 == fold)
-                model = fit_linear(rows.take(~held), 3, strength, PLAIN)
+                model = fit(rows.take(~held), 3, strength, PLAIN)
                 part = rows.take(held)
                 losses[strength] += float(PLAIN(part.features_NH @ model.weight_CH.T + model.bias_C, part.targets_NK))
         values = list(losses.values())
