@@ -35,10 +35,9 @@ from pipeline.finetune.worker import build_job, learn
 from pipeline.tasks import TASKS
 from pipeline.tasks.base import IGNORED
 from pipeline.tasks.losses import Emphasis, class_loss_sum
-from tests.tiny import write_corpus
 from tests.unit.encoder.families import FAMILIES
 from tests.unit.finetune.many_heads import context_of, head_of, tag_data
-from tests.unit.finetune.training import Notes, token_data
+from tests.unit.finetune.training import Notes, raw_spec, token_data
 
 PLAIN = class_loss_sum
 
@@ -246,16 +245,7 @@ def test_rows_that_are_drawn_more_often_count_more_in_the_fit(
 
 @pytest.fixture
 def raw(tmp_path: Path, encoder_directory: Path) -> dict[str, Any]:
-    write_corpus(tmp_path / "train", rows_per_file=40)
-    write_corpus(tmp_path / "validation", num_files=1, seed=1)
-    return {
-        "task": "text-classification",
-        "model": str(encoder_directory),
-        "data": {"train": str(tmp_path / "train"), "validation": str(tmp_path / "validation")},
-        "output": str(tmp_path / "bundle"),
-        "training": {"epochs": 1, "learning_rate": 1e-6},
-        "compute": {"device": "cpu", "precision": "fp32"},
-    }
+    return raw_spec(tmp_path, encoder_directory, rows_per_file=40, training={"epochs": 1, "learning_rate": 1e-6})
 
 
 def statuses(raw: dict[str, Any], **recipe: Any) -> list[TrainingStatus]:

@@ -19,8 +19,9 @@ from pipeline.finetune.prepare import prepare_training
 from pipeline.finetune.spec import FinetuneSpec
 from pipeline.storage import Storage
 from pipeline.tasks import TASKS
-from tests.tiny import LABELS, make_rows, write_corpus
+from tests.tiny import LABELS, make_rows
 from tests.unit.encoder.families import FAMILIES
+from tests.unit.finetune.training import raw_spec
 
 WITH_A_LINEAR_HEAD = ["bert", "roberta", "electra"]
 
@@ -46,16 +47,7 @@ def test_the_last_layer_sees_the_normalised_mean(family: str) -> None:
 
 @pytest.fixture
 def raw(tmp_path: Path, encoder_directory: Path) -> dict[str, Any]:
-    write_corpus(tmp_path / "train", rows_per_file=100)
-    write_corpus(tmp_path / "validation", num_files=1, seed=1)
-    return {
-        "task": "text-classification",
-        "model": str(encoder_directory),
-        "data": {"train": str(tmp_path / "train"), "validation": str(tmp_path / "validation")},
-        "output": str(tmp_path / "bundle"),
-        "training": {"method": "linear_head"},
-        "compute": {"device": "cpu", "precision": "fp32"},
-    }
+    return raw_spec(tmp_path, encoder_directory, rows_per_file=100, training={"method": "linear_head"})
 
 
 @pytest.mark.parametrize(("pooling", "num_layers"), [("mean", 3), ("cls", 2)])

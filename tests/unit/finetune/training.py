@@ -24,11 +24,25 @@ from pipeline.finetune.token_cache import TokenData
 from pipeline.finetune.worker import plan_run
 from pipeline.tasks.base import Examples, Learned
 from pipeline.tasks.text_classification import TextClassification
-from tests.tiny import LABELS, make_network, make_rows
+from tests.tiny import LABELS, make_network, make_rows, write_corpus
 
 TASK = TextClassification()
 LEARNED = Learned(LABELS)
 RUNTIME = Runtime(torch.device("cpu"), autocast_dtype=None, budget=BatchBudget(tokens=512, rows=64))
+
+
+def raw_spec(directory: Path, encoder: Path, rows_per_file: int, training: dict[str, Any]) -> dict[str, Any]:
+    """A spec of text classification as YAML gives it, and its rows as files beside its output."""
+    write_corpus(directory / "train", rows_per_file=rows_per_file)
+    write_corpus(directory / "validation", num_files=1, seed=1)
+    return {
+        "task": "text-classification",
+        "model": str(encoder),
+        "data": {"train": str(directory / "train"), "validation": str(directory / "validation")},
+        "output": str(directory / "bundle"),
+        "training": training,
+        "compute": {"device": "cpu", "precision": "fp32"},
+    }
 
 
 def token_data(tokenizer: Any, num_rows: int, seed: int = 0) -> TokenData:
