@@ -9,6 +9,8 @@ from typing import Any
 
 from ray.cluster_utils import Cluster
 
+from tests.patience import PATIENCE_S
+
 
 @contextlib.contextmanager
 def own_cluster(**head: Any) -> Iterator[Cluster]:
@@ -22,6 +24,6 @@ def own_cluster(**head: Any) -> Iterator[Cluster]:
 
 def run_on(cluster: Cluster, command: Sequence[str]) -> int:
     """Run one of our commands on the cluster and print what it prints; returns its exit status."""
-    done = subprocess.run([*command, "--address", cluster.address], capture_output=True, text=True, timeout=240)
+    done = subprocess.run([*command, "--address", cluster.address], capture_output=True, text=True, timeout=PATIENCE_S)
     print(done.stdout, done.stderr)
     return done.returncode

@@ -23,6 +23,7 @@ from pipeline.inference.spec import OutputConfig, ScoreSpec
 from pipeline.output.table import open_table
 from pipeline.storage import Storage
 from pipeline.uris import join_uri
+from tests.patience import PATIENCE_S
 
 # What takes long runs on the S3 server, and on a local directory in the slow suite only.
 MOSTLY_S3 = ("root_uri", ["s3", pytest.param("local", marks=pytest.mark.slow)])
@@ -99,11 +100,11 @@ def read_rows(table_uri: str, drop: tuple[str, ...] = ("run_id",)) -> list[dict[
     )
 
 
-def run_python(code: str, *arguments: str, timeout_s: float = 240) -> subprocess.CompletedProcess[str]:
+def run_python(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Run code in a process of its own, from the repository, with this process's environment."""
     command = [sys.executable, "-c", code, *arguments]
     return subprocess.run(
-        command, cwd=REPOSITORY, env=dict(os.environ), capture_output=True, text=True, timeout=timeout_s
+        command, cwd=REPOSITORY, env=dict(os.environ), capture_output=True, text=True, timeout=PATIENCE_S
     )
 
 

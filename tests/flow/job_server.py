@@ -11,6 +11,7 @@ from pathlib import Path
 
 from tests.flow.helpers import REPOSITORY
 from tests.flow.s3_server import free_ports
+from tests.patience import PATIENCE_S
 
 # not `ray.init`, which gives the agent that starts the jobs a fixed port, taken where another Ray runs
 _CLUSTER = """
@@ -46,7 +47,7 @@ class Cluster:
         return {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": self.token}
 
     def stop(self) -> None:
-        self.process.communicate(timeout=60)
+        self.process.communicate(timeout=PATIENCE_S)
 
 
 def start_cluster(**variables: str) -> Cluster:

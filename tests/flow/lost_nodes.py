@@ -18,6 +18,7 @@ from typing import Any
 import psutil
 from ray.cluster_utils import Cluster
 
+from tests.patience import PATIENCE_S
 from tests.recording import hold_at, read_record
 
 NODE_CPUS = 2  # a worker takes a whole node, and has no room on the head
@@ -69,7 +70,7 @@ class Story:
         command = [sys.executable, "-m", "ray.scripts.scripts", "drain-node", "--address", self.cluster.address]
         command += ["--node-id", self._node_of_rank_0(), "--reason", "DRAIN_NODE_REASON_PREEMPTION"]
         command += ["--reason-message", "spot", "--deadline-remaining-seconds", "90"]
-        subprocess.run(command, check=True, timeout=60)
+        subprocess.run(command, check=True, timeout=PATIENCE_S)
         time.sleep(_NOTICE_S)
 
     def _node_of_rank_0(self) -> str:
@@ -97,8 +98,8 @@ class Story:
         except ValueError:  # just being written
             return 0
 
-    def _wait(self, is_there: Callable[[], bool], what: str, within_s: float = 180) -> None:
-        deadline_s = time.monotonic() + within_s
+    def _wait(self, is_there: Callable[[], bool], what: str) -> None:
+        deadline_s = time.monotonic() + PATIENCE_S
         while time.monotonic() < deadline_s and self.process.poll() is None:
             if is_there():
                 print(f"seen: {what}", flush=True)
@@ -163,7 +164,7 @@ def main(fate: str, work: Path, num_nodes: int, *arguments: Any) -> int:
     try:
         FATES[fate](story)
         hold_at(work, sys.maxsize)
-        return story.process.wait(timeout=240)
+        return story.process.wait(timeout=PATIENCE_S)
     finally:
         story.process.kill()
         story.cluster.shutdown()

@@ -17,6 +17,7 @@ import pyarrow as pa
 from pipeline.corpus.shards import Shard
 from pipeline.inference.job import ScoreJob
 from pipeline.inference.worker import ShardScorer
+from tests.patience import PATIENCE_S
 
 SHARD_S = 0.7
 _SLOW_BERTMILL = """
@@ -77,9 +78,9 @@ def bertmill_with(make_job: Callable[..., ScoreJob], *arguments: str) -> None:
     sys.exit(status)  # type: ignore[arg-type]
 
 
-def wait_for_records(table: Path, num_records: int, process: subprocess.Popen[str], within_s: float = 300) -> int:
+def wait_for_records(table: Path, num_records: int, process: subprocess.Popen[str]) -> int:
     """Wait until so many shards are finished; the process must still be at work then."""
-    deadline_s = time.monotonic() + within_s
+    deadline_s = time.monotonic() + PATIENCE_S
     while time.monotonic() < deadline_s and process.poll() is None:
         found = count_records(table)
         if found >= num_records:
@@ -88,9 +89,9 @@ def wait_for_records(table: Path, num_records: int, process: subprocess.Popen[st
     raise AssertionError(f"ended ({process.poll()}) or too slow: {count_records(table)} shards finished")
 
 
-def wait_for_workers(ancestor: int, num_workers: int, process: subprocess.Popen[str], within_s: float = 300) -> int:
+def wait_for_workers(ancestor: int, num_workers: int, process: subprocess.Popen[str]) -> int:
     """Wait until so many workers have been built below a process; the job must still be at work then."""
-    deadline_s = time.monotonic() + within_s
+    deadline_s = time.monotonic() + PATIENCE_S
     while time.monotonic() < deadline_s and process.poll() is None:
         found = len(find_workers(ancestor))
         if found >= num_workers:
@@ -113,5 +114,5 @@ def count_records(table: Path) -> int:
     return len(list(table.glob("_bertmill/ledger/*/*/[0-9a-f]*.json")))
 
 
-def output_of(command: Sequence[str], timeout_s: float, cwd: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=timeout_s)
+def output_of(command: Sequence[str], cwd: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=PATIENCE_S)

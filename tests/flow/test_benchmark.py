@@ -13,6 +13,7 @@ import yaml
 from pipeline.storage import Storage
 from pipeline.uris import join_uri
 from tests.flow import helpers
+from tests.patience import PATIENCE_S
 from tests.tiny import make_encoder, make_rows
 
 
@@ -32,7 +33,7 @@ def test_everyone_scores_a_night_and_leaves_nothing_behind(root_uri: str, tmp_pa
     }
     (tmp_path / "spec.yaml").write_text(yaml.safe_dump(raw))
     command = [sys.executable, "-m", "jobs.cli", "benchmark", str(tmp_path / "spec.yaml"), "--debug"]
-    done = subprocess.run(command, cwd=helpers.REPOSITORY, capture_output=True, text=True, timeout=400)
+    done = subprocess.run(command, cwd=helpers.REPOSITORY, capture_output=True, text=True, timeout=PATIENCE_S)
     assert done.returncode == 0, done.stderr
     lines = pq.read_table(tmp_path / "out" / "benchmark.parquet").to_pylist()
     contenders = [line["contender"] for line in lines if line["race"] == "a night of 40 texts"]

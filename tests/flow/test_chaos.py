@@ -23,6 +23,7 @@ from tests.flow.slow import count_records, find_workers, slow_command, wait_for_
 from tests.flow.test_interrupted import undisturbed_rows
 from tests.flow.test_kill_commit import MODES, Scene
 from tests.flow.victims import MOMENTS, Run, Victims
+from tests.patience import PATIENCE_S
 from tests.tiny import make_bundle
 
 LIMIT_S = 150
@@ -117,7 +118,7 @@ def test_random_kills_of_workers_and_drivers_on_ray_change_nothing(
         if run < NUM_DRIVERS:
             wait_for_records(table, count_records(table) + rng.randint(0, 2), process)
             process.kill()
-        output, _ = process.communicate(timeout=180)
+        output, _ = process.communicate(timeout=PATIENCE_S)
         assert process.returncode == (-signal.SIGKILL if run < NUM_DRIVERS else 0), output
     print(f"{num_killed} workers and {NUM_DRIVERS} drivers killed over {num_shards} shards")
     assert num_killed >= NUM_DRIVERS

@@ -12,6 +12,7 @@ from pipeline.storage import Storage
 from pipeline.uris import join_uri
 from tests.flow import helpers
 from tests.flow.s3_server import S3Server
+from tests.patience import PATIENCE_S
 from tests.tiny import make_bundle
 
 _TWO_NODES = """
@@ -46,7 +47,7 @@ def test_unknown_address_is_one_message(tmp_path: Path) -> None:
     spec = helpers.score_spec(str(tmp_path / "bundle"), str(tmp_path / "corpus"), str(tmp_path / "scores"))
     command = [sys.executable, "-m", "jobs.score", str(helpers.write_spec(tmp_path, spec)), "--address", "127.0.0.1:1"]
     done = subprocess.run(
-        command, cwd=helpers.REPOSITORY, env=dict(os.environ), capture_output=True, text=True, timeout=120
+        command, cwd=helpers.REPOSITORY, env=dict(os.environ), capture_output=True, text=True, timeout=PATIENCE_S
     )
     assert done.returncode == 2, done.stderr
     assert "no Ray cluster at '127.0.0.1:1'" in done.stderr

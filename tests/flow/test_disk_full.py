@@ -25,6 +25,7 @@ from pipeline.output.ledger import Ledger
 from tests.flow import helpers, small_disk
 from tests.flow.alone import score_alone, without_ray
 from tests.flow.small_disk import Found
+from tests.patience import PATIENCE_S
 from tests.tiny import make_bundle
 
 IDS = [f"{file}-{row}" for file in range(2) for row in range(60) if row not in (7, 11)]
@@ -85,7 +86,7 @@ def test_a_full_disk_stops_the_night_and_hurts_nothing(
 @pytest.mark.skipif(not small_disk.can_mount(), reason="needs unshare(1), and the right to mounts of one's own")
 def test_disks_of_every_size_stop_the_night_and_hurt_nothing(tmp_path: Path) -> None:
     command = [*small_disk.UNSHARE, sys.executable, "-m", "tests.flow.small_disk", str(tmp_path)]
-    done = subprocess.run(command, cwd=helpers.REPOSITORY, capture_output=True, text=True, timeout=560)
+    done = subprocess.run(command, cwd=helpers.REPOSITORY, capture_output=True, text=True, timeout=PATIENCE_S)
     assert done.returncode == 0, done.stderr
     *small, large = [Found(**json.loads(line)) for line in done.stdout.splitlines()]
     assert (large.exit_code, large.num_shown) == (0, len(IDS)), large.stderr

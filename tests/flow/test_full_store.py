@@ -51,7 +51,7 @@ def test_a_night_beside_work_that_fills_the_object_store(tmp_path: Path, monkeyp
     spec = helpers.score_spec(str(tmp_path / "bundle"), str(tmp_path / "corpus"), str(tmp_path / "scores"))
     code = "from tests.flow.test_full_store import *; sys.exit(score_beside_other_work(*sys.argv[1:]))"
     arguments = ["nightly", str(helpers.write_spec(tmp_path, spec)), "--date", helpers.NIGHT]
-    told = helpers.run_python(code, *arguments, timeout_s=300)
+    told = helpers.run_python(code, *arguments)
     assert told.returncode == 0, told.stdout[-2_000:] + told.stderr[-2_000:]
     assert "Spilled " in told.stdout, "the store must have been full"
     assert helpers.read_rows(spec.output.uri) == undisturbed_rows(spec, tmp_path, monkeypatch)

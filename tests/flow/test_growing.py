@@ -54,6 +54,6 @@ def stream_while_growing() -> Grown:
 def test_a_pool_takes_the_nodes_that_come() -> None:
     """In a process of its own: a test run has one Ray."""
     code = "from tests.flow.test_growing import *; print(json.dumps(vars(stream_while_growing())))"
-    told = helpers.run_python(code, timeout_s=200)
+    told = helpers.run_python(code)
     assert told.returncode == 0, told.stderr[-3_000:]
     assert Grown(**json.loads(told.stdout.splitlines()[-1])) == Grown(NODE_CPUS, NUM_WORKERS, NUM_SHARDS)

@@ -26,6 +26,8 @@ import subprocess, sys
 from pathlib import Path
 from tests.flow.clusters import own_cluster
 from tests.flow.slow import slow_command, wait_for_records, wait_for_workers
+from tests.patience import PATIENCE_S
+from tests.patience import PATIENCE_S
 with own_cluster(num_cpus=1) as cluster:
     cluster.add_node(num_cpus=2)
     lost = cluster.add_node(num_cpus=2)
@@ -37,7 +39,7 @@ with own_cluster(num_cpus=1) as cluster:
     cluster.remove_node(lost, allow_graceful=False)
     if sys.argv[1] == "replaced":
         cluster.add_node(num_cpus=2)
-    print(process.communicate(timeout=150)[0])
+    print(process.communicate(timeout=PATIENCE_S)[0])
 sys.exit(process.returncode)
 """
 
@@ -85,7 +87,7 @@ def test_sigterm_keeps_what_is_finished_and_leaves_no_ray(
     num_kept = count_records(tmp_path / "scores")
     assert 3 <= num_kept < NUM_SHARDS
     assert open_table(spec.output.uri, Storage()) is None
-    again = output_of(command, 240, helpers.REPOSITORY)
+    again = output_of(command, helpers.REPOSITORY)
     assert again.returncode == 0, again.stderr
     assert f"shards {NUM_SHARDS}, of which {num_kept} were already done" in again.stdout
     assert helpers.read_rows(spec.output.uri) == undisturbed_rows(spec, tmp_path, monkeypatch)
@@ -99,7 +101,7 @@ def test_a_node_that_dies_while_it_scores_loses_no_row(
     arguments = ["nightly", str(helpers.write_spec(tmp_path, spec)), "--date", helpers.NIGHT]
     arguments += ["--set", "compute.workers=2", "--set", "compute.cpus_per_worker=2"]
     command = [sys.executable, "-c", _LOSES_A_NODE, node, spec.output.uri, *arguments]
-    done = output_of(command, 300, helpers.REPOSITORY)
+    done = output_of(command, helpers.REPOSITORY)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "1,200 = 1,192 scored + 8 quarantined" in done.stdout
     assert helpers.read_rows(spec.output.uri) == undisturbed_rows(spec, tmp_path, monkeypatch)

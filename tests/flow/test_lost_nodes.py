@@ -52,7 +52,7 @@ def run(fate: str, spec: FinetuneSpec, num_nodes: int) -> Steps:
     path = Path(f"{spec.output}.yaml")
     path.write_text(spec.model_dump_json(exclude_unset=True))  # JSON is YAML
     command = [sys.executable, "-m", "tests.flow.lost_nodes", fate, spec.work_uri, str(num_nodes), str(path)]
-    done = output_of(command, 580, helpers.REPOSITORY)
+    done = output_of(command, helpers.REPOSITORY)
     assert done.returncode == 0, done.stdout[-3_000:] + done.stderr[-3_000:]
     assert "bundle " in done.stdout
     return whole_steps(Path(spec.work_uri))

@@ -23,6 +23,7 @@ from pipeline.inference.predictor import load_predictor
 from pipeline.inference.source import ModelSource, TextSource
 from pipeline.storage import Storage
 from tests.flow import helpers
+from tests.patience import PATIENCE_S
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +48,7 @@ def run_demo(directory: Path) -> subprocess.CompletedProcess[str]:
         helpers.NIGHT,
     ]
     return subprocess.run(
-        command, cwd=helpers.REPOSITORY, env=dict(os.environ), capture_output=True, text=True, timeout=500
+        command, cwd=helpers.REPOSITORY, env=dict(os.environ), capture_output=True, text=True, timeout=PATIENCE_S
     )
 
 

@@ -41,14 +41,14 @@ def test_a_worker_that_is_killed_for_memory_is_tried_again_and_then_named(
     row = f"{shard.pieces[0].file.uri}:{shard.pieces[0].start_row}"
     arguments = ["nightly", str(helpers.write_spec(tmp_path, spec)), "--date", helpers.NIGHT]
 
-    killed = helpers.run_python(_WATCHES_MEMORY, str(ROOM_MIB), row, *arguments, timeout_s=300)
+    killed = helpers.run_python(_WATCHES_MEMORY, str(ROOM_MIB), row, *arguments)
 
     assert killed.returncode == 75, killed.stdout + killed.stderr
     assert f"shard {shard.name} ran out of memory, 3 times" in killed.stdout
     assert "Traceback" not in killed.stdout
     num_kept = count_records(tmp_path / "scores")
     assert 1 <= num_kept < len(run.plan.pending)
-    again = output_of([sys.executable, "-m", "jobs.cli", *arguments], 240, helpers.REPOSITORY)
+    again = output_of([sys.executable, "-m", "jobs.cli", *arguments], helpers.REPOSITORY)
     assert again.returncode == 0, again.stderr
     assert f"of which {num_kept} were already done" in again.stdout
     assert helpers.read_rows(spec.output.uri) == undisturbed_rows(spec, tmp_path, monkeypatch)

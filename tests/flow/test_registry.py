@@ -14,6 +14,7 @@ from pipeline.registry.versions import Registry
 from pipeline.storage import Storage
 from pipeline.uris import join_uri
 from tests.flow.helpers import REPOSITORY
+from tests.patience import PATIENCE_S
 from tests.tiny import make_bundle
 
 PROMOTE = """
@@ -66,7 +67,7 @@ def test_a_killed_publisher_is_invisible_and_one_of_two_racing_promotions_wins(
 ) -> None:
     registry = Registry(join_uri(root_uri, "registry"), Storage())
     killed = start(PUBLISH_AND_DIE, registry.uri, bundles[0])
-    killed.communicate(timeout=120)
+    killed.communicate(timeout=PATIENCE_S)
     assert killed.returncode == -9
     half = [item.uri.rsplit("/", 1)[-1] for item in registry.storage.list_objects(registry.uri)]
     assert "model.safetensors" in half
@@ -78,7 +79,7 @@ def test_a_killed_publisher_is_invisible_and_one_of_two_racing_promotions_wins(
     for process in racing:
         assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"
-    answers = [process.communicate("go\n", timeout=120)[0].strip() for process in racing]
+    answers = [process.communicate("go\n", timeout=PATIENCE_S)[0].strip() for process in racing]
     assert answers.count("lost") == 1
     alias = Alias(registry, "sentiment", "production")
     assert str(alias.version().number) in answers

@@ -21,6 +21,7 @@ from pipeline.storage import Storage
 from tests.flow import helpers
 from tests.flow.job_server import Cluster, start_cluster
 from tests.flow.s3_server import S3Server
+from tests.patience import PATIENCE_S
 from tests.tiny import make_bundle
 
 DASHBOARD = helpers.REPOSITORY / "infra" / "grafana" / "bertmill.json"
@@ -49,7 +50,7 @@ def start(cluster: Cluster, *arguments: str, **environment: str) -> subprocess.P
 def bertmill(cluster: Cluster, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     """The same, to its end."""
     process = start(cluster, *arguments, **environment)
-    out, err = process.communicate(timeout=240)
+    out, err = process.communicate(timeout=PATIENCE_S)
     return subprocess.CompletedProcess(arguments, process.returncode, out, err)
 
 

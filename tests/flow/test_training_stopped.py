@@ -17,12 +17,13 @@ from pipeline.finetune.prepare import prepare_training
 from pipeline.finetune.spec import FinetuneSpec
 from tests.flow import helpers
 from tests.flow.slow import output_of
+from tests.patience import PATIENCE_S
 from tests.tiny import make_encoder, write_corpus
 
 
-def wait_for_checkpoint(work: Path, process: subprocess.Popen[str], within_s: float = 150) -> None:
+def wait_for_checkpoint(work: Path, process: subprocess.Popen[str]) -> None:
     """Wait until the first checkpoint is complete; the process must still be at work then."""
-    deadline_s = time.monotonic() + within_s
+    deadline_s = time.monotonic() + PATIENCE_S
     while time.monotonic() < deadline_s and process.poll() is None:
         if list(work.glob("run-*/checkpoint_*/COMPLETE")):
             return
@@ -82,10 +83,10 @@ def test_sigterm_saves_first_and_the_same_command_goes_on(tmp_path: Path) -> Non
     )
     wait_for_checkpoint(Path(spec.work_uri), process)
     process.send_signal(signal.SIGTERM)
-    output, _ = process.communicate(timeout=60)
+    output, _ = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 75, output
     assert "a checkpoint was saved" in output
     assert "Traceback" not in output
-    again = output_of(command, 240, helpers.REPOSITORY)
+    again = output_of(command, helpers.REPOSITORY)
     assert again.returncode == 0, again.stdout + again.stderr
     assert_same_curve(losses(spec), undisturbed_losses(tmp_path))

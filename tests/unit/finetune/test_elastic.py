@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.patience import PATIENCE_S
 from tests.recording import whole_steps
 from tests.rules.sources import ROOT
 from tests.unit.finetune.elastic_ranks import EPOCHS, NUM_ROWS, STEPS_PER_EPOCH, UNDISTURBED, run_attempts
@@ -44,7 +45,7 @@ def run_ranks(directory: Path) -> Path:
         str(directory),
         directory.name.rstrip("0123456789"),
     ]
-    done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE_S)
     assert done.returncode == 0, done.stderr
     return directory
 

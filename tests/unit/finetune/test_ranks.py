@@ -9,6 +9,7 @@ import sys
 import numpy as np
 import pytest
 
+from tests.patience import PATIENCE_S
 from tests.rules.sources import ROOT
 from tests.unit.finetune.many_heads import assert_near
 from tests.unit.finetune.two_ranks import FITTED, SHARDED, Result, run_cases
@@ -30,7 +31,7 @@ def ranks(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], lis
         subprocess.Popen([*command, str(rank), "2"], env=environment, cwd=ROOT, stderr=subprocess.PIPE, text=True)
         for rank in range(2)
     ]
-    errors = [process.communicate(timeout=280)[1] for process in started]
+    errors = [process.communicate(timeout=PATIENCE_S)[1] for process in started]
     assert [process.returncode for process in started] == [0, 0], "\n".join(errors)
     return {
         (kind, name): [dict(np.load(directory / f"{kind}-{name}-{rank}.npz")) for rank in range(2)]

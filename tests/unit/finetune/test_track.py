@@ -19,6 +19,7 @@ from pipeline.finetune.loop import TrainingStatus
 from pipeline.finetune.prepare import PreparedTraining, prepare_training
 from pipeline.finetune.spec import FinetuneSpec
 from pipeline.finetune.track import Tracker, check_track
+from tests.patience import PATIENCE_S
 from tests.rules.sources import ROOT
 from tests.tiny import write_corpus
 
@@ -148,7 +149,7 @@ def told_by_attempts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]
     directory = tmp_path_factory.mktemp("wandb")
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "HOME": str(directory), "WANDB_DIR": str(directory)}
     command = [sys.executable, "-m", "tests.unit.finetune.wandb_attempts", str(directory)]
-    done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE_S)
     assert done.returncode == 0, done.stderr
     return {**json.loads(done.stdout.splitlines()[-1]), "files": str(directory / "wandb")}
 
