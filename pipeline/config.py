@@ -225,6 +225,11 @@ class PoolOptions:
     shard_deadline_s: float = SHARD_DEADLINE_S
     min_workers: int | None = None
 
+    @property
+    def threads_per_worker(self) -> int:
+        """Threads that a worker may keep busy."""
+        return max(1, int(self.cpus_per_worker))
+
 
 def load_spec(path: str | Path, model: type[SpecT], overrides: Sequence[str] = ()) -> SpecT:
     """Read a YAML spec, apply `a.b=c` overrides, and validate it.

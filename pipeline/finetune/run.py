@@ -56,7 +56,7 @@ def run_training(run: PreparedTraining, pool: PoolOptions) -> dict[str, BundleIn
     config = run.spec.checkpoint
     trainer = ray.train.torch.TorchTrainer(
         _train_on_worker,
-        train_loop_config={"run": run, "board": board, "threads": max(1, int(pool.cpus_per_worker))},
+        train_loop_config={"run": run, "board": board, "threads": pool.threads_per_worker},
         scaling_config=ScalingConfig(
             num_workers=pool.num_workers if pool.min_workers is None else (pool.min_workers, pool.num_workers),
             # A resize goes back to the last checkpoint: looked for as often as one is made, so that work gets on.
@@ -107,7 +107,7 @@ def tokenize_training(run: PreparedTraining, head: PreparedHead, pool: PoolOptio
     """
     pending = missing_shards(head.train, head.cache_uri, run.storage)
     if pending:
-        job = token_cache_job(run, head, max(1, int(pool.cpus_per_worker)))
+        job = token_cache_job(run, head, pool.threads_per_worker)
         meter = Meter()
         with ProgressDisplay("tokenising", sum(shard.num_rows for shard in pending), "rows") as display:
             for receipt in stream_shards(pending, job, replace(pool, gpus_per_worker=0)):

@@ -23,13 +23,14 @@ from pipeline.corpus.reader import (
 )
 from pipeline.corpus.rows import open_rows
 from pipeline.corpus.shards import Shard, ShardSize
-from pipeline.corpus.stream import stream_shards
+from pipeline.corpus.stream import WorkerFactory, stream_shards
 from pipeline.encoder.bundle import BundleInfo
 from pipeline.errors import CorpusError
 from pipeline.inference.predictor import Predictor, load_predictor
 from pipeline.inference.prepare import open_inputs
 from pipeline.inference.source import ModelSource, TextSource
 from pipeline.inference.spec import EvaluateSpec
+from pipeline.inference.stages import StageClock
 from pipeline.registry.resolve import resolve_model
 from pipeline.storage import Storage
 from pipeline.tasks import check_inputs, find_task
@@ -37,7 +38,7 @@ from pipeline.tasks.base import Evaluation, Learned, targets_of
 from pipeline.telemetry import Meter, ProgressDisplay
 from pipeline.tracing import span
 
-_TOKENS = "evaluation:num_tokens"
+TOKENS = "evaluation:num_tokens"
 _ONLY = ""  # the name of a bundle that works alone
 
 
@@ -95,19 +96,28 @@ class ShardEvaluator:
         self._predictor = predictor
 
     def process(self, shard: Shard) -> pa.Table:
-        """The task's judgement of each usable row: text there, target there and sound."""
+        """`judge`, for a pool."""
+        return self.judge(shard, StageClock())
+
+    def judge(self, shard: Shard, clock: StageClock) -> pa.Table:
+        """The task's judgement of each usable row (text there, target there and sound), and its tokens in `TOKENS`.
+
+        Args:
+            shard: Where the rows are.
+            clock: Told what this takes.
+        """
         source, member = self._job.source, self._predictor.members[_ONLY]
         task, learned, kept = member.task, member.learned, source.columns.kept
         names = [input_column(column) for group in source.groups for column in group.columns]
         rows = read_shard(shard, source.columns, source.options, self._job.model.storage)
         rows = rows.filter(pc.is_null(rows[REASON]))
         rows = rows.filter(pc.is_null(task.check(targets_of(rows, kept), [rows[name] for name in names], learned)))
-        predictions = [self._predictor.predict(rows, {_ONLY: group})[_ONLY] for group in source.groups]
+        predictions = [self._predictor.predict(rows, {_ONLY: group}, clock)[_ONLY] for group in source.groups]
         examples = replace(predictions[-1].examples, texts=tuple(rows[name] for name in names))
         outputs = [prediction.outputs for prediction in predictions]
         judged = task.judge(outputs, examples, targets_of(rows, kept), learned)
         num_tokens = sum(prediction.examples.tokens.row_tokens for prediction in predictions)
-        return judged.append_column(_TOKENS, pa.array(num_tokens))
+        return judged.append_column(TOKENS, pa.array(num_tokens))
 
 
 @span("plan")
@@ -141,16 +151,20 @@ def run_evaluation(run: PreparedEvaluation, pool: PoolOptions) -> Evaluation:
     Raises:
         CorpusError: a label that the bundle does not know, or too many rows without usable text.
     """
-    job = _evaluate_job(run, max(1, int(pool.cpus_per_worker)))
+    return conclude(run, judge_shards(run, evaluate_job(run, pool.threads_per_worker), pool))
+
+
+def judge_shards(run: PreparedEvaluation, job: WorkerFactory, pool: PoolOptions) -> pa.Table:
+    """What workers say of a run's rows, in no fixed order, with `TOKENS`; shows how far they are."""
     meter = Meter()
     parts = []
     with ProgressDisplay("evaluating", run.num_rows, "rows") as display:
         for part in stream_shards(run.shards, job, pool):
             parts.append(part)
             meter.num_rows += part.num_rows
-            meter.num_tokens += sum(part[_TOKENS].to_pylist())
+            meter.num_tokens += sum(part[TOKENS].to_pylist())
             display.update(meter.num_rows, meter.rates())
-    return _conclude(run, parts)
+    return pa.concat_tables(parts)
 
 
 def evaluate_alone(run: PreparedEvaluation, num_threads: int) -> Evaluation:
@@ -159,18 +173,23 @@ def evaluate_alone(run: PreparedEvaluation, num_threads: int) -> Evaluation:
     Raises:
         CorpusError: as `run_evaluation`.
     """
-    evaluator = _evaluate_job(run, num_threads).build()
-    return _conclude(run, [evaluator.process(shard) for shard in run.shards])
+    evaluator = evaluate_job(run, num_threads).build()
+    return conclude(run, pa.concat_tables([evaluator.process(shard) for shard in run.shards]))
 
 
-def _evaluate_job(run: PreparedEvaluation, num_threads: int) -> EvaluateJob:
+def evaluate_job(run: PreparedEvaluation, num_threads: int) -> EvaluateJob:
+    """What a worker of so many threads is told."""
     storage, spec = Storage(run.spec.storage), run.spec
     texts = {_ONLY: run.source.groups[0]}
     return EvaluateJob(ModelSource({_ONLY: spec.bundle}, texts, spec.compute, num_threads, storage), run.source)
 
 
-def _conclude(run: PreparedEvaluation, parts: list[pa.Table]) -> Evaluation:
-    results = pa.concat_tables(parts)
+def conclude(run: PreparedEvaluation, results: pa.Table) -> Evaluation:
+    """The figures over all judged rows.
+
+    Raises:
+        CorpusError: too few of the run's rows are among them.
+    """
     num_bad = run.num_rows - results.num_rows
     limit = run.corpus.max_bad_fraction
     if num_bad > limit * run.num_rows or results.num_rows == 0:

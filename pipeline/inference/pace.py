@@ -96,7 +96,7 @@ def pace_of_probe(
 def _probe(run: PreparedRun, spots: Sequence[Spot], pool: PoolOptions) -> Probed:
     """Score rows as a worker would, into a folder that is then thrown away."""
     with tempfile.TemporaryDirectory() as scratch:
-        job = make_job(run, max(1, int(pool.cpus_per_worker)), "probe")
+        job = make_job(run, pool.threads_per_worker, "probe")
         started_s = time.monotonic()
         scorer = replace(job, ledger=replace(job.ledger, table_uri=scratch), reuse=None).build()
         load_s = time.monotonic() - started_s

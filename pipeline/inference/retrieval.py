@@ -129,7 +129,7 @@ def run_retrieval(run: PreparedRetrieval, pool: PoolOptions) -> Evaluation:
     Raises:
         CorpusError: too many rows without text, or a judged query or document that is in neither set.
     """
-    threads = max(1, int(pool.cpus_per_worker))
+    threads = pool.threads_per_worker
     meter = Meter()
     found = []
     with ProgressDisplay("embedding", run.num_rows, "rows") as display:

@@ -28,7 +28,7 @@ def score_pending(run: PreparedRun, pool: PoolOptions, run_id: str, trace_uri: s
         run.ledger.begin_rescoring()
     run.ledger.drop(run.plan.stale)
     run.cache.save(run.footers)
-    job = make_job(run, max(1, int(pool.cpus_per_worker)), run_id)
+    job = make_job(run, pool.threads_per_worker, run_id)
     if trace_uri is not None:
         job = replace(job, trace=TraceTarget(run.plan.pending[0].name, trace_uri))
     records: list[DoneRecord] = []

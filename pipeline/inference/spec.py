@@ -183,8 +183,17 @@ class RetrievalConfig(SpecModel):
     max_bad_fraction: float = Field(0.0, ge=0, le=1, description="share of rows without usable text")
 
 
+class CascadeTrial(SpecModel):
+    """A smaller bundle to try before `bundle`, and from which scores on its answers would stand."""
+
+    first: Uri = Field(description="bundle of the same task and labels, faster than `bundle`")
+    min_scores: tuple[Annotated[float, Field(ge=0, le=1)], ...] = Field(
+        (0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99), min_length=1, description="each is tried"
+    )
+
+
 class EvaluateSpec(SpecModel):
-    """Measure a bundle on labelled Parquet, or its embeddings on a search."""
+    """Measure a bundle on labelled Parquet, alone or in a cascade, or its embeddings on a search."""
 
     bundle: Uri = Field(description="bundle written by `bertmill finetune`, or models://NAME@ALIAS")
     registry: Uri | None = Field(None, description="where models:// is looked up; default: $BERTMILL_REGISTRY")
@@ -193,6 +202,7 @@ class EvaluateSpec(SpecModel):
     label: str | None = Field(
         None, description="column of true labels; default: the task's target name, if it needs one"
     )
+    cascade: CascadeTrial | None = Field(None, description="what a smaller bundle first would cost and give")
     report: Uri | None = Field(None, description="URI of a JSON file to write the figures to")
     compute: ScoringCompute = ScoringCompute()
     storage: StorageConfig = StorageConfig()
@@ -201,6 +211,8 @@ class EvaluateSpec(SpecModel):
     def _measures_one_thing(self) -> EvaluateSpec:
         if (self.corpus is None) == (self.retrieval is None):
             raise ValueError("give either `corpus` (labelled rows) or `retrieval` (a search)")
+        if self.cascade is not None and self.corpus is None:
+            raise ValueError("a cascade is tried on labelled rows: give `corpus` instead of `retrieval`")
         return self
 
     @field_validator("corpus")

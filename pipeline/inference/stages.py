@@ -50,9 +50,13 @@ class StageClock:
         """Seconds so far."""
         return time.monotonic() - self._started_s
 
+    def seconds_in(self, stage: Stage) -> float:
+        """Seconds in a stage so far."""
+        return sum(span.seconds for span in self._spans if span.stage == stage)
+
     def usage(self, facts: WorkerFacts) -> ShardUsage:
         """What was counted; `other_s` is the time in no stage."""
-        seconds = {name: sum(span.seconds for span in self._spans if span.stage == name) for name in _STAGES}
+        seconds = {name: self.seconds_in(name) for name in _STAGES}
         other_s = max(self.elapsed_s - sum(seconds.values()), 0.0)
         stages = StageTimes(**{f"{name}_s": round(seconds[name], 5) for name in _STAGES}, other_s=round(other_s, 5))
         return ShardUsage(

@@ -67,7 +67,7 @@ class _Classifier:
         import transformers
 
         self._options = options
-        torch.set_num_threads(max(1, int(options.pool.cpus_per_worker)))
+        torch.set_num_threads(options.pool.threads_per_worker)
         device = 0 if options.pool.gpus_per_worker else -1
         self._classify: Any = transformers.pipeline(
             "text-classification", options.model, dtype=getattr(torch, options.dtype), device=device

@@ -136,12 +136,13 @@ class _Races:
         spec, encoder = self.spec, resolve_encoder(self.spec.model, self.storage)
         work = EmbeddingWork(encoder, texts, spec.max_length, choose_runtime(spec.compute), self.num_threads)
         contenders, missing = embedding_contenders(work)
-        timings = take_turns(contenders, spec.rounds)
+        race = f"embed {len(texts):,} texts"
+        timings = take_turns(race, contenders, spec.rounds)
         reference = timings[1].result
         made = {timing.name: timing.result for timing in timings if timing.result is not None}
         quality = {name: [float(np.sum(vectors * reference, axis=1).min())] for name, vectors in made.items()}
         num_tokens = int(work.tokenize().lengths.sum())
-        self.lines += race_lines(f"embed {len(texts):,} texts", timings, num_tokens, quality)
+        self.lines += race_lines(race, timings, num_tokens, quality)
         self.notes += [f"Not run: {name}: {reason}." for name, reason in missing.items()]
 
     def answer(self, sample: pa.Table, heads: HeadsConfig) -> dict[str, Path]:
@@ -159,25 +160,27 @@ class _Races:
         bundles = train_bundles(order, self.folder)
         for task, bundle in bundles.items():
             work = HeadWork(task, bundle, texts, spec.max_length, spec.compute, self.num_threads)
-            timings, reference = take_turns(head_contenders(work), spec.rounds), plain_answers(work)
+            race = f"{task}, {len(texts):,} texts"
+            timings, reference = take_turns(race, head_contenders(work), spec.rounds), plain_answers(work)
             quality = {timing.name: [share_alike(as_answers(timing.result), reference)] for timing in timings}
             num_tokens = int(work.tokenize().lengths.sum())
-            self.lines += race_lines(f"{task}, {len(texts):,} texts", timings, num_tokens, quality)
+            self.lines += race_lines(race, timings, num_tokens, quality)
         return bundles
 
     def score(self, texts: pa.ChunkedArray, bundle: Path, night: NightConfig, jobs: Jobs) -> None:
         """Parquet to a published night; then what a small one's start takes."""
         spec, texts = self.spec, texts.slice(0, night.rows)
         runtime, encoder = choose_runtime(spec.compute), resolve_encoder(spec.model, self.storage)
+        race = f"a night of {len(texts):,} texts"
         bare = EmbeddingWork(encoder, texts, spec.max_length, runtime, self.num_threads)
         with stored_corpus(texts, night.at, self.storage) as place:
             with jobs.open_session(spec.compute) as pool:
                 corpus = join_uri(place, "corpus")
                 work = NightWork(bundle, corpus, place, spec.max_length, spec.compute, spec.storage, pool)
                 best = self._best_pipeline(bundle, texts, pool)
-                timings = take_turns(night_contenders(work, bare, best), night.rounds, warm_up=False)
+                timings = take_turns(race, night_contenders(work, bare, best), night.rounds, warm_up=False)
             starts = {timing.name: timing.result.before_s for timing in timings if isinstance(timing.result, Lap)}
-            self.lines += race_lines(f"a night of {len(texts):,} texts", timings, int(bare.tokenize().lengths.sum()))
+            self.lines += race_lines(race, timings, int(bare.tokenize().lengths.sum()))
             shown = "; ".join(f"{name} {seconds:.1f} s" for name, seconds in starts.items())
             self.notes.append(f"Before the first text of a night, on a Ray that runs (not counted above): {shown}.")
             self.notes.append(describe_start(work.spec(), NIGHT, jobs.commands, night.rounds).rstrip())
@@ -192,7 +195,7 @@ class _Races:
         """Texts and targets to a saved model, in each round with another seed."""
         _need("accelerate")
         with self._training(name, block) as parsed:
-            place = f"training.{name}"
+            place, race = f"training.{name}", f"fine-tune {name}"
             if parsed.data is None or parsed.data.validation is None:
                 raise InputError(f"{place} has no validation rows to judge it by", "add data.validation")
             seeded = [
@@ -201,9 +204,9 @@ class _Races:
             ]
             runs = [prepare_training(parsed.model_copy(update={"training": recipe}), place) for recipe in seeded]
             work = TrainingWork.of(runs, Path(tempfile.mkdtemp(dir=self.folder)), self.num_threads)
-            timings = take_turns(training_contenders(work), self.spec.rounds, warm_up=False)
+            timings = take_turns(race, training_contenders(work), self.spec.rounds, warm_up=False)
             quality = {timing.name: [work.judge(made) for made in timing.results] for timing in timings}
-        self.lines += race_lines(f"fine-tune {name}", timings, work.num_tokens(), quality)
+        self.lines += race_lines(race, timings, work.num_tokens(), quality)
 
     @contextmanager
     def _training(self, name: str, block: dict[str, object]) -> Iterator[FinetuneSpec]:

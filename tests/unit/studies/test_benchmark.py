@@ -39,16 +39,25 @@ def test_everyone_runs_once_unmeasured_and_then_in_turns_to_and_fro() -> None:
     def contender(name: str) -> Contender:
         return Contender(name, lambda: calls.append(name) or len(calls))  # type: ignore[func-returns-value]
 
-    timings = take_turns([contender("a"), contender("b")], rounds=3)
+    timings = take_turns("race", [contender("a"), contender("b")], rounds=3)
     assert calls == ["a", "b", "a", "b", "b", "a", "a", "b"]
     assert [(timing.name, len(timing.seconds), timing.result) for timing in timings] == [("a", 3, 7), ("b", 3, 8)]
     calls.clear()
-    take_turns([contender("a"), contender("b")], rounds=1, warm_up=False)
+    take_turns("race", [contender("a"), contender("b")], rounds=1, warm_up=False)
     assert calls == ["a", "b"]
 
 
+def test_each_turn_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    take_turns("race", [Contender("a", lambda: Lap(1.5, 0.0)), Contender("b", lambda: Lap(2.0, 0.0))], rounds=1)
+    told = capsys.readouterr().err.splitlines()
+    assert [line.split("; ")[1] for line in told] == ["a, unmeasured", "b, unmeasured", "a, 1.5 s", "b, 2.0 s"]
+    assert told[0].startswith("race: 1/4 turns, ")
+    assert "s left" in told[2]
+    assert told[3].startswith("race: 4/4 turns; ")
+
+
 def test_a_contender_may_tell_its_start_apart() -> None:
-    (timing,) = take_turns([Contender("a", lambda: Lap(seconds=2.5, before_s=9.0))], rounds=2)
+    (timing,) = take_turns("race", [Contender("a", lambda: Lap(seconds=2.5, before_s=9.0))], rounds=2)
     assert timing.seconds == (2.5, 2.5)
 
 

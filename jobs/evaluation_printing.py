@@ -1,0 +1,52 @@
+"""Figures of an evaluation, for people and as JSON."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.table import Column, Table
+from rich.text import Text
+
+if TYPE_CHECKING:
+    from pipeline.inference.cascade_trial import CascadeEvaluation, CascadeLevel
+    from pipeline.tasks.base import Confusion, Evaluation
+
+_MOST_CLASSES = 20
+
+
+def print_evaluation(found: Evaluation, total: str) -> None:
+    """One line of figures, a confusion matrix that fits a screen, and a cascade's table."""
+    figures = ", ".join(f"{name} {value:.4f}" for name, value in found.metrics.items())
+    print(f"{found.num_rows:,} of {total}: {figures}")
+    if found.confusion is not None and len(found.confusion.labels) <= _MOST_CLASSES:
+        Console().print(_confusion_table(found.confusion))
+    if levels := getattr(found, "levels", ()):
+        Console().print(_cascade_table(levels))
+
+
+def evaluation_as_json(found: Evaluation | CascadeEvaluation) -> dict[str, object]:
+    """The same, for programs."""
+    confusion = found.confusion
+    matrix = {"labels": confusion.labels, "counts": confusion.counts.tolist()} if confusion else None
+    figures = {"num_rows": found.num_rows, "metrics": found.metrics, "confusion": matrix}
+    levels = getattr(found, "levels", ())
+    return {**figures, "cascade": [vars(level) for level in levels]} if levels else figures
+
+
+def _confusion_table(confusion: Confusion) -> Table:
+    table = Table("true \\ predicted", *map(Column, map(Text, confusion.labels)))
+    for label, counts in zip(confusion.labels, confusion.counts.tolist(), strict=True):
+        table.add_row(Text(label), *(f"{count:,}" for count in counts))
+    return table
+
+
+def _cascade_table(levels: tuple[CascadeLevel, ...]) -> Table:
+    shown = [name for name in ("accuracy", "macro_f1") if name in levels[0].metrics]
+    columns = ["min_score", "answered by first", "time of `bundle` alone", *shown]
+    table = Table(*(Column(name, justify="right") for name in columns))
+    for level in levels:
+        name = "bundle alone" if level.min_score is None else f"{level.min_score:g}"
+        shares = (f"{level.kept_share:.1%}", f"{level.time_share:.2f}")
+        table.add_row(name, *shares, *(f"{level.metrics[metric]:.4f}" for metric in shown))
+    return table

@@ -1,0 +1,173 @@
+"""A cascade tried on labelled rows: for each `min_score`, which rows the small bundle keeps, the figures, the time.
+
+Both bundles answer every row once; what a cascade would have answered is put together from that.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from pipeline.config import PoolOptions
+from pipeline.corpus.shards import Shard
+from pipeline.errors import Problem, SpecError
+from pipeline.inference.cascade import check_cascade
+from pipeline.inference.evaluate import (
+    TOKENS,
+    EvaluateJob,
+    PreparedEvaluation,
+    ShardEvaluator,
+    conclude,
+    evaluate_job,
+    judge_shards,
+    prepare_evaluation,
+)
+from pipeline.inference.spec import FIRST, EvaluateSpec
+from pipeline.inference.stages import StageClock
+from pipeline.tasks.base import Evaluation
+from pipeline.tasks.numbers import matrix, softmax
+
+_FIRST_LOGITS, _LOGITS = "first:logits", "logits"
+_FIRST_S, _LAST_S = "first:seconds", "seconds"
+
+
+@dataclass(frozen=True)
+class CascadeLevel:
+    """What a cascade with one `min_score` does.
+
+    Attributes:
+        min_score: The first bundle's answers stand from this score on; None: it is not asked at all.
+        kept_share: Of all rows, those that the first bundle answers.
+        time_share: Seconds of tokenising and of both models, over those of the last bundle alone.
+        metrics: Over all rows.
+    """
+
+    min_score: float | None
+    kept_share: float
+    time_share: float
+    metrics: dict[str, float]
+
+
+@dataclass(frozen=True)
+class CascadeEvaluation(Evaluation):
+    """The last bundle's own figures, and those of cascades: without the first bundle, by `min_score`, and it alone."""
+
+    levels: tuple[CascadeLevel, ...] = ()
+
+
+@dataclass(frozen=True)
+class PreparedTrial:
+    """Everything known before Ray starts: an evaluation of each bundle, over the same shards."""
+
+    first: PreparedEvaluation
+    last: PreparedEvaluation
+
+    @property
+    def total(self) -> str:
+        """What there is to evaluate, for people."""
+        return self.last.total
+
+    def measure(self, pool: PoolOptions) -> CascadeEvaluation:
+        """Ask both bundles about every row, and compute all figures; needs a running Ray.
+
+        Raises:
+            CorpusError: a label that the bundles do not know, or too many rows without usable text.
+        """
+        return self.conclude(judge_shards(self.last, self.job(pool.threads_per_worker), pool))
+
+    def job(self, num_threads: int) -> TrialJob:
+        """What a worker of so many threads is told."""
+        return TrialJob(evaluate_job(self.first, num_threads), evaluate_job(self.last, num_threads))
+
+    def conclude(self, judged: pa.Table) -> CascadeEvaluation:
+        """The figures over what workers said of all rows.
+
+        Raises:
+            CorpusError: too few of the rows are among it.
+        """
+        trial = self.last.spec.cascade
+        assert trial is not None
+        alone = conclude(self.last, judged)
+        scores = softmax(matrix(judged[_FIRST_LOGITS])).max(axis=1)
+        levels = [
+            _Answers(self.last, judged, scores >= level).level(level) for level in sorted({0.0, *trial.min_scores})
+        ]
+        unasked = CascadeLevel(None, 0.0, 1.0, alone.metrics)
+        return CascadeEvaluation(alone.num_rows, alone.metrics, alone.confusion, (unasked, *reversed(levels)))
+
+
+@dataclass(frozen=True)
+class TrialJob:
+    """What a worker is told."""
+
+    first: EvaluateJob
+    last: EvaluateJob
+
+    def build(self) -> ShardTrial:
+        """Load both models in the worker's own process."""
+        return ShardTrial(self.first.build(), self.last.build())
+
+
+class ShardTrial:
+    """Has both bundles answer labelled shards."""
+
+    def __init__(self, first: ShardEvaluator, last: ShardEvaluator) -> None:
+        self._first, self._last = first, last
+
+    def process(self, shard: Shard) -> pa.Table:
+        """Truth, both bundles' logits, and each row's part of the seconds that each took, by its tokens."""
+        first, first_s = _timed(self._first, shard)
+        last, last_s = _timed(self._last, shard)
+        return (
+            last.append_column(_FIRST_LOGITS, first[_LOGITS])
+            .append_column(_FIRST_S, pa.array(first_s))
+            .append_column(_LAST_S, pa.array(last_s))
+        )
+
+
+def prepare_trial(spec: EvaluateSpec) -> PreparedTrial:
+    """Check both bundles, files and columns. Starts nothing.
+
+    Raises:
+        InputError: whatever the user has to mend.
+    """
+    assert spec.cascade is not None
+    last = prepare_evaluation(spec)
+    first = prepare_evaluation(spec.model_copy(update={"bundle": spec.cascade.first, "cascade": None}))
+    check_cascade({FIRST: first.bundle, "": last.bundle})
+    if first.source.columns != last.source.columns:
+        found, expected = (", ".join(run.source.columns.inputs) for run in (first, last))
+        problem = Problem("cascade.first", f"reads {found}", f"what `bundle` reads, {expected}; or set corpus.inputs")
+        raise SpecError("spec", (problem,))
+    return PreparedTrial(replace(first, shards=last.shards), last)
+
+
+@dataclass(frozen=True)
+class _Answers:
+    """All rows, and which of them the first bundle answers: [R]."""
+
+    run: PreparedEvaluation
+    judged: pa.Table
+    is_kept: npt.NDArray[np.bool_]
+
+    def level(self, min_score: float) -> CascadeLevel:
+        """The figures of these answers."""
+        names = [_FIRST_LOGITS, _LOGITS]
+        logits = pa.concat_arrays([self.judged[name].combine_chunks() for name in names])
+        places = np.arange(len(self.is_kept)) + np.where(self.is_kept, 0, len(self.is_kept))
+        answers = pa.table({"truth": self.judged["truth"], _LOGITS: logits.take(pa.array(places))})
+        metrics = conclude(self.run, answers).metrics
+        first_s, last_s = (self.judged[name].to_numpy() for name in (_FIRST_S, _LAST_S))
+        spent_s = first_s.sum() + last_s[~self.is_kept].sum()
+        return CascadeLevel(min_score, float(self.is_kept.mean()), float(spent_s / last_s.sum()), metrics)
+
+
+def _timed(evaluator: ShardEvaluator, shard: Shard) -> tuple[pa.Table, npt.NDArray[np.float64]]:
+    clock = StageClock()
+    judged = evaluator.judge(shard, clock)
+    tokens = judged[TOKENS].to_numpy()
+    seconds = clock.seconds_in("tokenize") + clock.seconds_in("model")
+    return judged, seconds * tokens / max(tokens.sum(), 1)
