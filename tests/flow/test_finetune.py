@@ -1,4 +1,4 @@
-"""Training through Ray Train on both stores: the bundle of two workers, the losses of one, and a killed worker."""
+"""Training through Ray Train: two workers, of which one is killed, write the bundle of one that nothing happened to."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import os
 import random
 import signal
 import threading
-import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -87,15 +86,17 @@ def losses(run: PreparedTraining) -> list[float]:
 
 
 @pytest.mark.parametrize(*helpers.MOSTLY_S3, indirect=True)
-def test_two_workers_train_the_bundle_of_one_and_it_loads_and_evaluates(
+def test_two_workers_one_of_them_killed_train_the_bundle_of_one_and_it_loads_and_evaluates(
     root_uri: str, encoder: Path, ray_local: None
 ) -> None:
     write_split(join_uri(root_uri, "train.parquet"), 1, 403)
     write_split(join_uri(root_uri, "validation.parquet"), 2, 101)
-    run, alone = prepare(root_uri, encoder, "bundle", epochs=4), prepare(root_uri, encoder, "alone", epochs=4)
-    info = run_training(run, PoolOptions(num_workers=2, cpus_per_worker=1, gpus_per_worker=0))[""]
+    run, alone = prepare(root_uri, encoder, "bundle", epochs=8), prepare(root_uri, encoder, "alone", epochs=8)
     info_alone = train_alone(alone, num_threads=1)[""]
+    with _WorkerKiller(run) as killer:
+        info = run_training(run, PoolOptions(num_workers=2, cpus_per_worker=1, gpus_per_worker=0))[""]
 
+    assert killer.killed_pid is not None, "the kill must have happened while training was under way"
     np.testing.assert_allclose(losses(run), losses(alone), rtol=1e-4, atol=1e-5)
     assert info.metrics["accuracy"] == info_alone.metrics["accuracy"]
     assert info.labels == ("down", "up")
@@ -145,16 +146,15 @@ def test_two_workers_that_share_the_weights_train_the_same_bundle(
         np.testing.assert_allclose(ours[name], theirs[name], rtol=0, atol=1e-4, err_msg=name)
 
 
+@pytest.mark.slow
 def test_killed_worker_resumes_and_ends_with_the_same_weights(tmp_path: Path, encoder: Path, ray_local: None) -> None:
     write_split(str(tmp_path / "train.parquet"), 1, 400)
     write_split(str(tmp_path / "validation.parquet"), 2, 51)
     undisturbed = prepare(str(tmp_path), encoder, "undisturbed", epochs=12)
     disturbed = prepare(str(tmp_path), encoder, "disturbed", epochs=12)
     train_alone(undisturbed, num_threads=1)
-    killer = _WorkerKiller(Path(disturbed.spec.work_uri) / disturbed.run_name)
-    killer.start()
-    run_training(disturbed, helpers.POOL)
-    killer.join(10)
+    with _WorkerKiller(disturbed) as killer:
+        run_training(disturbed, helpers.POOL)
 
     assert killer.killed_pid is not None, "the kill must have happened while training was under way"
     assert losses(disturbed) == losses(undisturbed)
@@ -164,23 +164,30 @@ def test_killed_worker_resumes_and_ends_with_the_same_weights(tmp_path: Path, en
 
 
 class _WorkerKiller(threading.Thread):
-    """kill -9 of the training worker as soon as its first checkpoint is complete."""
+    """kill -9 of a training worker as soon as the run's first checkpoint is complete; until the context ends."""
 
-    def __init__(self, run_directory: Path) -> None:
+    def __init__(self, run: PreparedTraining) -> None:
         super().__init__(daemon=True)
-        self._run_directory = run_directory
+        self._place = join_uri(run.spec.work_uri, run.run_name)
+        self._is_over = threading.Event()
         self.killed_pid: int | None = None
 
+    def __enter__(self) -> _WorkerKiller:
+        self.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._is_over.set()
+        self.join()
+
     def run(self) -> None:
-        deadline_s = time.monotonic() + 300
-        while time.monotonic() < deadline_s:
-            if list(self._run_directory.glob("checkpoint_*/COMPLETE")):
+        while not self._is_over.wait(0.02):
+            if any(item.uri.endswith("/COMPLETE") for item in Storage().list_objects(self._place)):
                 for process in psutil.Process().children(recursive=True):
                     if "RayTrainWorker" in process.name() or "RayTrainWorker" in " ".join(process.cmdline()):
                         os.kill(process.pid, signal.SIGKILL)
                         self.killed_pid = process.pid
                         return
-            time.sleep(0.02)
 
 
 def test_precision_of_compute_config_is_part_of_the_run(tmp_path: Path, encoder: Path) -> None:

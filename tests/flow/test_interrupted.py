@@ -17,16 +17,15 @@ from pipeline.storage import Storage
 from tests.flow import helpers
 from tests.flow.alone import score_alone, without_ray
 from tests.flow.slow import count_records, output_of, slow_command, wait_for_records
+from tests.patience import PATIENCE_S
 from tests.tiny import make_bundle
 
-PATIENCE_S = 120  # not the grace a scheduler gives: the machine may be busy
 NUM_SHARDS = 12
 _LOSES_A_NODE = """
 import subprocess, sys
 from pathlib import Path
 from tests.flow.clusters import own_cluster
 from tests.flow.slow import slow_command, wait_for_records, wait_for_workers
-from tests.patience import PATIENCE_S
 from tests.patience import PATIENCE_S
 with own_cluster(num_cpus=1) as cluster:
     cluster.add_node(num_cpus=2)

@@ -43,7 +43,7 @@ def run_demo(directory: Path) -> subprocess.CompletedProcess[str]:
         "--dir",
         str(directory),
         "--fraction",
-        "0.03",
+        "0.02",
         "--date",
         helpers.NIGHT,
     ]

@@ -191,6 +191,7 @@ def test_listings_of_yesterday(
     assert len(rows_of(spec)) == 58 + 1 + 48
 
 
+@pytest.mark.slow  # each failure alone, without Ray, is above
 def test_a_night_on_ray_through_a_store_that_fails_in_every_way(place: Place, ray_local: None) -> None:
     kinds = ("500", "503", "reset", "lost", "truncated")
     always = [Rule("500", "PUT", RECORD), Rule("lost", "PUT", COMMIT), Rule("truncated", "GET", CORPUS_FILE)]

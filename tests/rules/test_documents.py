@@ -134,6 +134,20 @@ def test_named_tests_exist() -> None:
     assert {(page, name) for page, file, name in named if name and name not in functions[file]} == set()
 
 
+def test_a_promise_that_only_slow_tests_keep_says_so() -> None:
+    slow = {
+        (source.path, function.name)
+        for source in sources("tests")
+        for function in source.functions()
+        if any(ast.unparse(mark) == "pytest.mark.slow" for mark in function.decorator_list)
+    }
+    rows = (ROOT / "docs" / "guarantees.md").read_text(encoding="utf-8").splitlines()
+    named = {row: re.findall(r"(tests/[\w/]+\.py)::(\w+)", row) for row in rows}
+    kept_slowly = [row for row, tests in named.items() if tests and all(test in slow for test in tests)]
+    assert len(kept_slowly) > 5
+    assert [row for row in kept_slowly if "slow" not in row.split("|")[1]] == []
+
+
 @pytest.mark.parametrize("name", ["README.md", "infra/README.md"])
 def test_links_lead_somewhere(name: str) -> None:
     """Of the two documents that are no pages of the site, whose links the site's build checks."""
