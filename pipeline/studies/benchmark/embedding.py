@@ -32,6 +32,7 @@ Inference = Callable[[npt.NDArray[np.int64], npt.NDArray[np.int64]], FloatArray]
 _MEAN = EmbeddingOptions("mean", normalize=True)
 _PEER_BATCH_ROWS = (32, 64, 128, 256)
 _PROBE_SHARE = 8
+_ROWS_AT_A_TIME = 32
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,7 @@ class EmbeddingWork:
 def embedding_contenders(work: EmbeddingWork) -> tuple[list[Contender], dict[str, str]]:
     """Everyone who can run here, bertmill first and the reference in fp32 second; and why others cannot."""
     sentences = (_default_sentence_transformers(work), _best_sentence_transformers(work))
-    contenders = [_bertmill(work), *sentences, bare_model(work)]
+    contenders = [_bertmill(work), *sentences, bare_model(work), *_without_parts(work)]
     missing = {}
     for name, packages, compile_model in _COMPILERS:
         lacking = [package for package in packages if importlib.util.find_spec(package) is None]
@@ -76,6 +77,25 @@ def _bertmill(work: EmbeddingWork) -> Contender:
     encode = TextTokenizer(tokenizer, TokenOptions(work.max_length)).encode
     model = EncoderModel([Head(load_network(work.encoder, "AutoModel"), _MEAN)], work.runtime, Padding.of(tokenizer))
     return Contender("bertmill", lambda: model.run(encode(work.texts))[0].embeddings)
+
+
+def _without_parts(work: EmbeddingWork) -> list[Contender]:
+    """Without what makes bertmill fast: transformers' layers over rectangles, of a whole shard or of few texts."""
+    tokenizer = load_tokenizer(work.encoder)
+    encode = TextTokenizer(tokenizer, TokenOptions(work.max_length)).encode
+    network = load_network(work.encoder, "AutoModel")
+    network.set_attn_implementation("sdpa")
+    model = EncoderModel([Head(network, _MEAN)], work.runtime, Padding.of(tokenizer))
+
+    def a_few_at_a_time() -> FloatArray:
+        starts = range(0, len(work.texts), _ROWS_AT_A_TIME)
+        parts = [model.run(encode(work.texts.slice(start, _ROWS_AT_A_TIME)))[0].embeddings for start in starts]
+        return np.concatenate(parts)
+
+    return [
+        Contender("bertmill without packs", lambda: model.run(encode(work.texts))[0].embeddings),
+        Contender(f"bertmill without packs, {_ROWS_AT_A_TIME} texts at a time", a_few_at_a_time),
+    ]
 
 
 def _default_sentence_transformers(work: EmbeddingWork) -> Contender:
