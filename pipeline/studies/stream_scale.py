@@ -20,6 +20,7 @@ from pipeline.corpus.listing import CorpusFile
 from pipeline.corpus.shards import Piece, Shard
 from pipeline.corpus.stream import stream_shards
 from pipeline.studies.scale import peak_mb
+from pipeline.telemetry import ProgressDisplay
 
 FloatArray = npt.NDArray[np.float64]
 _BYTES_PER_S = 1_000_000  # a made-up shard's text is as long as it takes
@@ -88,9 +89,11 @@ def measure_stream(num_shards: int, pool: PoolOptions, shard_s: float = 0.0) -> 
     shards = make_shards(times)
     before_mb, started_s, first_s = peak_mb(), time.monotonic(), 0.0
     receipts: list[pa.Table] = []
-    for receipt in stream_shards(shards, SleepingWorker(), pool):
-        receipts.append(receipt)
-        first_s = first_s or time.monotonic() - started_s
+    with ProgressDisplay("streaming", num_shards, "shards") as display:
+        for receipt in stream_shards(shards, SleepingWorker(), pool):
+            receipts.append(receipt)
+            first_s = first_s or time.monotonic() - started_s
+            display.update(len(receipts))
     assert len(receipts) == num_shards, f"{len(receipts)} receipts of {num_shards} shards"
     total_s, grown_mb = time.monotonic() - started_s, peak_mb() - before_mb
     done = pa.concat_tables(receipts)
