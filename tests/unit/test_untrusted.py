@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,9 +9,8 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from rich.console import Console
 
-from jobs.evaluate import _confusion_table
+from jobs.evaluation_printing import print_evaluation
 from jobs.session import printable
 from pipeline.config import load_spec
 from pipeline.encoder.bundle import resolve_encoder
@@ -20,7 +18,7 @@ from pipeline.encoder.model import load_network
 from pipeline.errors import ModelError, SpecError
 from pipeline.inference.spec import ScoreSpec
 from pipeline.storage import Storage, StoredObject
-from pipeline.tasks.base import Confusion
+from pipeline.tasks.base import Confusion, Evaluation
 from tests.tiny import make_encoder, make_rows, write_corpus
 from tests.unit.inference.scoring import prepared
 from tests.unit.jobs.command_line import run_command
@@ -98,11 +96,10 @@ def test_a_file_with_a_name_that_steers_the_terminal_is_told_without_it(bundle_d
     assert "\x1b" not in finished.stderr
 
 
-def test_labels_are_no_markup() -> None:
+def test_labels_are_no_markup(capsys: pytest.CaptureFixture[str]) -> None:
     labels = ("[/b]", "[red]", "plain")
-    console = Console(width=200, file=io.StringIO())
-    console.print(_confusion_table(Confusion(labels, np.ones((3, 3), np.int64))))
-    text = console.file.getvalue()
+    print_evaluation(Evaluation(9, {}, Confusion(labels, np.ones((3, 3), np.int64))), "9 rows")
+    text = capsys.readouterr().out
     assert all(text.count(label) == 2 for label in labels)
 
 
