@@ -1,6 +1,9 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 
+# Where Python may not keep what it compiled, every process would compile its thousands of modules anew.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: venv demo docs test check
 
 venv: .venv/.installed
