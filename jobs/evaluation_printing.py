@@ -9,7 +9,7 @@ from rich.table import Column, Table
 from rich.text import Text
 
 if TYPE_CHECKING:
-    from pipeline.inference.cascade_trial import CascadeEvaluation, CascadeLevel
+    from pipeline.inference.cascade_trial import CascadeLevel
     from pipeline.tasks.base import Confusion, Evaluation
 
 _MOST_CLASSES = 20
@@ -21,17 +21,24 @@ def print_evaluation(found: Evaluation, total: str) -> None:
     print(f"{found.num_rows:,} of {total}: {figures}")
     if found.confusion is not None and len(found.confusion.labels) <= _MOST_CLASSES:
         Console().print(_confusion_table(found.confusion))
-    if levels := getattr(found, "levels", ()):
+    if levels := _levels(found):
         Console().print(_cascade_table(levels))
 
 
-def evaluation_as_json(found: Evaluation | CascadeEvaluation) -> dict[str, object]:
+def evaluation_as_json(found: Evaluation) -> dict[str, object]:
     """The same, for programs."""
     confusion = found.confusion
     matrix = {"labels": confusion.labels, "counts": confusion.counts.tolist()} if confusion else None
     figures = {"num_rows": found.num_rows, "metrics": found.metrics, "confusion": matrix}
-    levels = getattr(found, "levels", ())
+    levels = _levels(found)
     return {**figures, "cascade": [vars(level) for level in levels]} if levels else figures
+
+
+def _levels(found: Evaluation) -> tuple[CascadeLevel, ...]:
+    """Those of a cascade that was tried; none of one bundle."""
+    from pipeline.inference.cascade_trial import CascadeEvaluation  # torch: loaded by now, and not for --help
+
+    return found.levels if isinstance(found, CascadeEvaluation) else ()
 
 
 def _confusion_table(confusion: Confusion) -> Table:

@@ -5,7 +5,7 @@ Both bundles answer every row once; what a cascade would have answered is put to
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -27,10 +27,10 @@ from pipeline.inference.evaluate import (
 )
 from pipeline.inference.spec import FIRST, EvaluateSpec
 from pipeline.inference.stages import StageClock
-from pipeline.tasks.base import Evaluation
-from pipeline.tasks.numbers import matrix, softmax
+from pipeline.tasks.base import Evaluation, FloatArray
+from pipeline.tasks.numbers import matrix, score_lists, softmax
 
-_FIRST_LOGITS, _LOGITS = "first:logits", "logits"
+_TRUTH, _FIRST_LOGITS, _LOGITS = "truth", "first:logits", "logits"
 _FIRST_S, _LAST_S = "first:seconds", "seconds"
 
 
@@ -60,7 +60,7 @@ class CascadeEvaluation(Evaluation):
 
 @dataclass(frozen=True)
 class PreparedTrial:
-    """Everything known before Ray starts: an evaluation of each bundle, over the same shards."""
+    """Everything known before Ray starts: an evaluation of each bundle, over the same rows."""
 
     first: PreparedEvaluation
     last: PreparedEvaluation
@@ -91,10 +91,8 @@ class PreparedTrial:
         trial = self.last.spec.cascade
         assert trial is not None
         alone = conclude(self.last, judged)
-        scores = softmax(matrix(judged[_FIRST_LOGITS])).max(axis=1)
-        levels = [
-            _Answers(self.last, judged, scores >= level).level(level) for level in sorted({0.0, *trial.min_scores})
-        ]
+        answers = _Answers.of(judged)
+        levels = [answers.level(self.last, min_score) for min_score in sorted({0.0, *trial.min_scores})]
         unasked = CascadeLevel(None, 0.0, 1.0, alone.metrics)
         return CascadeEvaluation(alone.num_rows, alone.metrics, alone.confusion, (unasked, *reversed(levels)))
 
@@ -142,27 +140,34 @@ def prepare_trial(spec: EvaluateSpec) -> PreparedTrial:
         found, expected = (", ".join(run.source.columns.inputs) for run in (first, last))
         problem = Problem("cascade.first", f"reads {found}", f"what `bundle` reads, {expected}; or set corpus.inputs")
         raise SpecError("spec", (problem,))
-    return PreparedTrial(replace(first, shards=last.shards), last)
+    return PreparedTrial(first, last)
 
 
 @dataclass(frozen=True)
 class _Answers:
-    """All rows, and which of them the first bundle answers: [R]."""
+    """Both bundles' answers to all rows: truth [R], logits [R, C], the first one's highest probability, seconds [R]."""
 
-    run: PreparedEvaluation
-    judged: pa.Table
-    is_kept: npt.NDArray[np.bool_]
+    truth: pa.ChunkedArray
+    first_RC: FloatArray
+    last_RC: FloatArray
+    scores: FloatArray
+    first_s: npt.NDArray[np.float64]
+    last_s: npt.NDArray[np.float64]
 
-    def level(self, min_score: float) -> CascadeLevel:
-        """The figures of these answers."""
-        names = [_FIRST_LOGITS, _LOGITS]
-        logits = pa.concat_arrays([self.judged[name].combine_chunks() for name in names])
-        places = np.arange(len(self.is_kept)) + np.where(self.is_kept, 0, len(self.is_kept))
-        answers = pa.table({"truth": self.judged["truth"], _LOGITS: logits.take(pa.array(places))})
-        metrics = conclude(self.run, answers).metrics
-        first_s, last_s = (self.judged[name].to_numpy() for name in (_FIRST_S, _LAST_S))
-        spent_s = first_s.sum() + last_s[~self.is_kept].sum()
-        return CascadeLevel(min_score, float(self.is_kept.mean()), float(spent_s / last_s.sum()), metrics)
+    @classmethod
+    def of(cls, judged: pa.Table) -> _Answers:
+        """What workers said."""
+        first_RC, last_RC = (matrix(judged[name]) for name in (_FIRST_LOGITS, _LOGITS))
+        seconds = (judged[name].to_numpy() for name in (_FIRST_S, _LAST_S))
+        return cls(judged[_TRUTH], first_RC, last_RC, softmax(first_RC).max(axis=1), *seconds)
+
+    def level(self, run: PreparedEvaluation, min_score: float) -> CascadeLevel:
+        """The figures of a cascade."""
+        is_kept = self.scores >= min_score
+        logits_RC = np.where(is_kept[:, None], self.first_RC, self.last_RC)
+        metrics = conclude(run, pa.table({_TRUTH: self.truth, _LOGITS: score_lists(logits_RC)})).metrics
+        spent_s = self.first_s.sum() + self.last_s[~is_kept].sum()
+        return CascadeLevel(min_score, float(is_kept.mean()), float(spent_s / self.last_s.sum()), metrics)
 
 
 def _timed(evaluator: ShardEvaluator, shard: Shard) -> tuple[pa.Table, npt.NDArray[np.float64]]:

@@ -181,7 +181,7 @@ class _WorkerKiller(threading.Thread):
         self.join()
 
     def run(self) -> None:
-        while not self._is_over.wait(0.02):
+        while not self._is_over.wait(0.1):
             if any(item.uri.endswith("/COMPLETE") for item in Storage().list_objects(self._place)):
                 for process in psutil.Process().children(recursive=True):
                     if "RayTrainWorker" in process.name() or "RayTrainWorker" in " ".join(process.cmdline()):

@@ -73,29 +73,32 @@ def embedding_contenders(work: EmbeddingWork) -> tuple[list[Contender], dict[str
 
 
 def _bertmill(work: EmbeddingWork) -> Contender:
-    tokenizer = load_tokenizer(work.encoder)
-    encode = TextTokenizer(tokenizer, TokenOptions(work.max_length)).encode
-    model = EncoderModel([Head(load_network(work.encoder, "AutoModel"), _MEAN)], work.runtime, Padding.of(tokenizer))
-    return Contender("bertmill", lambda: model.run(encode(work.texts))[0].embeddings)
+    embed = _embedder(work, load_network(work.encoder, "AutoModel"))
+    return Contender("bertmill", lambda: embed(work.texts))
 
 
 def _without_parts(work: EmbeddingWork) -> list[Contender]:
     """Without what makes bertmill fast: transformers' layers over rectangles, of a whole shard or of few texts."""
-    tokenizer = load_tokenizer(work.encoder)
-    encode = TextTokenizer(tokenizer, TokenOptions(work.max_length)).encode
     network = load_network(work.encoder, "AutoModel")
     network.set_attn_implementation("sdpa")
-    model = EncoderModel([Head(network, _MEAN)], work.runtime, Padding.of(tokenizer))
+    embed = _embedder(work, network)
 
     def a_few_at_a_time() -> FloatArray:
         starts = range(0, len(work.texts), _ROWS_AT_A_TIME)
-        parts = [model.run(encode(work.texts.slice(start, _ROWS_AT_A_TIME)))[0].embeddings for start in starts]
-        return np.concatenate(parts)
+        return np.concatenate([embed(work.texts.slice(start, _ROWS_AT_A_TIME)) for start in starts])
 
     return [
-        Contender("bertmill without packs", lambda: model.run(encode(work.texts))[0].embeddings),
+        Contender("bertmill without packs", lambda: embed(work.texts)),
         Contender(f"bertmill without packs, {_ROWS_AT_A_TIME} texts at a time", a_few_at_a_time),
     ]
+
+
+def _embedder(work: EmbeddingWork, network: Any) -> Callable[[pa.ChunkedArray], FloatArray]:
+    """Texts to embeddings as a worker makes them."""
+    tokenizer = load_tokenizer(work.encoder)
+    encode = TextTokenizer(tokenizer, TokenOptions(work.max_length)).encode
+    model = EncoderModel([Head(network, _MEAN)], work.runtime, Padding.of(tokenizer))
+    return lambda texts: model.run(encode(texts))[0].embeddings
 
 
 def _default_sentence_transformers(work: EmbeddingWork) -> Contender:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from jobs.evaluation_printing import evaluation_as_json, print_evaluation
 from pipeline.errors import CorpusError, SpecError
-from pipeline.inference.cascade_trial import CascadeEvaluation, prepare_trial
+from pipeline.inference.cascade_trial import CascadeEvaluation, TrialJob, prepare_trial
 from pipeline.inference.evaluate import evaluate_alone, prepare_evaluation
 from pipeline.inference.spec import EvaluateSpec
 from tests.tiny import LABELS, make_rows
@@ -50,7 +51,8 @@ def spec(root: Path, min_scores: list[float], **blocks: Any) -> EvaluateSpec:
 def tried(spec: EvaluateSpec) -> CascadeEvaluation:
     """The trial, without Ray."""
     run = prepare_trial(spec)
-    worker = run.job(num_threads=1).build()
+    job: TrialJob = pickle.loads(pickle.dumps(run.job(num_threads=1)))  # as it goes to a worker
+    worker = job.build()
     return run.conclude(pa.concat_tables([worker.process(shard) for shard in run.last.shards]))
 
 
