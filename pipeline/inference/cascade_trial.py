@@ -13,6 +13,7 @@ import pyarrow as pa
 
 from pipeline.config import PoolOptions
 from pipeline.corpus.shards import Shard
+from pipeline.encoder.bundle import read_bundle_info
 from pipeline.errors import Problem, SpecError
 from pipeline.inference.cascade import check_cascade
 from pipeline.inference.evaluate import (
@@ -27,6 +28,8 @@ from pipeline.inference.evaluate import (
 )
 from pipeline.inference.spec import FIRST, EvaluateSpec
 from pipeline.inference.stages import StageClock
+from pipeline.registry.resolve import resolve_model
+from pipeline.storage import Storage
 from pipeline.tasks.base import Evaluation, FloatArray
 from pipeline.tasks.numbers import matrix, score_lists, softmax
 
@@ -133,9 +136,12 @@ def prepare_trial(spec: EvaluateSpec) -> PreparedTrial:
         InputError: whatever the user has to mend.
     """
     assert spec.cascade is not None
-    last = prepare_evaluation(spec)
-    first = prepare_evaluation(spec.model_copy(update={"bundle": spec.cascade.first, "cascade": None}))
-    check_cascade({FIRST: first.bundle, "": last.bundle})
+    storage, last = Storage(spec.storage), prepare_evaluation(spec)
+    uri = resolve_model(spec.cascade.first, spec.registry, storage)
+    check_cascade(
+        {FIRST: read_bundle_info(uri, storage), "": last.bundle}
+    )  # before its inputs are asked for
+    first = prepare_evaluation(spec.model_copy(update={"bundle": uri, "cascade": None}))
     if first.source.columns != last.source.columns:
         found, expected = (", ".join(run.source.columns.inputs) for run in (first, last))
         problem = Problem("cascade.first", f"reads {found}", f"what `bundle` reads, {expected}; or set corpus.inputs")
