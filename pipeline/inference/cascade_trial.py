@@ -138,9 +138,7 @@ def prepare_trial(spec: EvaluateSpec) -> PreparedTrial:
     assert spec.cascade is not None
     storage, last = Storage(spec.storage), prepare_evaluation(spec)
     uri = resolve_model(spec.cascade.first, spec.registry, storage)
-    check_cascade(
-        {FIRST: read_bundle_info(uri, storage), "": last.bundle}
-    )  # before its inputs are asked for
+    check_cascade({FIRST: read_bundle_info(uri, storage), "": last.bundle})  # before its inputs are asked for
     first = prepare_evaluation(spec.model_copy(update={"bundle": uri, "cascade": None}))
     if first.source.columns != last.source.columns:
         found, expected = (", ".join(run.source.columns.inputs) for run in (first, last))
