@@ -21,7 +21,8 @@ from pipeline.encoder.model import EmbeddingOptions, load_trainable
 from pipeline.encoder.pairing import PairingRules, sentence_ends
 from pipeline.encoder.tokenize import Padding, TextTokenizer
 from pipeline.finetune.classes import make_emphasis, weigh_rows
-from pipeline.finetune.fitted import fit_new_heads, is_to_fit
+from pipeline.finetune.fitted import can_be_fitted, fit_new_heads, is_to_fit
+from pipeline.finetune.head_labels import match_labels, read_labels
 from pipeline.finetune.labelled import LabelledSet, read_split
 from pipeline.finetune.layers import compile_layers, freeze_layers, recompute_layers, reset_layers
 from pipeline.finetune.linear_head import fit_linear_head
@@ -62,10 +63,7 @@ def build_job(run: PreparedTraining, rank: int, world_size: int) -> tuple[LoopJo
     spec, recipe = run.spec, run.spec.training
     runtime = choose_runtime(spec.compute)
     torch.manual_seed(recipe.seed)
-    loaded = {
-        head.name: load_trainable(run.encoder, head.task.head_class, False, **head.task.head_config(head.train.learned))
-        for head in run.heads
-    }
+    loaded = {head.name: _load_head(run, head) for head in run.heads}
     unfitted = tuple(head.name for head in run.heads if is_to_fit(head.task, *loaded[head.name], recipe.head_start))
     networks = {name: network for name, (network, _) in loaded.items()}
     network: Any = JoinedHeads(networks, EmbeddingOptions(spec.pooling, spec.normalize))
@@ -99,6 +97,15 @@ def build_job(run: PreparedTraining, rank: int, world_size: int) -> tuple[LoopJo
     locate = partial(_locate, run, context)
     job = LoopJob(context, plan, validation, learned, spec.checkpoint, run.fingerprint, rank, locate, unfitted)
     return job, tokenizer
+
+
+def _load_head(run: PreparedTraining, head: PreparedHead) -> tuple[Any, frozenset[str]]:
+    """A head's network, and the names of those of its weights that are new."""
+    learned = head.train.learned
+    network, new_weights = load_trainable(run.encoder, head.task.head_class, False, **head.task.head_config(learned))
+    if learned.labels and can_be_fitted(head.task):
+        new_weights = match_labels(network, new_weights, read_labels(run.encoder), learned.labels)
+    return network, new_weights
 
 
 def learn(job: LoopJob, hooks: LoopHooks) -> Judgements:

@@ -44,7 +44,15 @@ class MultiLabel:
     main_metric = "micro_f1"
 
     def learn(self, targets: pa.ChunkedArray) -> Learned:
-        """Distinct labels: numbers in numeric order, everything else in string order."""
+        """Distinct labels: numbers in numeric order, everything else in string order.
+
+        Raises:
+            TypeError: the lists are multi-hot: a 0 or a 1 for each label, which do not say what labels there are.
+        """
+        if _are_multi_hot(targets):
+            raise TypeError(
+                "its lists hold a 0 or a 1 for each label (multi-hot); expected the names of a row's labels"
+            )
         return Learned(distinct_labels(pc.list_flatten(targets)))
 
     def head_config(self, learned: Learned) -> dict[str, object]:
@@ -60,8 +68,8 @@ class MultiLabel:
             "labels are null" if missing else None for missing in pc.is_null(lists).to_pylist()
         ]
         rows = pc.list_parent_indices(lists).filter(is_unknown).to_pylist()
-        for row, name in sorted(zip(rows, map(str, names.filter(is_unknown).to_pylist()), strict=True), reverse=True):
-            reasons[row] = f"label is unknown: {name}"
+        for row, name in reversed(list(zip(rows, names.filter(is_unknown).to_pylist(), strict=True))):
+            reasons[row] = "a label is null" if name is None else f"label is unknown: {name}"
         return pa.array(reasons, pa.string())
 
     def window_targets(self, targets: pa.ChunkedArray, examples: Examples, learned: Learned) -> WindowTargets:
@@ -121,6 +129,19 @@ class MultiLabel:
             "exact_match": float((truth == predicted).all(axis=1).mean()),
         }
         return Evaluation(judged.num_rows, metrics)
+
+
+def _are_multi_hot(targets: pa.ChunkedArray) -> bool:
+    """Lists of one length that hold only 0 and 1, some of them one of these twice, as no list of names does."""
+    kind, lists = targets.type.value_type, pc.drop_null(combined(targets))
+    values = pc.list_flatten(lists)
+    is_number = pa.types.is_boolean(kind) or pa.types.is_integer(kind) or pa.types.is_floating(kind)
+    widths = pc.unique(pc.list_value_length(lists)).to_pylist()
+    if not is_number or len(widths) != 1 or widths[0] < 2 or values.null_count:
+        return False
+    flags = np.asarray(values.cast(pa.float64()).to_numpy()).reshape(-1, widths[0])
+    repeats = widths[0] > 2 or (flags[:, 0] == flags[:, 1]).any()
+    return bool(repeats and np.isin(flags, (0, 1)).all())
 
 
 def _multi_hot(targets: pa.ChunkedArray, labels: Sequence[str]) -> FloatArray:

@@ -92,6 +92,8 @@ def calibration_error(confidence: FloatArray, is_right: npt.NDArray[np.bool_], n
 
 def pearson(left: npt.NDArray[np.float64], right: npt.NDArray[np.float64]) -> float:
     """Pearson's r; 0 where either side does not vary."""
+    if not len(left) or left.min() == left.max() or right.min() == right.max():  # means round: 0.1 three times varies
+        return 0.0
     left, right = left - left.mean(), right - right.mean()
     scale = float(np.sqrt((left**2).sum() * (right**2).sum()))
     return float((left * right).sum()) / scale if scale > 0 else 0.0

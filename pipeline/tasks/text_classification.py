@@ -58,21 +58,24 @@ class TextClassification:
     def learn(self, targets: pa.ChunkedArray) -> Learned:
         """Distinct labels: numbers in numeric order, everything else in string order; a struct's own order."""
         if pa.types.is_struct(targets.type):
+            for field in targets.type:
+                _check_probability(field)
             return Learned(tuple(field.name for field in targets.type))
         if holds_vectors(targets.type):
             raise TypeError("a list of scores does not say which labels they are of: name the bundle as data.teacher")
         return Learned(distinct_labels(targets))
 
     def head_config(self, learned: Learned) -> dict[str, object]:
-        """Names of the classes."""
-        return class_names(learned.labels)
+        """Names of the classes, and transformers' own name for this kind of head."""
+        return {**class_names(learned.labels), "problem_type": "single_label_classification"}
 
     def check(self, targets: pa.ChunkedArray, texts: Sequence[pa.ChunkedArray], learned: Learned) -> pa.Array:
         """A label is there and known; soft labels are finite, not negative, and not all zero."""
         if _is_soft(targets):
             soft = _soft_targets(targets, learned)
             usable = np.isfinite(soft).all(axis=1) & (soft >= 0).all(axis=1) & (soft.sum(axis=1) > 0)
-            return pc.if_else(pa.array(usable), pa.scalar(None, pa.string()), "soft label is not a distribution")
+            reason = pc.if_else(pa.array(usable), pa.scalar(None, pa.string()), "soft label is not a distribution")
+            return _name_unknown(targets, learned, reason)
         known = encode_labels(targets, learned.labels) >= 0
         reason = pc.if_else(pc.is_null(label_names(targets)), pa.scalar("label is null"), pa.scalar("label is unknown"))
         return pc.if_else(pa.array(known), pa.scalar(None, pa.string()), combined(reason))
@@ -200,9 +203,38 @@ def _is_soft(targets: pa.ChunkedArray) -> bool:
 
 
 def _soft_targets(targets: pa.ChunkedArray, learned: Learned) -> FloatArray:
-    """[R, C] from structs or lists of probabilities; NaN where one is null, and where a list has another length."""
+    """[R, C] from structs or lists of probabilities.
+
+    NaN where one is null, and where a list has another length; 0 for a label that structs have no field for.
+    """
     if holds_vectors(targets.type):
         return vectors_of(targets, len(learned.labels))
-    columns = [pc.struct_field(targets, [index]).cast(pa.float64()) for index in range(targets.type.num_fields)]
-    stacked = np.stack([pc.fill_null(column, float("nan")).to_numpy() for column in columns], axis=1)
-    return np.asarray(stacked, np.float32)
+    fields = {field.name: field for field in targets.type}
+    soft = np.zeros((len(targets), len(learned.labels)), np.float32)
+    for place, label in enumerate(learned.labels):
+        if label in fields:
+            soft[:, place] = _probabilities(targets, fields[label])
+    soft[np.asarray(pc.is_null(targets).to_numpy(), np.bool_)] = np.nan
+    return soft
+
+
+def _name_unknown(targets: pa.ChunkedArray, learned: Learned, reason: pa.Array) -> pa.Array:
+    """Rows whose structs give weight to a label that was never learned are unusable for that reason."""
+    if pa.types.is_struct(targets.type):
+        for field in targets.type:
+            if field.name not in learned.labels:
+                is_meant = pa.array(np.nan_to_num(_probabilities(targets, field)) != 0)
+                reason = pc.if_else(is_meant, f"label is unknown: {field.name}", reason)
+    return reason
+
+
+def _probabilities(targets: pa.ChunkedArray, field: pa.Field) -> FloatArray:
+    _check_probability(field)
+    values = pc.struct_field(targets, [targets.type.get_field_index(field.name)]).cast(pa.float64())
+    return np.asarray(pc.fill_null(values, float("nan")).to_numpy(), np.float32)
+
+
+def _check_probability(field: pa.Field) -> None:
+    kind = field.type
+    if not (pa.types.is_floating(kind) or pa.types.is_integer(kind) or pa.types.is_decimal(kind)):
+        raise TypeError(f"field {field.name!r} is {kind}; expected a number: the probability of a label for each field")

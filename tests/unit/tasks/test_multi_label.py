@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import warnings
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -116,7 +117,7 @@ def test_every_window_has_the_rows_labels() -> None:
 def test_lists_that_cannot_be_used_are_told_apart() -> None:
     targets = column([["war"], None, [], ["war", "x", "b"], ["war", None]], STRINGS)
     reasons = TASK.check(targets, (), LEARNED).to_pylist()
-    assert reasons == [None, "labels are null", None, "label is unknown: b", "label is unknown: None"]
+    assert reasons == [None, "labels are null", None, "label is unknown: x", "a label is null"]
     assert TASK.check(column([[1.0, 2.5]]), (), Learned(("1", "2.5"))).to_pylist() == [None]
 
 
@@ -133,3 +134,24 @@ def test_no_rows_give_no_figures_and_no_warning() -> None:
         nothing = judge(np.zeros((0, 4)), np.zeros((0, 4)))
         assert TASK.tune(nothing, LEARNED) == LEARNED
         assert TASK.evaluate(nothing, LEARNED).metrics == {}
+
+
+@pytest.mark.parametrize(
+    ("lists", "is_refused"),
+    [
+        ([[0, 1, 0], [1, 1, 0]], True),
+        ([[0.0, 1.0, 0.0], [0.0, 0.0, 0.0]], True),
+        ([[True, True], [False, True]], True),
+        ([[0, 1], [1, 0]], False),  # the labels 0 and 1
+        ([[0, 1], [1]], False),
+        ([[1, 2, 3], [0, 1, 2]], False),
+        ([["0", "1", "0"]], False),
+    ],
+)
+def test_multi_hot_lists_name_no_labels(lists: list[Any], is_refused: bool) -> None:
+    targets = pa.chunked_array([pa.array(lists)])
+    if is_refused:
+        with pytest.raises(TypeError, match=r"a 0 or a 1 for each label \(multi-hot\); expected the names"):
+            TASK.learn(targets)
+    else:
+        assert TASK.learn(targets).labels

@@ -53,6 +53,8 @@ def test_correlations_agree_with_scipy(num_values: int, with_ties: bool) -> None
 def test_what_does_not_vary_correlates_with_nothing() -> None:
     flat, slope = np.full(5, 0.25), np.arange(5.0)
     assert (pearson(flat, slope), spearman(slope, flat), pearson(flat, flat)) == (0, 0, 0)
+    tenths = np.full(3, 0.1)  # whose mean is not 0.1
+    assert (pearson(tenths, tenths), pearson(tenths, np.arange(3.0))) == (0, 0)
 
 
 @pytest.mark.parametrize("num_classes", [2, 5])

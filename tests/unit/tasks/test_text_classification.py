@@ -199,3 +199,23 @@ def test_a_number_that_is_nan_is_no_label() -> None:
     learned = TASK.learn(targets)
     assert learned.labels == ("0", "1")
     assert TASK.check(targets, [], learned).to_pylist() == [None, "label is null", None, "label is null"]
+
+
+def test_soft_labels_are_told_by_name_and_not_by_place() -> None:
+    learned = Learned(("no", "perhaps", "yes"))
+    targets = pa.chunked_array([pa.array([{"yes": 0.7, "maybe": 0.0, "no": 0.3}, {"yes": 0.5, "maybe": 0.5, "no": 0}])])
+    assert TASK.check(targets, [], learned).to_pylist() == [None, "label is unknown: maybe"]
+    table = TASK.judge([outputs_of(np.eye(3)[:1])], rows_without_text(1), targets[:1], learned)
+    assert table["truth"].to_pylist() == [2]
+    assert TASK.window_targets(targets[:1], rows_without_text(1), learned).values.tolist() == pytest.approx(
+        [0.3, 0, 0.7]
+    )
+
+
+def test_a_struct_of_anything_but_numbers_is_refused() -> None:
+    with pytest.raises(TypeError, match="field 'name' is string; expected a number: the probability of a label"):
+        TASK.learn(pa.chunked_array([pa.array([{"name": "x", "id": 1}])]))
+
+
+def test_a_head_is_not_of_the_kind_its_checkpoint_had() -> None:
+    assert TASK.head_config(Learned(("a", "b")))["problem_type"] == "single_label_classification"
