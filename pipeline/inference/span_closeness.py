@@ -1,6 +1,7 @@
 """Stored answers and entities against what transformers says of each token, within tolerances.
 
-Nothing of the tasks' `decode` is used but the reading of tags (`tasks.tagging`), so that a mistake there shows.
+Nothing of the tasks' `decode` is used but the reading of tags (`tasks.tagging`) and which characters stand alone, so
+that a mistake there shows.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import numpy as np
 from pipeline.inference.reference import FreshRow, PlainWindow
 from pipeline.inference.tolerance import Tolerance
 from pipeline.tasks.tagging import read_tags
+from pipeline.tasks.words import is_mark, stands_alone
 
 _NUM_BEST, _MAX_ANSWER_TOKENS = 20, 30
 Span = tuple[int, int]
@@ -143,11 +145,12 @@ class _Word:
 
 def _heard_words(fresh: FreshRow) -> Iterator[_Word]:
     """Each word with what its first token says, in the window where that stands furthest from an edge."""
-    for start, end in _list_words(fresh.text) if fresh.are_words else _tokenizer_words(fresh.windows):
+    for start, end in _list_words(fresh.text) if fresh.are_words else _tokenizer_words(fresh):
         room, scores = -1, None
+        earliest = _first_token(fresh.windows, start, end)
         for window in fresh.windows:
             for token, (first, last) in enumerate(window.spans.tolist()):
-                if last > first and first <= start < last <= end:
+                if last > first and first <= earliest < last <= end:
                     nearest_edge = min(token, len(window.spans) - 1 - token)
                     if nearest_edge > room:
                         powers = np.exp(window.logits[token] - window.logits[token].max())
@@ -163,14 +166,34 @@ def _list_words(text: str) -> Iterator[Span]:
         start += len(word) + 1
 
 
-def _tokenizer_words(windows: Sequence[PlainWindow]) -> list[Span]:
-    ranges: dict[int, Span] = {}
-    for window in windows:
-        for word, (first, last) in zip(window.words.tolist(), window.spans.tolist(), strict=True):
-            if word >= 0 and last > first:
-                low, high = ranges.get(word, (first, last))
-                ranges[word] = (min(low, first), max(high, last))
-    return [ranges[word] for word in sorted(ranges)]
+def _first_token(windows: Sequence[PlainWindow], start: int, end: int) -> int:
+    """Where the first token of a word begins, but not before the word; behind the word where there is none."""
+    spans = [span for window in windows for span in window.spans.tolist()]
+    return min([max(first, start) for first, last in spans if last > first and start < last <= end], default=end)
+
+
+def _tokenizer_words(fresh: FreshRow) -> list[Span]:
+    """The tokenizer's words, split between tokens where a character stands alone."""
+    tokens = {
+        (word, first, last)
+        for window in fresh.windows
+        for word, (first, last) in zip(window.words.tolist(), window.spans.tolist(), strict=True)
+        if word >= 0 and last > first
+    }
+    ranges: list[Span] = []
+    open_word = None
+    for word, first, last in sorted(tokens):
+        if word == open_word and not _is_split(fresh.text, ranges[-1][1], first):
+            ranges[-1] = (ranges[-1][0], max(ranges[-1][1], last))
+        else:
+            ranges.append((first, last))
+        open_word = word
+    return ranges
+
+
+def _is_split(text: str, end: int, start: int) -> bool:
+    alone = stands_alone(text[end - 1]) or stands_alone(text[start])
+    return start >= end and alone and not is_mark(text[start])
 
 
 def _entities(text: str, words: Sequence[_Word], labels: Sequence[str]) -> dict[tuple[int, int, str], float]:

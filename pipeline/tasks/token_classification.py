@@ -2,19 +2,23 @@
 
 Targets are one tag per word (IOB1, IOB2, BIOES or BILOU; the text is then a list of words), or a list of
 {start, end, label} over the characters of the text. Words are the list's own, or else the tokenizer's. A word's
-label is its first token's; a word that the tokenizer drops has no token, no loss, and no entity.
+label is its first token's; a word that the tokenizer drops has no token, no loss, and no entity. Entities are judged
+by what the targets count: words, or characters.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import pairwise
+from operator import eq
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from pipeline.schema import is_list
 from pipeline.tasks.base import IGNORED, Evaluation, Examples, FloatArray, Learned, WindowTargets
 from pipeline.tasks.losses import class_loss_sum
 from pipeline.tasks.numbers import softmax
@@ -50,7 +54,9 @@ ENTITY_TYPE = pa.list_(
         ),
     )
 )
-_JUDGED = pa.schema([("truth", pa.list_(pa.string())), ("predicted", pa.list_(pa.string()))])
+_SPANS = pa.list_(pa.struct([("start", pa.int64()), ("end", pa.int64()), ("label", pa.string())]))
+_JUDGED = pa.schema([("truth", _SPANS), ("predicted", _SPANS), ("num_words", pa.int64()), ("num_right", pa.int64())])
+Place = tuple[int, int, str]
 
 
 class TokenClassification:
@@ -79,6 +85,7 @@ class TokenClassification:
         Raises:
             TypeError: no row's tags can be read, and why.
         """
+        _check_type(targets.type)
         kinds = {span.label for row in targets.to_pylist() if row is not None for span in _known_spans(row)}
         if not kinds and not _are_spans(targets):
             _check_some_tags(targets)
@@ -93,7 +100,8 @@ class TokenClassification:
         known = set(learned.labels)
         pairs = zip(targets.to_pylist(), texts[0].to_pylist(), strict=True)
         if _are_spans(targets):
-            return pa.array([_span_problem(target, text) for target, text in pairs], pa.string())
+            _check_type(targets.type)
+            return pa.array([_span_problem(target, text, known) for target, text in pairs], pa.string())
         return pa.array([_problem(target, text, known) for target, text in pairs], pa.string())
 
     def window_targets(self, targets: pa.ChunkedArray, examples: Examples, learned: Learned) -> WindowTargets:
@@ -130,16 +138,23 @@ class TokenClassification:
     def judge(
         self, outputs: Sequence[ModelOutputs], examples: Examples, targets: pa.ChunkedArray, learned: Learned
     ) -> pa.Table:
-        """True and predicted IOB2 tags, word by word."""
+        """True and predicted entities, how many words there are, and of how many the tag is right."""
         words = find_words(_with_tagged_words(examples, targets))
         spoken = speaking_tokens(examples.tokens, words)
         best = outputs[0].logits.argmax(axis=1) if len(outputs[0].logits) else np.zeros(1, np.int64)
         names = np.where(spoken >= 0, np.array(learned.labels, object)[best[spoken]], OUTSIDE)
-        predicted = pa.LargeListArray.from_arrays(words.offsets, pa.array(names, pa.string())).cast(
-            _JUDGED.field(1).type
-        )
-        truth = pa.array(_tags_of_words(targets, words), _JUDGED.field(0).type)
-        return pa.table([truth, predicted], schema=_JUDGED)
+        edges = zip(words.offsets[:-1].tolist(), words.offsets[1:].tolist(), strict=True)
+        predicted = [names[start:stop].tolist() for start, stop in edges]
+        truth = _tags_of_words(targets, words)
+        num_right = [sum(map(eq, true, told)) for true, told in zip(truth, predicted, strict=True)]
+        if _are_spans(targets):
+            texts = examples.texts[-1].to_pylist()
+            places = [_true_places(*row) for row in zip(targets.to_pylist(), texts, strict=True)]
+            found = [_places(row) for row in self.decode(outputs[0], examples, learned)[0].to_pylist()]
+        else:
+            places, found = ([_tagged_places(tags) for tags in rows] for rows in (truth, predicted))
+        counts = [pa.array(map(len, truth), pa.int64()), pa.array(num_right, pa.int64())]
+        return pa.table([*(_span_lists(rows) for rows in (places, found)), *counts], schema=_JUDGED)
 
     def tune(self, judged: pa.Table, learned: Learned) -> Learned:
         """Nothing to tune."""
@@ -147,22 +162,61 @@ class TokenClassification:
 
     def evaluate(self, judged: pa.Table, learned: Learned) -> Evaluation:
         """Entity precision, recall and F1 as conlleval counts them, and accuracy over words."""
-        truth, predicted = judged["truth"].to_pylist(), judged["predicted"].to_pylist()
-        scores = score_entities(map(read_tags, truth), map(read_tags, predicted))
-        pairs = [pair for left, right in zip(truth, predicted, strict=True) for pair in zip(left, right, strict=True)]
-        accuracy = sum(left == right for left, right in pairs) / max(len(pairs), 1)
+        truth, predicted = ([_spans(row) for row in judged[name].to_pylist()] for name in ("truth", "predicted"))
+        scores = score_entities(truth, predicted)
+        num_words, num_right = (sum(judged[name].to_pylist()) for name in ("num_words", "num_right"))
+        accuracy = num_right / max(num_words, 1)
         metrics = {"precision": scores.precision, "recall": scores.recall, "f1": scores.f1, "word_accuracy": accuracy}
         return Evaluation(judged.num_rows, metrics)
+
+
+def _tagged_places(tags: Sequence[str]) -> list[Place]:
+    return [(span.start, span.stop, span.label) for span in read_tags(tags)]
+
+
+def _true_places(target: Sequence[Any], text: str) -> list[Place]:
+    """Entities as they were given, without white space at their edges, which is never predicted."""
+    trimmed = []
+    for start, end, label in _places(target):
+        inside = text[start:end]
+        first = start + len(inside) - len(inside.lstrip())
+        trimmed.append((first, max(first, start + len(inside.rstrip())), label))
+    return trimmed
+
+
+def _places(spans: Sequence[Any]) -> list[Place]:
+    return sorted({(span["start"], span["end"], span["label"]) for span in spans})
+
+
+def _span_lists(rows: Sequence[Sequence[Place]]) -> pa.Array:
+    return pa.array(
+        [[dict(zip(("start", "end", "label"), place, strict=True)) for place in row] for row in rows], _SPANS
+    )
+
+
+def _spans(row: Sequence[Any]) -> list[TagSpan]:
+    return [TagSpan(*place) for place in _places(row)]
 
 
 def _known_spans(target: Sequence[Any]) -> list[TagSpan]:
     """Labels of a target of either kind; none where it cannot be read (`check` says why)."""
     if target and isinstance(target[0], dict):
-        return [TagSpan(0, 0, span["label"]) for span in target if span and span["label"] is not None]
+        return [TagSpan(0, 0, span["label"]) for span in target if span and span["label"]]
     try:
         return read_tags(target)
     except (ValueError, TypeError, AttributeError):
         return []
+
+
+def _check_type(kind: pa.DataType) -> None:
+    if not is_list(kind):
+        raise TypeError("expected lists: a tag for each word, or {start, end, label} for each entity")
+    if pa.types.is_struct(kind.value_type):
+        fields = {field.name: field.type for field in kind.value_type}
+        label = fields.get("label", pa.null())
+        is_text = pa.types.is_string(label) or pa.types.is_large_string(label) or pa.types.is_dictionary(label)
+        if not is_text or not all(pa.types.is_integer(fields.get(name, pa.null())) for name in ("start", "end")):
+            raise TypeError("expected list<struct<start: int, end: int, label: string>>, characters of the text")
 
 
 def _check_some_tags(targets: pa.ChunkedArray) -> None:
@@ -181,20 +235,26 @@ def _are_spans(targets: pa.ChunkedArray) -> bool:
     return kind is not None and bool(pa.types.is_struct(kind))
 
 
-def _span_problem(target: Sequence[Any] | None, text: str) -> str | None:
+def _span_problem(target: Sequence[Any] | None, text: str, known: set[str]) -> str | None:
     if target is None:
         return "tags are null"
-    for span in target:
-        if span is None or None in (span["start"], span["end"], span["label"]):
-            return "a span has nulls"
-        if not 0 <= span["start"] < span["end"] <= len(text):
-            return f"span {span['start']}-{span['end']} is outside the text"
+    if any(span is None or None in (span["start"], span["end"], span["label"]) for span in target):
+        return "a span has nulls"
+    places = _places(target)
+    for start, end, label in places:
+        if not 0 <= start < end <= len(text):
+            return f"span {start}-{end} is outside the text"
+        if f"B-{label}" not in known:
+            return f"label is unknown: {label}" if label else f"span {start}-{end} has an empty label"
+    for (start, end, _), (other_start, other_end, _) in pairwise(places):
+        if other_start < end:
+            return f"spans {start}-{end} and {other_start}-{other_end} overlap; a word has one label"
     return None
 
 
 def _problem(target: Sequence[Any] | None, text: str, known: set[str]) -> str | None:
-    if target is None:
-        return "tags are null"
+    if not isinstance(target, list) or None in target:
+        return "a tag is null" if isinstance(target, list) else f"tags are {'null' if target is None else 'no list'}"
     if len(target) != len(text.split(" ")):
         return f"{len(target)} tags for {len(text.split(' '))} words"
     try:

@@ -1,12 +1,16 @@
 """Words of many rows at once, and the tokens that speak for them: arrays in, arrays out, no Python object per word.
 
-A token begins a word if it starts at or before the word's first character and ends within the word. Shape letters:
-R rows, N words of all rows, P places where a word begins, T tokens.
+A word of the tokenizer is split between two tokens where a character on either side stands alone: punctuation, and
+letters of scripts that are written without spaces or, as Korean, put particles behind a word. BERT's own tokenizer
+splits at punctuation and Han; byte-level BPE and SentencePiece leave `Paris,` and whole Chinese sentences as one word.
+A word's first token begins it. Shape letters: R rows, N words of all rows, P places where a word begins, C characters.
 """
 
 from __future__ import annotations
 
+import unicodedata
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +21,14 @@ from pipeline.encoder.tokenize import TokenRows
 from pipeline.tasks.base import Examples
 
 IntArray = npt.NDArray[np.int64]
+
+_ASCII_SYMBOLS = frozenset("$+<=>^`|~")  # not in Unicode's punctuation, but in BERT's
+_ALONE = (
+    *((0x0E00, 0x0EFF), (0x1000, 0x109F), (0x1780, 0x17FF)),  # Thai and Lao, Burmese, Khmer
+    *((0x3040, 0x30FF), (0x31F0, 0x31FF), (0xFF66, 0xFF9D)),  # kana
+    *((0x3400, 0x4DBF), (0x4E00, 0x9FFF), (0xF900, 0xFAFF), (0x20000, 0x3FFFF)),  # Han
+    (0xAC00, 0xD7AF),  # Hangul
+)
 
 
 @dataclass(frozen=True)
@@ -55,8 +67,9 @@ class Beginnings:
 
 
 def find_words(examples: Examples) -> Words:
-    """The words of each row: those of its list, or else the tokenizer's."""
-    return _list_words(examples.texts[-1]) if examples.are_words else _tokenizer_words(examples.tokens)
+    """The words of each row: those of its list, or else the tokenizer's, split where a character stands alone."""
+    texts = examples.texts[-1]
+    return _list_words(texts) if examples.are_words else _tokenizer_words(examples.tokens, texts)
 
 
 def find_beginnings(tokens: TokenRows, words: Words) -> Beginnings:
@@ -71,7 +84,9 @@ def find_beginnings(tokens: TokenRows, words: Words) -> Beginnings:
     reach = max(int(ends.max()), int(words.starts.max())) + 1
     owners = np.searchsorted(words.rows * reach + words.starts, rows * reach + ends - 1, side="right") - 1
     owned = (owners >= 0) & (words.rows[owners] == rows) & (ends <= words.ends[owners])
-    begins = owned & (starts <= words.starts[owners])
+    earliest = np.full(len(words), reach)  # the first that is left: a tokenizer may drop a word's first characters
+    np.minimum.at(earliest, owners[owned], starts[owned])
+    begins = owned & (starts <= np.maximum(words.starts, earliest)[owners])
     _, firsts = np.unique(windows[begins] * len(words) + owners[begins], return_index=True)
     return Beginnings(windows[begins][firsts], owners[begins][firsts], inside[begins][firsts])
 
@@ -102,17 +117,44 @@ def _list_words(texts: pa.ChunkedArray) -> Words:
     return Words(offsets, starts, starts + lengths)
 
 
-def _tokenizer_words(tokens: TokenRows) -> Words:
+def _tokenizer_words(tokens: TokenRows, texts: pa.ChunkedArray) -> Words:
     """Character range of each of the tokenizer's words, over all windows of a row."""
     assert tokens.spans is not None
     assert tokens.words is not None
     inside = np.flatnonzero((tokens.words >= 0) & (tokens.spans[:, 1] > tokens.spans[:, 0]))
-    rows = np.repeat(tokens.window_rows, tokens.lengths)[inside]
-    keys = rows * (int(tokens.words.max(initial=0)) + 1) + tokens.words[inside]
-    order = np.argsort(keys, kind="stable")
-    _, firsts = np.unique(keys[order], return_index=True)
-    if not len(firsts):
+    if not len(inside):
         return Words(np.zeros(tokens.num_rows + 1, np.int64), np.zeros(0, np.int64), np.zeros(0, np.int64))
-    starts, ends = tokens.spans[inside[order]].T.astype(np.int64)
-    offsets = np.searchsorted(rows[order][firsts], np.arange(tokens.num_rows + 1))
+    rows = np.repeat(tokens.window_rows, tokens.lengths)[inside].astype(np.int64)
+    starts, ends = tokens.spans[inside].T.astype(np.int64)
+    order = np.lexsort((ends, starts, tokens.words[inside], rows))
+    rows, words, starts, ends = rows[order], tokens.words[inside][order], starts[order], ends[order]
+    is_other = np.append(True, (rows[1:] != rows[:-1]) | (words[1:] != words[:-1]))
+    firsts = np.flatnonzero(is_other | _splits(rows, starts, ends, texts))
+    offsets = np.searchsorted(rows[firsts], np.arange(tokens.num_rows + 1))
     return Words(offsets, np.minimum.reduceat(starts, firsts), np.maximum.reduceat(ends, firsts))
+
+
+def _splits(rows: IntArray, starts: IntArray, ends: IntArray, texts: pa.ChunkedArray) -> npt.NDArray[np.bool_]:
+    """Which tokens, in order, begin a word of their own behind the token before."""
+    codes_C = np.frombuffer("".join(texts.to_pylist()).encode("utf-32-le", "surrogatepass"), np.uint32)
+    lengths = pc.utf8_length(texts).to_numpy().astype(np.int64)
+    bases = (np.cumsum(lengths) - lengths)[rows]
+    before, first = codes_C[(bases + ends)[:-1] - 1], codes_C[(bases + starts)[1:]]
+    kinds, places = np.unique(np.concatenate([before, first]), return_inverse=True)
+    alone, marks = (
+        np.array([is_so(chr(kind)) for kind in kinds.tolist()], np.bool_) for is_so in (stands_alone, is_mark)
+    )
+    behind, ahead = np.split(places, 2)
+    return np.append(False, (starts[1:] >= ends[:-1]) & (alone[behind] | alone[ahead]) & ~marks[ahead])
+
+
+@cache
+def stands_alone(character: str) -> bool:
+    """Whether a token that begins or ends with this character may be a word of its own within a tokenizer's word."""
+    is_punctuation = unicodedata.category(character).startswith("P") or character in _ASCII_SYMBOLS
+    return is_punctuation or any(low <= ord(character) <= high for low, high in _ALONE)
+
+
+def is_mark(character: str) -> bool:
+    """Whether a character belongs to the one before it, as an accent or a vowel sign."""
+    return unicodedata.category(character).startswith("M")

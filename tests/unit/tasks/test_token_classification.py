@@ -51,6 +51,14 @@ def labels_of(examples: Examples, values: np.ndarray, window: int = 0) -> list[s
     return [None if value == IGNORED else LEARNED.labels[int(value)] for value in part]
 
 
+def spans_of(places: list[tuple[Any, Any, str]]) -> list[dict[str, Any]]:
+    return [dict(zip(("start", "end", "label"), place, strict=True)) for place in places]
+
+
+def places_of(judged: pa.Table, name: str) -> list[list[tuple[int, int, str]]]:
+    return [[(span["start"], span["end"], span["label"]) for span in row] for row in judged[name].to_pylist()]
+
+
 def test_labels_are_o_and_a_pair_for_every_kind_whatever_the_form() -> None:
     expected = Learned(("O", "B-LOC", "I-LOC", "B-PER", "I-PER"))
     assert TASK.learn(column([["I-PER", "O"], None, ["S-LOC"], [], ["nonsense"]], TAGS)) == expected
@@ -99,8 +107,8 @@ def test_a_word_that_the_tokenizer_drops_has_no_loss_and_no_entity(tokenizer: An
     logits = np.eye(5)[[0, NUMBERS["B-LOC"], NUMBERS["B-LOC"], 0]] * 9
     assert [entity["text"] for entity in entities_of(examples, logits)[0]] == ["the", "film"]
     judged = TASK.judge([outputs_of(logits)], examples, rows, LEARNED)
-    assert judged["truth"].to_pylist() == [["B-PER", "B-LOC", "I-LOC"]]
-    assert judged["predicted"].to_pylist() == [["B-LOC", "O", "B-LOC"]]
+    assert places_of(judged, "truth") == [[(0, 1, "PER"), (1, 3, "LOC")]]
+    assert places_of(judged, "predicted") == [[(0, 1, "LOC"), (2, 3, "LOC")]]
 
 
 def test_character_spans_label_the_words_they_touch(tokenizer: Any) -> None:
@@ -208,17 +216,50 @@ def test_targets_that_cannot_be_used_are_told_apart() -> None:
     assert reasons[:3] == [None, "1 tags for 2 words", "tags are null"]
     assert reasons[3].startswith("tag 'X-PER'; expected O")
     assert reasons[4] == "label is unknown: ORG"
-    assert reasons[5] is not None
-    spans = [[(0, 1)], [], None, [(0, 4)], [(1, 1)], [(None, 2)]]
-    column_of_spans = column([row and [{"start": a, "end": b, "label": "PER"} for a, b in row] for row in spans], SPANS)
-    assert TASK.check(column_of_spans, texts, LEARNED).to_pylist() == [
-        None,
-        None,
-        "tags are null",
-        "span 0-4 is outside the text",
-        "span 1-1 is outside the text",
-        "a span has nulls",
-    ]
+    assert reasons[5] == "a tag is null"
+
+
+def test_character_spans_that_cannot_be_used_are_told_apart() -> None:
+    rows: dict[str | None, Any] = {
+        None: [(0, 1, "PER"), (2, 3, "LOC"), (0, 1, "PER")],
+        "tags are null": None,
+        "span 0-4 is outside the text": [(0, 4, "PER")],
+        "span 1-1 is outside the text": [(1, 1, "PER")],
+        "a span has nulls": [(None, 2, "PER")],
+        "span 0-1 has an empty label": [(0, 1, "")],
+        "label is unknown: ORG": [(0, 1, "ORG")],
+        "spans 0-3 and 2-3 overlap; a word has one label": [(2, 3, "PER"), (0, 3, "LOC")],
+        "spans 0-1 and 0-1 overlap; a word has one label": [(0, 1, "PER"), (0, 1, "LOC")],
+    }
+    targets = column([row and spans_of(row) for row in rows.values()], SPANS)
+    texts = (pa.chunked_array([["a b"] * len(rows)]),)
+    assert TASK.check(targets, texts, LEARNED).to_pylist() == list(rows)
+
+
+@pytest.mark.parametrize("name", ["start", "end", "label"])
+def test_spans_of_other_fields_are_refused(name: str) -> None:
+    span = {"start": 0, "end": 1, "label": "PER"}
+    renamed = {"other" if key == name else key: value for key, value in span.items()}
+    for wrong in (renamed, {**span, name: [0]}):
+        with pytest.raises(TypeError, match="expected list<struct<start: int, end: int, label: string>>"):
+            TASK.learn(column([[wrong]]))
+
+
+def test_entities_of_character_spans_are_judged_by_their_characters(tokenizer: Any) -> None:
+    texts = ["the film was good", "the film was lovely bad"]
+    examples = examples_of(tokenizer, texts, max_length=6)  # of the second text one word is cut off
+    truth = [[(4, 9, "PER")], [(4, 7, "LOC"), (20, 23, "PER")]]  # with a space behind; a part of a word; cut off
+    tags = ["O", "O", "B-PER", "O", "O", "O", "O", "O", "B-LOC", "O", "O", "O"]
+    judged = TASK.judge(
+        [outputs_of(np.eye(5)[[NUMBERS[tag] for tag in tags]])],
+        examples,
+        column([spans_of(row) for row in truth], SPANS),
+        LEARNED,
+    )
+    assert places_of(judged, "truth") == [[(4, 8, "PER")], [(4, 7, "LOC"), (20, 23, "PER")]]
+    assert places_of(judged, "predicted") == [[(4, 8, "PER")], [(4, 8, "LOC")]]
+    figures = TASK.evaluate(judged, LEARNED).metrics
+    assert figures == pytest.approx({"precision": 1 / 2, "recall": 1 / 3, "f1": 0.4, "word_accuracy": 1.0})
 
 
 def test_the_loss_is_over_labelled_tokens_only() -> None:
@@ -253,7 +294,9 @@ def test_no_rows_give_zeros_and_no_warning(tokenizer: Any) -> None:
 
 def test_a_column_that_is_no_list_is_refused_row_by_row() -> None:
     reasons = TASK.check(column(["B-PER O"]), (pa.chunked_array([["a b"]]),), LEARNED).to_pylist()
-    assert reasons == ["7 tags for 2 words"]
+    assert reasons == ["tags are no list"]
+    with pytest.raises(TypeError, match="expected lists: a tag for each word, or"):
+        TASK.learn(column(["B-PER O"]))
 
 
 @pytest.mark.parametrize(

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pytest
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
 
 from pipeline.tasks.base import Examples, Learned
 from pipeline.tasks.numbers import softmax
@@ -17,6 +20,7 @@ from tests.unit.tasks.parts import examples_of, outputs_of
 
 LABELS = ("O", "B-LOC", "I-LOC", "B-PER", "I-PER", "E-PER", "S-LOC")
 PIECES = ["the", "film", "xyz", "O'Neill", "e-mail,", "", " ", "שלום", "🎉", "e\u0301te", "\u200d", "good", "a\r\nb"]
+PIECES += ["\u200bfilm", "我住在北京。", "good,the", "$a!", "ไทยกรุง"]
 
 
 def simple_ranges(examples: Examples, text: str, windows: list[int]) -> np.ndarray:
@@ -25,28 +29,64 @@ def simple_ranges(examples: Examples, text: str, windows: list[int]) -> np.ndarr
         lengths = np.array([len(word) for word in text.split(" ")], np.int64)
         starts = np.concatenate([[0], np.cumsum(lengths + 1)[:-1]])
         return np.stack([starts, starts + lengths], axis=1)
-    tokens, found = examples.tokens, dict[int, tuple[int, int]]()
+    tokens, characters = examples.tokens, dict[int, set[tuple[int, int]]]()
     assert tokens.spans is not None
     assert tokens.words is not None
     for window in windows:
         for place in range(tokens.offsets[window], tokens.offsets[window + 1]):
-            word, (start, end) = int(tokens.words[place]), tokens.spans[place]
+            word, (start, end) = int(tokens.words[place]), tokens.spans[place].tolist()
             if word >= 0 and end > start:
-                low, high = found.get(word, (int(start), int(end)))
-                found[word] = (min(low, int(start)), max(high, int(end)))
-    return np.array([found[word] for word in sorted(found)], np.int64).reshape(-1, 2)
+                characters.setdefault(word, set()).add((start, end))
+    found = []
+    for word in sorted(characters):
+        parts = sorted(characters[word])
+        edges = [
+            0,
+            *(place for place in range(1, len(parts)) if splits(text, *parts[place - 1 : place + 1])),
+            len(parts),
+        ]
+        found += [(parts[low][0], max(end for _, end in parts[low:high])) for low, high in pairwise(edges)]
+    return np.array(found, np.int64).reshape(-1, 2)
+
+
+def splits(text: str, left: tuple[int, int], right: tuple[int, int]) -> bool:
+    """Whether a token is another word than the one before it."""
+    edges = text[left[1] - 1], text[right[0]]
+    return (
+        right[0] >= left[1]
+        and any(is_punctuation(edge) or edge in "我住在北京ไทยกรุง" for edge in edges)
+        and edges[1] != "ุ"
+    )
+
+
+def is_punctuation(character: str) -> bool:
+    return character in ".,!'-$" or character in "。「」"
+
+
+def owned_by(examples: Examples, ranges: np.ndarray, window: int) -> list[tuple[int, int, int]]:
+    """(word, first character, place) of each token of a window that lies in a word."""
+    tokens, found = examples.tokens, []
+    assert tokens.spans is not None
+    for place in range(tokens.offsets[window], tokens.offsets[window + 1]):
+        start, end = tokens.spans[place].tolist()
+        owners = [word for word, (first, _) in enumerate(ranges) if first <= end - 1]
+        if end > start and owners and end <= ranges[owners[-1]][1]:
+            found.append((owners[-1], max(start, int(ranges[owners[-1]][0])), place))
+    return found
 
 
 def simple_first_tokens(examples: Examples, ranges: np.ndarray, window: int) -> list[int]:
-    """For each word the first token of a window that begins in it, or -1."""
+    """For each word its first token, where that stands in this window, or -1."""
     tokens = examples.tokens
-    assert tokens.spans is not None
+    row_of = tokens.window_rows
+    earliest: dict[int, int] = {}
+    for other in np.flatnonzero(row_of == row_of[window]).tolist():
+        for word, start, _ in owned_by(examples, ranges, other):
+            earliest[word] = min(start, earliest.get(word, start))
     found = [-1] * len(ranges)
-    for place in range(tokens.offsets[window], tokens.offsets[window + 1]):
-        start, end = (int(edge) for edge in tokens.spans[place])
-        owners = [word for word, (first, _) in enumerate(ranges) if first <= end - 1]
-        if end > start and owners and end <= ranges[owners[-1]][1] and start <= ranges[owners[-1]][0]:
-            found[owners[-1]] = place if found[owners[-1]] < 0 else found[owners[-1]]
+    for word, start, place in owned_by(examples, ranges, window):
+        if start == earliest[word] and found[word] < 0:
+            found[word] = place
     return found
 
 
@@ -81,9 +121,19 @@ def simple_entities(text: str, ranges: np.ndarray, spoken: np.ndarray, scores: n
     return entities
 
 
-@pytest.fixture(params=range(12))
+def unigram() -> Any:
+    """A tokenizer whose words end at white space alone, as SentencePiece's do, with pieces of one to four letters."""
+    letters = [*"abcdefghijklmnopqrstuvwxyzON,.-'!$。我住在北京ไทยกรุง\u0301", "▁"]
+    pieces = [(letter, -5.0) for letter in dict.fromkeys(letters)] + [("我住", -6.0), ("北京", -6.0), ("▁the", -4.0)]
+    backend = Tokenizer(models.Unigram([("<unk>", -20.0), *pieces, ("fil", -4.0)], unk_id=0))
+    backend.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Metaspace()])
+    return PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="<unk>", pad_token="<unk>")
+
+
+@pytest.fixture(params=range(16))
 def examples(request: pytest.FixtureRequest, tokenizer: Any) -> Examples:
     """Rows of up to 40 pieces, some without any, in windows of 8 to 32 tokens or cut; words or plain strings."""
+    tokenizer = unigram() if request.param >= 12 else tokenizer
     random = np.random.default_rng(request.param)
     texts = [" ".join(random.choice(PIECES, random.integers(0, 40))) for _ in range(random.integers(0, 25))]
     length = int(random.integers(8, 32))
@@ -127,3 +177,18 @@ def test_entities_are_those_of_each_row_to_the_last_bit(examples: Examples, scal
     expected = [simple_entities(text, *row, scores) for text, row in zip(texts, simple_words(examples), strict=True)]
     assert found.to_pylist() == expected
     assert isinstance(found, pa.ListArray)
+
+
+def test_a_word_of_white_space_is_split_at_punctuation_and_between_letters_without_spaces() -> None:
+    examples = examples_of(unigram(), ["the film, the", "我住在北京。"])
+    words = find_words(examples)
+    texts = examples.texts[-1].to_pylist()
+    found = [texts[row][start:end] for row, start, end in zip(words.rows, words.starts, words.ends, strict=True)]
+    assert found == ["the", "film", ",", "the", "我住", "在", "北京", "。"]
+    assert (speaking_tokens(examples.tokens, words) >= 0).all()
+
+
+def test_a_word_whose_first_character_is_dropped_is_heard(tokenizer: Any) -> None:
+    examples = examples_of(tokenizer, ["the \u200bfilm"], are_words=True)
+    words = find_words(examples)
+    assert speaking_tokens(examples.tokens, words).tolist() == [1, 2]
