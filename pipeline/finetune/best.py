@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 
 import torch
 
-from pipeline.errors import Problem, SpecError
+from pipeline.errors import Problem, SpecError, TrainingError
 from pipeline.finetune.checkpoint import Standing, Weights, copy_weights
 from pipeline.finetune.spec import TrainingConfig
 from pipeline.tasks.base import LOWER_IS_BETTER, Task
@@ -58,13 +57,24 @@ class BestKeeper:
 
 
 def read_figure(keep_best: str, figures: Figures, tasks: Mapping[str, Task]) -> float:
-    """One number for an evaluation, higher for better; `auto` is the task's main metric, for one judged head."""
+    """One number for an evaluation, higher for better; `auto` is the task's main metric, for one judged head.
+
+    Raises:
+        TrainingError: these validation rows do not give that figure (no question has an answer, pairs have no scores).
+    """
+    head, _, metric = keep_best.rpartition(".")
     if keep_best == "auto":
         ((head, metrics),) = figures.items()
-        return metrics.get(tasks[head].main_metric, metrics.get(OF_A_SEARCH, math.nan))
-    head, _, metric = keep_best.rpartition(".")
-    value = figures.get(head, {}).get(metric, math.nan)
-    return -value if metric in LOWER_IS_BETTER else value
+        main = tasks[head].main_metric
+        metric = main if main in metrics else OF_A_SEARCH
+    found = figures.get(head, {})
+    if metric not in found:
+        given = ", ".join(f"{head}.{name}" if head else name for name in found) or "none"
+        raise TrainingError(
+            f"training.keep_best is {keep_best!r}, and the validation rows give no such figure; they give: {given}",
+            "name one of these in training.keep_best, or mend the validation rows",
+        )
+    return -found[metric] if metric in LOWER_IS_BETTER else found[metric]
 
 
 def figure_names(tasks: Mapping[str, Task]) -> list[str]:

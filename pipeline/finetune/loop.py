@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 import torch.distributed as dist
 
@@ -24,7 +25,14 @@ from pipeline.finetune.best import BestKeeper
 from pipeline.finetune.checkpoint import Progress, Weights, load_best, load_checkpoint, save_checkpoint
 from pipeline.finetune.hidden import Guesser, HiddenRows, validation_keys
 from pipeline.finetune.optimizer import make_optimizer, set_learning_rate
-from pipeline.finetune.parallel import gather_moments, gather_weights, scatter_weights, trained_part
+from pipeline.finetune.parallel import (
+    all_reduce,
+    gather_moments,
+    gather_weights,
+    scatter_weights,
+    trained_part,
+    weights_are_finite,
+)
 from pipeline.finetune.plan import TrainingPlan, learning_rate_factor, share_batch
 from pipeline.finetune.spec import CheckpointConfig
 from pipeline.finetune.step import StepContext, StepResult, TrainingHead, run_step
@@ -36,6 +44,7 @@ from pipeline.tasks.base import Evaluation, Examples, Learned
 _SYNC_EVERY_STEPS = 10
 _MAX_NAMED = 256
 _ASK_EVERY_S = 2.0
+_CALMER = "lower training.learning_rate, or set compute.precision: fp32"
 IntArray = npt.NDArray[np.int64]
 
 
@@ -141,7 +150,8 @@ def train(job: LoopJob, hooks: LoopHooks, remarks: tuple[str, ...] = ()) -> Judg
         The judgements of the weights that the network is left with, the last or the best; the same on every rank.
 
     Raises:
-        TrainingError: the loss is not finite; on every rank at the same step.
+        TrainingError: loss, weights or outputs are not finite, or there is no figure to keep the best by; on every
+            rank at the same step.
         InterruptedRunError: it was wished; on every rank at the same step, after a checkpoint.
     """
     context, plan = job.context, job.plan
@@ -170,6 +180,7 @@ def train(job: LoopJob, hooks: LoopHooks, remarks: tuple[str, ...] = ()) -> Judg
         at_epoch_end, at_evaluation = plan.ends_epoch(step), _is_evaluated(job, step)
         if at_epoch_end or at_evaluation or (step + 1) % _SYNC_EVERY_STEPS == 0:
             window.check(step)  # first: weights that are no numbers cannot be judged
+            _check_weights(job, step)
             if at_evaluation:
                 gather_weights(context.network)
             judgements = evaluate(job) if at_evaluation else None
@@ -231,9 +242,11 @@ def _judge(job: LoopJob, head: TrainingHead, rows: ValidationRows) -> Judgement:
     context, task, learned = job.context, head.task, job.learned[head.name]
     if head.hiding is not None:
         mine = _judge_hidden(job, head, rows, head.hiding)
+        _check_outputs(job, pc.sum(pc.invert(pc.is_finite(mine["loss"]))).as_py() or 0)
     else:
         model = EncoderModel([context.joined.head(head.name, with_embedding=False)], context.runtime, context.padding)
         outputs = [model.run(tokens)[0] for tokens in rows.inputs]
+        _check_outputs(job, sum(int((~output.finite).sum()) for output in outputs))
         mine = task.judge(outputs, rows.examples, rows.targets, learned)
     gathered: list[Any] = [mine] * context.world_size
     if context.world_size > 1:
@@ -275,7 +288,7 @@ class _Window:
             dtype=torch.float64,
         )
         if job.context.world_size > 1:
-            by_step = _all_reduce(by_step, job.context.runtime.device)
+            by_step = all_reduce(by_step, job.context.runtime.device)
         for number, (result, step_loss) in enumerate(zip(results, by_step[:, 0].tolist(), strict=True), first_step):
             _check_finite(job, number, step_loss, 0.0 if result.is_skipped else result.grad_norm)
             remark = self._note_norm(number, result)
@@ -327,10 +340,11 @@ class _Window:
 
     def _is_rank_0s(self, answer: bool) -> bool:
         """Rank 0's answer, on every rank."""
-        if self._job.context.world_size == 1:
-            return answer
-        flag = torch.tensor([float(answer and self._job.rank == 0)], dtype=torch.float64)
-        return bool(_all_reduce(flag, self._job.context.runtime.device).item())
+        return (
+            answer
+            if self._job.context.world_size == 1
+            else bool(_sum_over_ranks(self._job, answer and self._job.rank == 0))
+        )
 
 
 def _planned_step(job: LoopJob, optimizer: torch.optim.Optimizer, step: int) -> StepResult:
@@ -350,8 +364,26 @@ def _check_finite(job: LoopJob, step: int, loss: float, grad_norm: float) -> Non
     what = f"the loss is {loss}" if not math.isfinite(loss) else f"the gradient's norm is {grad_norm}"
     raise TrainingError(
         f"{what} at step {step}, whose batch holds:\n{shown}{more}",
-        "look at those rows, lower training.learning_rate, or set compute.precision: fp32",
+        f"look at those rows; {_CALMER}",
     )
+
+
+def _check_weights(job: LoopJob, step: int) -> None:
+    """Stop on an update that left no numbers: no loss was computed from these weights yet."""
+    if _sum_over_ranks(job, not weights_are_finite(trained_part(job.context.network))):
+        raise TrainingError(f"the update of step {step} left weights that are not finite", _CALMER)
+
+
+def _check_outputs(job: LoopJob, num_bad: int) -> None:
+    num_bad = _sum_over_ranks(job, num_bad)
+    if num_bad:
+        raise TrainingError(f"the model's outputs for {num_bad} validation rows are not finite", _CALMER)
+
+
+def _sum_over_ranks(job: LoopJob, count: int) -> int:
+    if job.context.world_size == 1:
+        return count
+    return int(all_reduce(torch.tensor([float(count)], dtype=torch.float64), job.context.runtime.device).item())
 
 
 def figures_of(judgements: Judgements) -> dict[str, float]:
@@ -361,12 +393,6 @@ def figures_of(judgements: Judgements) -> dict[str, float]:
         for head, judgement in judgements.items()
         for name, value in judgement.evaluation.metrics.items()
     }
-
-
-def _all_reduce(values: torch.Tensor, device: torch.device) -> torch.Tensor:
-    moved = values.to(device)
-    dist.all_reduce(moved)
-    return moved.cpu()
 
 
 def status_record(status: TrainingStatus) -> dict[str, Any]:

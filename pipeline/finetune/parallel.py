@@ -117,6 +117,13 @@ def scatter_weights(network: Any) -> None:
         network.scatter()
 
 
+def all_reduce(values: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """The sum over all ranks, on the CPU; `device` is where ranks exchange."""
+    moved = values.to(device)
+    dist.all_reduce(moved)
+    return moved.cpu()
+
+
 def most_over_ranks(network: Any, count: int) -> int:
     """How often ranks have to call a network so that they do so equally often, if this one needs `count` calls."""
     if not isinstance(network, ShardedHeads):
@@ -129,6 +136,12 @@ def most_over_ranks(network: Any, count: int) -> int:
 def clip_gradients(network: Any, max_norm: float) -> float:
     """Scale gradients down to a length, over all ranks' parts; returns the length they had."""
     return float(_whole(torch.nn.utils.clip_grad_norm_(network.parameters(), max_norm)))
+
+
+def weights_are_finite(network: Any) -> bool:
+    """Whether this rank's parts of all trained weights are numbers."""
+    parts = [weight for weight in network.parameters() if weight.requires_grad]
+    return all(bool(torch.isfinite(_own(part).detach().sum(dtype=torch.float64))) for part in parts)
 
 
 def gather_moments(optimizer: torch.optim.Optimizer, is_kept: bool) -> dict[str, torch.Tensor]:
@@ -166,6 +179,10 @@ def shard_like(part: torch.Tensor, whole: torch.Tensor) -> torch.Tensor:
         return whole
     moved = whole.to(part.device)
     return distribute_tensor(moved, part.device_mesh, part.placements, src_data_rank=None)
+
+
+def _own(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
 def _whole(tensor: torch.Tensor) -> torch.Tensor:

@@ -176,6 +176,19 @@ def test_the_first_step_that_is_not_finite_is_the_one_that_is_named(data: TokenD
     assert f"- rows {sorted(job.plan.batch(4))}" in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("learning_rate", "message"),
+    [(1e38, "the update of step 0 left weights that are not finite"), (1e25, "outputs for 30 validation rows are not")],
+)
+def test_an_update_after_which_there_are_no_numbers_stops_the_run(
+    data: TokenData, validation: ValidationRows, tmp_path: Path, learning_rate: float, message: str
+) -> None:
+    """No loss is computed from what the last update before an evaluation left."""
+    recipe = {"batch_rows": 116, "learning_rate": learning_rate, "warmup_fraction": 0.0}
+    with pytest.raises(TrainingError, match=message):
+        train(job_for(context_for(data, **recipe), epochs=1, validation=validation), Notes(tmp_path).hooks())
+
+
 def test_a_gradient_far_above_the_usual_is_remarked(data: TokenData, tmp_path: Path) -> None:
     network, notes = make_network(), Notes(tmp_path)
     job = job_for(context_for(data, network, batch_rows=8, learning_rate=1e-9, max_grad_norm=1.0))
