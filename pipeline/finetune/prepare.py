@@ -30,7 +30,7 @@ from pipeline.finetune.labelled import LabelledSet, LabelPlaces, LabelTarget, ch
 from pipeline.finetune.layers import check_layers, check_recomputing
 from pipeline.finetune.linear_head import check_linear_head
 from pipeline.finetune.lora import check_lora
-from pipeline.finetune.spec import FinetuneSpec, HeadSpec
+from pipeline.finetune.spec import FinetuneSpec, HeadSpec, MaskingConfig
 from pipeline.finetune.teacher import find_target, read_teacher
 from pipeline.finetune.token_cache import CACHE_FORMAT
 from pipeline.registry.resolve import resolve_model
@@ -185,7 +185,17 @@ def _check_recipe(
     checks.run(lambda: check_best(spec.training, judged, source))
     checks.run(lambda: check_head_start(spec.training, tasks.values(), source))
     checks.run(lambda: check_linear_head(spec, encoder, tasks, source))
+    checks.run(lambda: _check_masking(spec, tasks, source))
     checks.raise_failures()
+
+
+def _check_masking(spec: FinetuneSpec, tasks: Mapping[str, Task], source: str) -> None:
+    masking = spec.training.masking
+    if masking != MaskingConfig() and not any(task.hides_tokens for task in tasks.values()):
+        problem = Problem(
+            "training.masking", "is set, and no head guesses hidden tokens", "a spec of `bertmill pretrain`"
+        )
+        raise SpecError(source, (problem,))
 
 
 def _check_head(spec: FinetuneSpec, name: str, source: str) -> Task:

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from transformers import AutoConfig, AutoModelForMaskedLM
 
+from pipeline.encoder.loading import first_line
 from pipeline.encoder.new_tokenizer import Vocabulary, train_tokenizer
 from pipeline.errors import Problem, SpecError
 from pipeline.finetune.labelled import LabelledSet, LabelTarget, open_split, read_usable
@@ -83,8 +84,22 @@ def _check_config(scratch: ScratchConfig, source: str) -> None:
         for name in _OF_THE_TOKENIZER
         if name in fields
     ]
+    problems = problems or _try_config(scratch)
     if problems:
         raise SpecError(source, tuple(problems))
+
+
+def _try_config(scratch: ScratchConfig) -> list[Problem]:
+    """Values that transformers cannot build a network from; it says so in errors of many kinds."""
+    try:
+        config = AutoConfig.for_model(**scratch.config)
+        with torch.device("meta"):
+            AutoModelForMaskedLM.from_config(config)
+    except Exception as error:
+        return [Problem("model.config", first_line(error), "a configuration that transformers can build")]
+    if config.num_hidden_layers < 1:
+        return [Problem("model.config", f"has {config.num_hidden_layers} layers", "one or more")]
+    return []
 
 
 def _sample_texts(split: LabelledSet, seed: int, storage: Storage) -> Iterator[str]:

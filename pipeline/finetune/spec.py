@@ -6,7 +6,8 @@ import hashlib
 import json
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
+import pyarrow as pa
+from pydantic import BeforeValidator, Field, NonNegativeInt, PositiveInt, model_validator
 
 from pipeline.config import EncoderUse, Seed, SpecModel, StorageConfig, TrainingCompute, Uri, Uris, check_bundle_names
 from pipeline.tasks import TASKS
@@ -26,7 +27,16 @@ class DataConfig(SpecModel):
     max_bad_fraction: float = Field(0.01, ge=0, le=1, description="share of rows without usable text or label")
 
 
-ClassShares = Literal["balanced"] | dict[str, Annotated[float, Field(gt=0)]]
+def _spell_labels(shares: Any) -> Any:
+    """Labels that YAML reads as numbers or booleans, spelled as bundles spell them: `true`, `1`, `0.5`."""
+    if not isinstance(shares, dict):
+        return shares
+    return {
+        pa.scalar(key).cast(pa.string()).as_py() if isinstance(key, int | float) else key: shares[key] for key in shares
+    }
+
+
+ClassShares = Annotated[Literal["balanced"] | dict[str, Annotated[float, Field(gt=0)]], BeforeValidator(_spell_labels)]
 """`balanced`: every class counts the same; or label -> weight, 1 where none is given."""
 
 
@@ -116,7 +126,7 @@ class TrainingConfig(SpecModel):
         False, description="compute layers again in the backward pass: less memory, more work"
     )
     masking: MaskingConfig = MaskingConfig()
-    seed: int = Field(17, description="of the order of rows, new weights and dropout")
+    seed: Seed = Field(17, description="of the order of rows, new weights and dropout")
 
     @model_validator(mode="after")
     def _fields_agree(self) -> TrainingConfig:

@@ -66,12 +66,12 @@ class Embedding:
         return check_finite(targets)
 
     def window_targets(self, targets: pa.ChunkedArray, examples: Examples, learned: Learned) -> WindowTargets:
-        """[R, 1] scores; without scores [R, 4] keys of `text_a` and `text_b`, so that rows that share one are known.
+        """[R, 1] scores; without scores [R, 2K] keys of a row's K texts, so that rows that share one are known.
 
         A key is 48 bits in two numbers: a float32 holds whole numbers up to 24.
         """
         if pa.types.is_null(targets.type):
-            keys = [_keys(texts) for texts in examples.texts[:2]]
+            keys = [_keys(texts) for texts in examples.texts]
             halves = [half for key in keys for half in (key >> 24 & 0xFF_FFFF, key & 0xFF_FFFF)]
             return fixed_targets(np.stack(halves, axis=1).astype(np.float32))
         return fixed_targets(numeric(targets)[:, None].astype(np.float32))
@@ -138,20 +138,22 @@ def _distinct(keys: pa.ChunkedArray) -> tuple[npt.NDArray[np.int64], pa.Array]:
 
 
 def _in_batch_loss(vectors_NKH: torch.Tensor, keys_NT: torch.Tensor) -> torch.Tensor:
-    """Each first text must find its second among all rows' others; a row with the same text is no wrong answer.
+    """Each first text must find its second among all rows' others; what equals it is no wrong answer.
 
-    The first half of a row's keys is the first text's, the second half the second's.
+    Nor is the second text of a row with the same first. Two numbers of `keys_NT` are one text's key.
     """
     import torch
     from torch.nn.functional import cross_entropy
 
-    num_rows, num_texts, _ = vectors_NKH.shape
+    num_rows = len(vectors_NKH)
     candidates = vectors_NKH[:, 1:].transpose(0, 1).flatten(0, 1)  # all second texts, then all negatives
     scores = _SCALE * vectors_NKH[:, 0] @ candidates.T
-    equal_NNT, half = keys_NT[:, None] == keys_NT[None], keys_NT.shape[1] // 2
-    same = equal_NNT[..., :half].all(dim=-1) | equal_NNT[..., half:].all(dim=-1)
-    same = same & ~torch.eye(num_rows, dtype=torch.bool, device=same.device)
-    blocked = torch.cat([same, *[torch.zeros_like(same)] * (num_texts - 2)], dim=1)
+    keys_NK2 = keys_NT.view(num_rows, -1, 2)
+    same_query_NN = (keys_NK2[:, None, 0] == keys_NK2[None, :, 0]).all(dim=-1)
+    same_NNK = (keys_NK2[:, None, None, 1] == keys_NK2[None, :, 1:]).all(dim=-1)  # its second text, as a candidate
+    others_NN = ~torch.eye(num_rows, dtype=torch.bool, device=keys_NT.device)
+    same_NNK[..., 0] = (same_NNK[..., 0] | same_query_NN) & others_NN
+    blocked = same_NNK.transpose(1, 2).flatten(1)
     scores = scores.masked_fill(blocked, float("-inf"))
     return cross_entropy(scores, torch.arange(num_rows, device=scores.device), reduction="sum")
 

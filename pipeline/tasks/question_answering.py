@@ -189,8 +189,9 @@ def _problem(answers: dict[str, Any] | None, context: str) -> str | None:
     for text, start in zip(answers["text"], answers["answer_start"], strict=True):
         if text is None or start is None:
             return "answers are null"
-        if text and context[start : start + len(text)] != text:
-            return f"answer_start {start} does not match the context: {context[start : start + len(text)]!r}"
+        there = context[start : start + len(text)] if start >= 0 else ""
+        if text and there != text:
+            return f"answer_start {start} does not match the context: {there!r}"
     return None
 
 

@@ -59,7 +59,8 @@ def pair_data(tokenizer: Any, num_rows: int, kind: str = "pairs", seed: int = 0)
     encoder = TextTokenizer(tokenizer, TokenOptions(32))
     rows = interleave_rows([encoder.encode(pa.array(column)) for column in numbered])
     draw = np.random.default_rng(seed)
-    keys = np.stack([np.arange(num_rows) // 3, 1000 + np.arange(num_rows)], axis=1)
+    keys = np.stack([np.arange(num_rows) // 3, *(1000 * text + np.arange(num_rows) for text in (1, 2))], axis=1)
+    keys = np.repeat(keys[:, :num_texts], 2, axis=1)  # a key is two numbers
     targets = draw.integers(0, 4, (num_rows, 1)) if kind == "scored" else keys
     lengths = np.zeros((num_rows, num_texts), np.int64)
     lengths[:, 0] = targets.shape[1]
@@ -118,7 +119,7 @@ def plain_loss(kind: str, vectors_NKH: torch.Tensor, data: TokenData, rows: np.n
         return torch.log1p(torch.stack(worse).sum()) if worse else 0.0 * cosines.sum()
     losses = []
     for row in range(len(rows)):
-        rivals = [other for other in range(len(rows)) if other != row and (targets[other] != targets[row]).all()]
+        rivals = [other for other in range(len(rows)) if other != row and (targets[other, :4] != targets[row, :4]).all()]
         wrong = [units[other, 1] for other in rivals] + list(units[:, 2:].reshape(-1, units.shape[-1]))
         scores = torch.stack([units[row, 0] @ candidate for candidate in (units[row, 1], *wrong)])
         losses.append(-torch.log_softmax(20 * scores, dim=0)[0])

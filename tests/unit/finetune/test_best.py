@@ -157,7 +157,9 @@ def test_a_figure_that_falls_for_the_better_is_turned() -> None:
     assert read_figure("a.f1", figures, tasks) == 0.7
     assert read_figure("auto", {"a": figures["a"]}, tasks) == 0.7
     assert read_figure("auto", {"b": figures["b"]}, tasks) == 0.3
-    with pytest.raises(TrainingError, match=r"keep_best is 'b.spearman', and .* no such figure; they give: b.ndcg@10\n"):
+    with pytest.raises(
+        TrainingError, match=r"keep_best is 'b.spearman', and .* no such figure; they give: b.ndcg@10\n"
+    ):
         read_figure("b.spearman", figures, tasks)
     with pytest.raises(TrainingError, match=r"keep_best is 'auto', and the validation rows .* they give: none\n"):
         read_figure("auto", {"": {}}, {"": TASKS["similarity"]})

@@ -127,6 +127,9 @@ def test_from_scratch_with_a_tokenizer_of_its_own(
         ({}, "model.config.model_type: holds None"),
         ({"model_type": "bert", "hidden": 3}, "model.config.hidden: is no field of BertConfig"),
         ({"model_type": "bert", "vocab_size": 3}, "model.config.vocab_size: is the tokenizer's to say"),
+        ({"model_type": "bert", "hidden_size": 30, "num_attention_heads": 4}, "model.config: The hidden size"),
+        ({"model_type": "bert", "hidden_size": "32"}, "model.config: .*hidden_size"),
+        ({"model_type": "bert", "num_hidden_layers": 0}, "model.config: has 0 layers; expected one or more"),
     ],
 )
 def test_a_configuration_that_cannot_be_is_refused(

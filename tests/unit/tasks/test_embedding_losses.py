@@ -26,13 +26,13 @@ def vectors(num_rows: int, num_texts: int, seed: int = 0) -> torch.Tensor:
     return torch.from_numpy(draw.normal(size=(num_rows, num_texts, 8)).astype(np.float32) * 3)
 
 
-def keys_of(left: Sequence[str], right: Sequence[str]) -> torch.Tensor:
-    """The targets that training makes of pairs without a score."""
-    texts = tuple(pa.chunked_array([pa.array(side, pa.large_string())]) for side in (left, right))
-    examples = Examples(texts, rows_without_text(len(left)).tokens)
-    targets = TASK.window_targets(column(pa.nulls(len(left))), examples, NOTHING)
-    assert targets.weights.tolist() == [1] * len(left)
-    return torch.from_numpy(targets.values.reshape(len(left), 4))
+def keys_of(*sides: Sequence[str]) -> torch.Tensor:
+    """The targets that training makes of pairs without a score, and of negatives beside them."""
+    texts, num_rows = tuple(pa.chunked_array([pa.array(side, pa.large_string())]) for side in sides), len(sides[0])
+    examples = Examples(texts, rows_without_text(num_rows).tokens)
+    targets = TASK.window_targets(column(pa.nulls(num_rows)), examples, NOTHING)
+    assert targets.weights.tolist() == [1] * num_rows
+    return torch.from_numpy(targets.values.reshape(num_rows, 2 * len(sides)))
 
 
 def scores_of(values: Sequence[float]) -> torch.Tensor:
@@ -40,11 +40,11 @@ def scores_of(values: Sequence[float]) -> torch.Tensor:
     return torch.from_numpy(targets.values.reshape(len(values), 1))
 
 
-def distinct(num_rows: int) -> torch.Tensor:
-    return keys_of([f"query {row}" for row in range(num_rows)], [f"answer {row}" for row in range(num_rows)])
+def distinct(num_rows: int, num_texts: int = 2) -> torch.Tensor:
+    return keys_of(*([f"{place} of {row}" for row in range(num_rows)] for place in range(num_texts)))
 
 
-def slow_in_batch(vectors_NKH: torch.Tensor, left: Sequence[Any], right: Sequence[Any]) -> float:
+def slow_in_batch(vectors_NKH: torch.Tensor, left: str, right: str, *negatives: str) -> float:
     """The mean of -log softmax of the true pair, one row and one candidate at a time."""
     units = vectors_NKH.numpy().astype(np.float64)
     units /= np.linalg.norm(units, axis=-1, keepdims=True)
@@ -54,7 +54,8 @@ def slow_in_batch(vectors_NKH: torch.Tensor, left: Sequence[Any], right: Sequenc
         for rival in range(len(units)):
             is_wrong = rival != row and left[rival] != one and right[rival] != other
             wrong += math.exp(20 * units[row, 0] @ units[rival, 1]) if is_wrong else 0.0
-            wrong += sum(math.exp(20 * units[row, 0] @ negative) for negative in units[rival, 2:])
+            for place, texts in enumerate(negatives, 2):
+                wrong += math.exp(20 * units[row, 0] @ units[rival, place]) if texts[rival] != other else 0.0
         true = math.exp(20 * units[row, 0] @ units[row, 1])
         losses.append(-math.log(true / (true + wrong)))
     return float(np.mean(losses))
@@ -79,7 +80,7 @@ def test_pairs_and_triplets_are_trained_as_sentence_transformers_would(num_rows:
     leaf = vectors(num_rows, num_texts).requires_grad_()
     reference: Any = MultipleNegativesRankingLoss(None, scale=20.0)  # type: ignore[arg-type]
     expected = reference.compute_loss_from_embeddings(list(leaf.unbind(dim=1)), None)
-    own = TASK.loss_sum(leaf, distinct(num_rows)) / num_rows
+    own = TASK.loss_sum(leaf, distinct(num_rows, num_texts)) / num_rows
     assert own.item() == pytest.approx(expected.item(), rel=1e-5, abs=1e-6)
     np.testing.assert_allclose(gradient_of(own, leaf), gradient_of(expected, leaf), atol=1e-6)
 
@@ -95,7 +96,7 @@ def test_scored_pairs_are_trained_as_sentence_transformers_would(scores: list[fl
     assert own.item() == pytest.approx(slow_cosent(leaf.detach(), scores), rel=1e-5, abs=1e-6)
 
 
-@pytest.mark.parametrize("num_texts", [2, 3])
+@pytest.mark.parametrize("negatives", [(), ("ghijkl",), ("vuwgzx",), ("uvwxyz", "gguuuu")])
 @pytest.mark.parametrize(
     ("left", "right"),
     [
@@ -107,10 +108,11 @@ def test_scored_pairs_are_trained_as_sentence_transformers_would(scores: list[fl
         ("abcdef", "uuuuuu"),
     ],
 )
-def test_rows_that_share_a_text_are_no_wrong_answers(left: str, right: str, num_texts: int) -> None:
-    given = vectors(6, num_texts, seed=2)
-    own = TASK.loss_sum(given, keys_of(left, right)) / 6
-    assert own.item() == pytest.approx(slow_in_batch(given, left, right), rel=1e-5)
+def test_what_equals_the_answer_is_no_wrong_one(left: str, right: str, negatives: tuple[str, ...]) -> None:
+    """Of a row that shares a text, and of any row's negative that is another row's answer."""
+    given = vectors(6, 2 + len(negatives), seed=2)
+    own = TASK.loss_sum(given, keys_of(left, right, *negatives)) / 6
+    assert own.item() == pytest.approx(slow_in_batch(given, left, right, *negatives), rel=1e-5)
 
 
 def test_a_row_that_shares_a_text_pulls_nothing_away() -> None:
@@ -123,7 +125,7 @@ def test_a_row_that_shares_a_text_pulls_nothing_away() -> None:
 def test_the_length_of_an_embedding_does_not_count() -> None:
     given = vectors(5, 3)
     stretched = given * torch.linspace(0.1, 30, 15).view(5, 3, 1)
-    torch.testing.assert_close(TASK.loss_sum(stretched, distinct(5)), TASK.loss_sum(given, distinct(5)))
+    torch.testing.assert_close(TASK.loss_sum(stretched, distinct(5, 3)), TASK.loss_sum(given, distinct(5, 3)))
 
 
 def test_half_precision_embeddings_are_compared_in_single_precision() -> None:
