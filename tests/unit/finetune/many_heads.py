@@ -119,7 +119,9 @@ def plain_loss(kind: str, vectors_NKH: torch.Tensor, data: TokenData, rows: np.n
         return torch.log1p(torch.stack(worse).sum()) if worse else 0.0 * cosines.sum()
     losses = []
     for row in range(len(rows)):
-        rivals = [other for other in range(len(rows)) if other != row and (targets[other, :4] != targets[row, :4]).all()]
+        rivals = [
+            other for other in range(len(rows)) if other != row and (targets[other, :4] != targets[row, :4]).all()
+        ]
         wrong = [units[other, 1] for other in rivals] + list(units[:, 2:].reshape(-1, units.shape[-1]))
         scores = torch.stack([units[row, 0] @ candidate for candidate in (units[row, 1], *wrong)])
         losses.append(-torch.log_softmax(20 * scores, dim=0)[0])

@@ -82,6 +82,17 @@ def test_plain_recipes_and_tasks_without_classes_have_no_emphasis(data: TokenDat
     assert (smoothed.label_smoothing, smoothed.class_weights) == (0.1, None)
 
 
+@pytest.mark.parametrize("field", ["class_weights", "sampling"])
+@pytest.mark.parametrize(
+    ("labels", "given"),
+    [(("0", "1"), {0: 1, 1: 5}), (("false", "true"), {True: 2}), (("0.5", "2"), {0.5: 1, 2.0: 3})],
+)
+def test_labels_that_yaml_reads_as_numbers_are_found(field: str, labels: tuple[str, ...], given: Any) -> None:
+    recipe = TrainingConfig(**{field: given})
+    check_classes(recipe, {"": (TASK, Learned(labels))}, "spec.yaml")
+    assert set(getattr(recipe, field)) <= set(labels)
+
+
 @pytest.mark.parametrize(
     ("recipe", "heads", "message"),
     [

@@ -159,6 +159,7 @@ def test_classes_that_validation_never_shows_are_said(place: dict[str, Any], tmp
         ({"freeze_layers": 7}, r"training\.freeze_layers"),
         ({"sampling": {"angry": 2}}, r"training\.sampling\.angry"),
         ({"keep_best": "f2"}, r"training\.keep_best"),
+        ({"masking": {"share": 0.3}}, r"training\.masking: is set, and no head guesses hidden tokens"),
     ],
 )
 def test_recipes_are_checked_before_anything_starts(place: dict[str, Any], recipe: Any, message: str) -> None:

@@ -124,6 +124,7 @@ def test_a_bundle_of_an_encoder_is_described_as_any_other() -> None:
         ({"keep_best": "auto"}, "training.keep_best compares figures on validation rows: give data.validation"),
         ({"class_weights": "even"}, "balanced"),
         ({"class_weights": {"a": 0}}, "greater than 0"),
+        ({"seed": -1}, "training.seed: holds -1; expected Input should be greater than or equal to 0"),
     ],
 )
 def test_a_recipe_must_agree_with_itself(recipe: dict[str, Any], message: str) -> None:
