@@ -10,7 +10,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.schema import SCORES_TYPE
+from pipeline.schema import SCORES_TYPE, is_list
 from pipeline.tasks.base import Evaluation, Examples, FloatArray, Learned, WindowTargets
 from pipeline.tasks.numbers import f1_scores, fixed_targets, matrix, score_lists, sigmoid
 from pipeline.tasks.text_classification import class_names, combined, distinct_labels, label_names
@@ -47,8 +47,10 @@ class MultiLabel:
         """Distinct labels: numbers in numeric order, everything else in string order.
 
         Raises:
-            TypeError: the lists are multi-hot: a 0 or a 1 for each label, which do not say what labels there are.
+            TypeError: there are no lists, or they are multi-hot: a 0 or a 1 for each label, without its name.
         """
+        if not is_list(targets.type):
+            raise TypeError("expected lists: the names of a row's labels")
         if _are_multi_hot(targets):
             raise TypeError(
                 "its lists hold a 0 or a 1 for each label (multi-hot); expected the names of a row's labels"

@@ -114,6 +114,12 @@ def test_every_window_has_the_rows_labels() -> None:
     assert numbers.values.reshape(4, 4).tolist() == [[0, 0, 1, 0], [0] * 4, [0] * 4, [1, 0, 0, 1]]
 
 
+@pytest.mark.parametrize("value", ["a", {"a": True, "b": False}, 1])
+def test_what_is_no_list_is_refused(value: Any) -> None:
+    with pytest.raises(TypeError, match="expected lists: the names of a row's labels"):
+        TASK.learn(column([value, value]))
+
+
 def test_lists_that_cannot_be_used_are_told_apart() -> None:
     targets = column([["war"], None, [], ["war", "x", "b"], ["war", None]], STRINGS)
     reasons = TASK.check(targets, (), LEARNED).to_pylist()
