@@ -63,6 +63,8 @@ class TextClassification:
             return Learned(tuple(field.name for field in targets.type))
         if holds_vectors(targets.type):
             raise TypeError("a list of scores does not say which labels they are of: name the bundle as data.teacher")
+        if pa.types.is_nested(targets.type):
+            raise TypeError("expected one label, text or a number; several labels a row are for multi-label")
         return Learned(distinct_labels(targets))
 
     def head_config(self, learned: Learned) -> dict[str, object]:

@@ -217,5 +217,10 @@ def test_a_struct_of_anything_but_numbers_is_refused() -> None:
         TASK.learn(pa.chunked_array([pa.array([{"name": "x", "id": 1}])]))
 
 
+def test_several_labels_a_row_are_refused() -> None:
+    with pytest.raises(TypeError, match="expected one label, .* several labels a row are for multi-label"):
+        TASK.learn(pa.chunked_array([pa.array([["a", "b"]])]))
+
+
 def test_a_head_is_not_of_the_kind_its_checkpoint_had() -> None:
     assert TASK.head_config(Learned(("a", "b")))["problem_type"] == "single_label_classification"
