@@ -36,11 +36,10 @@ class Analysis:
 
 @dataclass(frozen=True)
 class _Job:
-    """A prepared job: its place, its column, and the schema of the night's files."""
+    """A prepared job: its place and its column."""
 
     place: ResultPlace
     column: VectorColumn
-    schema: pa.Schema
 
     @property
     def storage(self) -> Storage:
@@ -89,7 +88,7 @@ def analyse_topics(spec: TopicsSpec, run_date: str) -> Analysis:
     def work(job: _Job) -> tuple[list[str], Mapping[str, Any]]:
         with job.column.read(job.storage) as vectors:
             topics = find_topics(vectors, spec, job.column, job.storage)
-            fields = [job.schema.field(name) for name in (*KEYS, *spec.keep)]
+            fields = [job.column.schema.field(name) for name in (*KEYS, *spec.keep)]
             schema = pa.schema([*fields, pa.field("topic", pa.int32()), pa.field("similarity", pa.float32())])
             job.write(ROWS, schema, partial(_topic_rows, job, spec, vectors, topics))
             table = topics.table()
@@ -116,11 +115,11 @@ def analyse_index(spec: IndexSpec, run_date: str) -> Analysis:
 
     def work(job: _Job) -> tuple[list[str], Mapping[str, Any]]:
         version = spec.column.removesuffix(EMBEDDING) + MODEL_VERSION_FIELD.name
-        is_known = version in job.schema.names
+        is_known = version in job.column.schema.names
         versions = model_versions(job.column.row_groups([version], job.storage), version) if is_known else []
         with job.column.read(job.storage) as vectors:
             build_index(vectors, spec, job.place.uri(INDEX), job.storage)
-            schema = pa.schema([job.schema.field(name) for name in (*KEYS, *spec.keep)])
+            schema = pa.schema([job.column.schema.field(name) for name in (*KEYS, *spec.keep)])
             job.write(ROWS, schema, partial(indexed_rows, vectors, spec, job.column, job.storage))
             return [INDEX, ROWS], {
                 "num_rows": len(vectors),
@@ -139,20 +138,20 @@ def _analyse(
 ) -> Analysis:
     storage = Storage(spec.storage)
     night = read_night(spec.table, run_date, storage)
-    column = VectorColumn(night, spec.column, spec.work)
-    schema = column.check(spec.keep, storage)
+    column = VectorColumn(night, night.columns(storage), spec.column, spec.work)
+    column.check(spec.keep)
     place = ResultPlace(spec.output, kind, night, spec.facts(), storage)
     found = place.standing()
     is_new = found is None
     if found is None:
-        names, facts = work(_Job(place, column, schema))
+        names, facts = work(_Job(place, column))
         found = place.switch(names, facts)
     return Analysis(found, is_new, tuple(place.remove_replaced(spec.keep_hours * 3_600)))
 
 
 def _kept_columns(job: _Job, spec: VectorsConfig, vectors: NightVectors, groups: DuplicateGroups) -> pa.Table:
     """The kept columns of the groups' rows, in the groups' order: they alone are held in memory."""
-    schema = pa.schema([job.schema.field(name) for name in spec.keep])
+    schema = pa.schema([job.column.schema.field(name) for name in spec.keep])
     if not spec.keep or not len(groups.rows):
         return schema.empty_table()
     found = list(job.column.chosen_rows(vectors, groups.rows, spec.keep, job.storage))

@@ -8,9 +8,7 @@ import pyarrow as pa
 from pipeline.analysis.vectors import IntArray, NightVectors, VectorColumn
 from pipeline.corpus.lookup import read_rows_at
 from pipeline.corpus.text import clean_text
-from pipeline.output.row_groups import read_file_schema
 from pipeline.storage import Storage, map_threads
-from pipeline.uris import join_uri
 
 _THREADS = 8
 
@@ -28,9 +26,7 @@ def read_texts(vectors: NightVectors, rows: IntArray, name: str, column: VectorC
     Raises:
         CorpusError: a file of the corpus is gone, has fewer rows, or has no such column.
     """
-    night = vectors.night
-    schema = read_file_schema(join_uri(night.table, night.files[0].path), storage)
-    if name in schema.names:
+    if name in column.schema.names:
         return _from_table(vectors, rows, name, column, storage)
     return _from_corpus(vectors, rows, name, storage)
 

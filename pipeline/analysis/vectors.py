@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 
 from pipeline.errors import CorpusError, Problem, SpecError
 from pipeline.output.nights import StandingNight
-from pipeline.output.row_groups import read_file_schema, read_row_groups
+from pipeline.output.row_groups import read_row_groups
 from pipeline.schema import SOURCE_FILE, SOURCE_ROW
 from pipeline.storage import Storage, classify_error
 from pipeline.telemetry import ProgressDisplay
@@ -78,20 +78,27 @@ class NightVectors:
 
 @dataclass(frozen=True)
 class VectorColumn:
-    """Which column of which night, and the local folder that its vectors may be kept in meanwhile."""
+    """A column of a night.
+
+    Attributes:
+        night: The night.
+        schema: Its columns; where one of its files lacks one, rows have null there.
+        column: The column.
+        work: The local folder that its vectors may be kept in meanwhile.
+    """
 
     night: StandingNight
+    schema: pa.Schema
     column: str
     work: str | None = None
 
-    def check(self, keep: Sequence[str], storage: Storage) -> pa.Schema:
-        """Make sure that the night has the column, and others that a result shall repeat; its files' schema.
+    def check(self, keep: Sequence[str]) -> None:
+        """Make sure that the night has the column, and others that a result shall repeat.
 
         Raises:
             SpecError: it has not, or the column holds something else than lists of floats.
-            AccountingError: a file that the table names is gone.
         """
-        schema = read_file_schema(self._uri(0), storage).remove_metadata()
+        schema = self.schema
         problems = []
         if self.column not in schema.names:
             vectors = [field.name for field in schema if _is_vector(field.type)]
@@ -105,7 +112,6 @@ class VectorColumn:
             problems.append(Problem("keep", f"{', '.join(unknown)} not there", f"some of {', '.join(schema.names)}"))
         if problems:
             raise SpecError(self.night.table, tuple(problems))
-        return schema
 
     @contextlib.contextmanager
     def read(self, storage: Storage) -> Iterator[NightVectors]:
@@ -121,8 +127,9 @@ class VectorColumn:
 
     def row_groups(self, columns: Sequence[str], storage: Storage) -> Iterator[pa.Table]:
         """The night's rows, in the order of its files."""
-        for index in range(len(self.night.files)):
-            yield from read_row_groups(self._uri(index), storage, columns)
+        wanted = pa.schema([self.schema.field(name) for name in columns])
+        for file in self.night.files:
+            yield from read_row_groups(join_uri(self.night.table, file.path), storage, wanted)
 
     def numbered_rows(
         self, vectors: NightVectors, columns: Sequence[str], storage: Storage
@@ -150,9 +157,6 @@ class VectorColumn:
         for table, rows in self.numbered_rows(vectors, columns, storage):
             found = np.where(rows >= 0, places[rows], -1)
             yield table.filter(pa.array(found >= 0)), found[found >= 0]
-
-    def _uri(self, index: int) -> str:
-        return join_uri(self.night.table, self.night.files[index].path)
 
     def _spool(self, path: Path, storage: Storage) -> NightVectors:
         names: dict[str, int] = {}

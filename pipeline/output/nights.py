@@ -5,14 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import pyarrow as pa
 from deltalake import DeltaTable
 
 from pipeline.errors import CorpusError
+from pipeline.output.columns import columns_of
 from pipeline.output.log import require_night, require_table
 from pipeline.output.manifests import read_manifests
+from pipeline.output.row_groups import united_columns
 from pipeline.output.table import DataFile, live_files
 from pipeline.schema import RUN_DATE
 from pipeline.storage import Storage
+from pipeline.uris import join_uri
 
 
 @dataclass(frozen=True)
@@ -24,6 +28,7 @@ class StandingNight:
         run_date: The night.
         table_id: Delta's own id of the table, which stays when it is copied elsewhere.
         version: The table's version that was read.
+        schema: The table's columns.
         files: The files that hold the night's rows, by path.
     """
 
@@ -31,6 +36,7 @@ class StandingNight:
     run_date: str
     table_id: str
     version: int
+    schema: pa.Schema
     files: tuple[DataFile, ...]
 
     @property
@@ -42,6 +48,14 @@ class StandingNight:
     def names(self) -> list[list[str | int]]:
         """What tells this content of the night from any other: path, bytes and rows of each file."""
         return [[file.path, file.size_bytes, file.num_rows] for file in self.files]
+
+    def columns(self, storage: Storage) -> pa.Schema:
+        """The columns that any of its files has: of a snapshot, those of other files may have been added later.
+
+        Raises:
+            AccountingError: a file is gone or is not Parquet.
+        """
+        return united_columns(self.schema, [join_uri(self.table, file.path) for file in self.files], storage)
 
 
 def read_night(uri: str, run_date: str, storage: Storage) -> StandingNight:
@@ -58,7 +72,7 @@ def read_night(uri: str, run_date: str, storage: Storage) -> StandingNight:
     table = require_table(uri, storage)
     version, files = _find_files(table, uri, run_date, storage)
     ordered = tuple(sorted(files.values(), key=lambda file: file.path))
-    return StandingNight(uri, run_date, str(table.metadata().id), version, ordered)
+    return StandingNight(uri, run_date, str(table.metadata().id), version, columns_of(table), ordered)
 
 
 def _find_files(table: DeltaTable, uri: str, run_date: str, storage: Storage) -> tuple[int, Mapping[str, DataFile]]:

@@ -51,7 +51,7 @@ class IcebergTable:
         self._place = request.iceberg
         self._table = _open(request, request.iceberg, content, columns, storage)
         found = self._table.properties.get(_TABLE_ID)
-        if found != content.table_id:
+        if found != content.night.table_id:
             raise OutputTakenError(
                 f"{self._place}: a table is there that is no export of {request.table}", "choose another --as"
             )
@@ -131,7 +131,7 @@ def _open(
                 place.name,
                 columns,
                 location=request.target,
-                properties={_TABLE_ID: content.table_id, _CHOSEN: _as_words(request.columns)},
+                properties={_TABLE_ID: content.night.table_id, _CHOSEN: _as_words(request.columns)},
             ) as creation,
             creation.update_spec() as partitions,
         ):

@@ -63,13 +63,13 @@ def export_night(request: ExportRequest, storage: Storage) -> ExportedNight:
         )
     switched = iceberg.switch([part.path for part in parts]) if iceberg else _switch(request, parts, storage)
     removed = remove_replaced(request.target, request.keep_s, storage)
-    return ExportedNight(content.content_id, content.version, tuple(parts), switched, tuple(removed))
+    return ExportedNight(content.content_id, content.night.version, tuple(parts), switched, tuple(removed))
 
 
 def _claim_target(request: ExportRequest, content: NightContent, storage: Storage) -> None:
     """A place is for one table, one format and one choice of columns: a reader of several nights relies on it."""
     uri = join_uri(request.target, RECEIPTS, "identity.json")
-    wanted = {"table_id": content.table_id, "format": request.format, "columns": list(request.columns)}
+    wanted = {"table_id": content.night.table_id, "format": request.format, "columns": list(request.columns)}
     found = storage.read_bytes(uri)
     if found is None:
         strange = storage.list_objects(request.target)

@@ -21,9 +21,9 @@ from pipeline.errors import AccountingError
 from pipeline.output.export.csv_file import write_csv
 from pipeline.output.export.request import RECEIPTS, ExportRequest
 from pipeline.output.export.source import NightContent
-from pipeline.output.row_groups import read_file_schema, read_row_groups
+from pipeline.output.row_groups import read_row_groups
 from pipeline.output.writer import WrittenFile, write_row_groups
-from pipeline.schema import RUN_DATE, RUN_DATE_FIELD
+from pipeline.schema import RUN_DATE, RUN_DATE_FIELD, file_schema
 from pipeline.storage import Storage, map_threads
 from pipeline.telemetry import ProgressDisplay
 from pipeline.uris import join_uri
@@ -59,7 +59,7 @@ class PartWriter:
         standing = self._find_standing()
         done: list[ExportedPart] = []
         num_rows = 0
-        with ProgressDisplay("exporting", self.content.num_rows, "rows") as progress:
+        with ProgressDisplay("exporting", self.content.night.num_rows, "rows") as progress:
             for part in map_threads(partial(self._part, standing), range(len(self.content.parts)), _WRITERS, _WRITERS):
                 done.append(part)
                 num_rows += part.num_rows
@@ -127,23 +127,16 @@ class PartWriter:
         if self.request.format == "csv":
             return write_csv(read, self.columns, uri, self.storage)
         marks = {
-            "bertmill.table_id": self.content.table_id,
-            "bertmill.table_version": str(self.content.version),
+            "bertmill.table_id": self.content.night.table_id,
+            "bertmill.table_version": str(self.content.night.version),
             f"bertmill.{RUN_DATE}": self.request.run_date,
         }
         return write_row_groups(read, self.columns.with_metadata(marks), uri, self.storage)
 
     def _read_tables(self, index: int) -> Iterator[pa.Table]:
-        wanted = [name for name in self.columns.names if name != RUN_DATE]
+        wanted = file_schema(self.columns)
         for file in self.content.parts[index]:
-            uri = join_uri(self.request.table, file.path)
-            there = read_file_schema(uri, self.storage)
-            if any(name not in there.names or there.field(name) != self.columns.field(name) for name in wanted):
-                raise AccountingError(
-                    f"{uri}: has other columns than {self.content.parts[0][0].path}",
-                    "`bertmill table verify` says which file is wrong; score the night again to replace it",
-                )
-            for table in read_row_groups(uri, self.storage, wanted):
+            for table in read_row_groups(join_uri(self.request.table, file.path), self.storage, wanted):
                 yield table if RUN_DATE not in self.columns.names else self._with_night(table)
 
     def _with_night(self, table: pa.Table) -> pa.Table:

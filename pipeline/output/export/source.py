@@ -11,36 +11,27 @@ import pyarrow as pa
 
 from pipeline.errors import Problem, SpecError
 from pipeline.output.export.request import ExportRequest
-from pipeline.output.nights import read_night
-from pipeline.output.row_groups import read_file_schema
+from pipeline.output.nights import StandingNight, read_night
 from pipeline.output.table import DataFile
 from pipeline.schema import RUN_DATE_FIELD
 from pipeline.storage import Storage
-from pipeline.uris import join_uri
 
-_LAYOUT = 1  # another way of writing the same rows is another content
+_LAYOUT = 2  # another way of writing the same rows is another content
 
 
 @dataclass(frozen=True)
 class NightContent:
-    """A night as it stands in the table.
+    """What an export of a night holds.
 
     Attributes:
-        table_id: Delta's own id of the table, which stays when it is copied elsewhere.
-        version: The table's version that was read.
+        night: As it stands in the table.
         content_id: Names the rows, the columns and the way they are written; 16 hexadecimal digits.
         parts: The table's files that each part of the export is made of, in order.
     """
 
-    table_id: str
-    version: int
+    night: StandingNight
     content_id: str
     parts: tuple[tuple[DataFile, ...], ...]
-
-    @property
-    def num_rows(self) -> int:
-        """As the table's log says."""
-        return sum(file.num_rows for part in self.parts for file in part)
 
 
 def read_content(request: ExportRequest, storage: Storage) -> NightContent:
@@ -52,7 +43,7 @@ def read_content(request: ExportRequest, storage: Storage) -> NightContent:
     night = read_night(request.table, request.run_date, storage)
     facts = [_LAYOUT, night.table_id, request.format, request.columns, request.part_bytes]
     content_id = hashlib.sha256(json.dumps([facts, night.names]).encode()).hexdigest()[:16]
-    return NightContent(night.table_id, night.version, content_id, tuple(plan_parts(night.files, request.part_bytes)))
+    return NightContent(night, content_id, tuple(plan_parts(night.files, request.part_bytes)))
 
 
 def plan_parts(files: Iterable[DataFile], part_bytes: int) -> list[tuple[DataFile, ...]]:
@@ -69,12 +60,13 @@ def plan_parts(files: Iterable[DataFile], part_bytes: int) -> list[tuple[DataFil
 
 
 def read_columns(request: ExportRequest, content: NightContent, storage: Storage) -> pa.Schema:
-    """The columns of the export's files: those of the table's, and the night only where no path says it.
+    """The columns of the export's files: those of the night's files, and the night only where no path says it.
 
     Raises:
-        SpecError: a column is asked for that the table has not, or twice.
+        SpecError: a column is asked for that the night has not, or twice.
+        AccountingError: a file of the night is gone.
     """
-    there = read_file_schema(join_uri(request.table, content.parts[0][0].path), storage).remove_metadata()
+    there = content.night.columns(storage)
     night = [RUN_DATE_FIELD] if request.format == "iceberg" else []
     if not request.columns:
         return pa.schema([*there, *night])

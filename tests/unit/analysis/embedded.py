@@ -37,7 +37,8 @@ def make_night(table: Path | str, rows: Rows, num_files: int = 3, run_id: str = 
 
 
 def night_column(table: Path, column: str = "embedding") -> VectorColumn:
-    return VectorColumn(read_night(str(table), NIGHT, STORAGE), column)
+    night = read_night(str(table), NIGHT, STORAGE)
+    return VectorColumn(night, night.columns(STORAGE), column)
 
 
 def noisy_copies(num_kinds: int, num_copies: int, width: int, noise: float, seed: int) -> Vectors:

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -15,7 +16,8 @@ from pipeline.analysis.run import Analysis, analyse_duplicates
 from pipeline.analysis.spec import DuplicatesSpec
 from pipeline.errors import CorpusError, OutputTakenError, SpecError
 from tests.unit.analysis.embedded import embedded_rows, make_night
-from tests.unit.output.scored import NIGHT, STORAGE
+from tests.unit.output import scored
+from tests.unit.output.scored import NIGHT, STORAGE, publish, write_shard
 
 VECTORS = [[1.0, 0.0], [0.0, 1.0], [1.0, 0.01], [0.0, 1.0], [-1.0, 0.0]]
 
@@ -29,6 +31,19 @@ def table(tmp_path: Path) -> Path:
 def analyse(tmp_path: Path, **fields: Any) -> Analysis:
     raw = {"table": str(tmp_path / "scores"), "output": str(tmp_path / "found"), "keep": ("id", "label"), **fields}
     return analyse_duplicates(DuplicatesSpec.model_validate(raw), NIGHT)
+
+
+def test_columns_that_some_files_lack_are_null_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    old, new = embedded_rows([[1.0, 0.0]], "a"), embedded_rows([[1.0, 0.0]], "b")
+    shards = [write_shard(tmp_path / "scores", NIGHT, "a", old)]
+    tag, vector = pa.field("tag", pa.string()), pa.field("other", pa.list_(pa.float32()))
+    monkeypatch.setattr(scored, "SCHEMA", scored.SCHEMA.append(tag).append(vector))
+    shards.append(write_shard(tmp_path / "scores", NIGHT, "b", [{**new[0], "tag": "new", "other": [1.0]}]))
+    publish(tmp_path / "scores", NIGHT, *shards, run_id="r2")
+    found = analyse(tmp_path, keep=("id", "tag")).found
+    rows = pq.read_table(found.files["duplicates.parquet"], partitioning=None).to_pylist()
+    assert [(row["source_file"], row["tag"]) for row in rows] == [("a", None), ("b", "new")]
+    assert analyse(tmp_path, column="other").found.facts["num_without_embedding"] == 1
 
 
 def current(tmp_path: Path) -> Any:

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from pipeline.errors import CorpusError
@@ -68,3 +70,23 @@ def test_an_older_snapshot_whose_files_are_gone_is_refused(story: Story) -> None
 def test_a_snapshot_s_night_that_never_was_is_refused(story: Story) -> None:
     with pytest.raises(CorpusError, match="no manifest of night 2026-11-30"):
         exported(story, "2026-11-30")
+
+
+def test_a_column_that_was_added_is_there_and_null_for_rows_of_before(tmp_path: Path, bundle_directory: Path) -> None:
+    story = Story(tmp_path, bundle_directory, {"mode": "snapshot", "vanished": "keep"})
+    story.put("a", 20, 1)
+    story.put("b", 20, 2)
+    story.night(FIRST)
+    story.remove("a")
+    story.blocks = {"corpus": {"keep": ["id", "tag"], "shard_rows": 20}}
+    path = story.corpus / "b.parquet"
+    pq.write_table(pq.read_table(path).append_column("tag", pa.array(["new"] * 20, pa.large_string())), path)
+    story.night(SECOND)
+    expected = {**dict.fromkeys(both("a")), **dict.fromkeys(both("b"), "new")}
+    target = story.root / "plain"
+    for columns in ((), ("source_file", "source_row", "tag")):
+        export_night(ExportRequest(str(story.table), SECOND, f"{target}{len(columns)}", columns=columns), STORAGE)
+        rows = read_export(Path(f"{target}{len(columns)}"), SECOND)
+        assert {(Path(row["source_file"]).stem, row["source_row"]): row["tag"] for row in rows} == expected
+    export_night(ExportRequest(str(story.table), FIRST, str(target)), STORAGE)
+    assert "tag" not in read_export(target, FIRST)[0], "no row of that night has it"
