@@ -19,7 +19,8 @@ from pipeline.errors import CorpusError
 from pipeline.output.columns import columns_of
 from pipeline.output.keys import KEYS, KeyRange, RowGroupPlace, key_ranges, read_row_group, read_row_groups
 from pipeline.output.log import require_night, require_table
-from pipeline.output.row_groups import shared_columns
+from pipeline.output.nights import read_night
+from pipeline.output.row_groups import fit_columns, shared_columns
 from pipeline.schema import EMBEDDING, RESERVED_COLUMNS, prefixed
 from pipeline.storage import Storage
 from pipeline.uris import canonical_uri, join_uri
@@ -102,21 +103,23 @@ def choose_columns(schema: pa.Schema) -> ComparedColumns:
 
 
 def compare_nights(uri: str, first: str, second: str, storage: Storage) -> NightComparison:
-    """Join two nights and count what differs.
+    """Join two nights and count what differs; of a snapshot, the whole table as each night left it.
+
+    Columns that one of the nights has nowhere are not compared.
 
     Raises:
-        CorpusError: there is no such table, or one of the nights is not in it.
+        CorpusError: there is no such table, one of the nights is not in it, or vacuum has removed files of a snapshot.
     """
     uri = canonical_uri(uri)
-    table = require_table(uri, storage)
-    first_files, second_files = (require_night(table, uri, night) for night in (first, second))
-    uris = [join_uri(uri, path) for path in (*first_files, *second_files)]
-    columns = choose_columns(shared_columns(columns_of(table), uris, storage))
+    nights = [read_night(uri, run_date, storage) for run_date in (first, second)]
+    there = [night.columns(storage) for night in nights]
+    columns = choose_columns(pa.schema([field for field in there[0] if field.name in there[1].names]))
+    wanted = pa.schema([there[0].field(name) for name in columns.names])
+    left_paths, right_paths = ([file.path for file in night.files] for night in nights)
     totals = _Totals(columns)
-    for left, right in matched_rows(uri, (sorted(first_files), sorted(second_files)), columns.names, storage):
-        totals.add(left, right)
-    num_first, num_second = (sum(file.num_rows for file in files.values()) for files in (first_files, second_files))
-    return totals.summed_up(first, second, num_first, num_second)
+    for left, right in matched_rows(uri, (left_paths, right_paths), columns.names, storage):
+        totals.add(fit_columns(left, wanted), fit_columns(right, wanted))
+    return totals.summed_up(first, second, *(night.num_rows for night in nights))
 
 
 def compare_beside(uri: str, run_date: str, bundle_name: str, storage: Storage) -> NightComparison:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 from deltalake import DeltaTable
+from deltalake.exceptions import DeltaError
 
 from pipeline.errors import CorpusError
 from pipeline.output.columns import columns_of
@@ -94,7 +95,15 @@ def _find_files(table: DeltaTable, uri: str, run_date: str, storage: Storage) ->
 
 def _snapshot_files(uri: str, run_date: str, version: int, storage: Storage) -> Mapping[str, DataFile]:
     """The files of an older version of the table."""
-    files = live_files(DeltaTable(uri, version=version, storage_options=storage.delta_options(uri)))
+    try:
+        table = DeltaTable(uri, version=version, storage_options=storage.delta_options(uri))
+    except DeltaError as error:
+        raise CorpusError(
+            f"{uri}: version {version}, which {RUN_DATE}={run_date} left, cannot be opened: "
+            f"{str(error).splitlines()[0]}",
+            "Delta forgets versions after 30 days; take a later night",
+        ) from None
+    files = live_files(table)
     standing = {item.uri.removeprefix(uri).strip("/") for item in storage.list_objects(uri)}
     gone = sorted(files.keys() - standing)
     if gone:

@@ -75,10 +75,19 @@ def read_row_groups(uri: str, storage: Storage, columns: pa.Schema | None = None
             for index in range(parquet.num_row_groups):
                 names = None if columns is None else _there(parquet.schema_arrow, columns, uri)
                 group = retrying(partial(parquet.read_row_group, index, columns=names), f"read {uri}")
-                yield group if columns is None else _fitted(group, columns)
+                yield group if columns is None else fit_columns(group, columns)
     except (pa.ArrowException, OSError) as error:
         known = classify_error(error, f"read {uri}")
         raise known or _unreadable(uri, error) from None
+
+
+def fit_columns(table: pa.Table, columns: pa.Schema) -> pa.Table:
+    """A table with these columns alone, in their order and types, null where it lacks one."""
+    values = [
+        table[field.name].cast(field.type) if field.name in table.column_names else pa.nulls(table.num_rows, field.type)
+        for field in columns
+    ]
+    return pa.Table.from_arrays(values, schema=columns)
 
 
 def _there(found: pa.Schema, wanted: pa.Schema, uri: str) -> list[str]:
@@ -91,15 +100,6 @@ def _there(found: pa.Schema, wanted: pa.Schema, uri: str) -> list[str]:
                 "`bertmill table verify` says which file is wrong; score the night again to replace it",
             )
     return names
-
-
-def _fitted(table: pa.Table, columns: pa.Schema) -> pa.Table:
-    """The columns in their order, null where they are not there."""
-    values = [
-        table[field.name].cast(field.type) if field.name in table.column_names else pa.nulls(table.num_rows, field.type)
-        for field in columns
-    ]
-    return pa.Table.from_arrays(values, schema=columns)
 
 
 def _unreadable(uri: str, error: Exception) -> AccountingError:

@@ -5,12 +5,15 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+from deltalake import DeltaTable
 
 from pipeline.errors import CorpusError
 from pipeline.output.compact import compact_night
 from pipeline.output.compare import Closeness, ComparedColumns, NumberShift, choose_columns, compare_nights
 from pipeline.storage import Storage
+from tests.unit.inference.nights import Story
 from tests.unit.output.scored import NEXT_NIGHT, NIGHT, SCHEMA, Row, publish, scored_row, write_shard
 
 STORAGE = Storage()
@@ -124,6 +127,61 @@ def test_the_same_is_found_as_by_comparing_everything_at_once(tmp_path: Path) ->
     assert found.labels[0].num_changed_rows == sum(before["label"] != after["label"] for before, after in pairs)
     assert found.numbers[0].mean_absolute == pytest.approx(np.mean(shifts), rel=1e-5)
     assert found.numbers[0].max_absolute == pytest.approx(max(shifts))
+
+
+@pytest.fixture
+def snapshot(tmp_path: Path, bundle_directory: Path) -> Story:
+    """Two nights of three files; on the second one of them is another."""
+    story = Story(tmp_path, bundle_directory, {"mode": "snapshot", "vanished": "keep"})
+    for seed, name in enumerate("abc"):
+        story.put(name, 4, seed)
+    story.night(NIGHT)
+    story.put("b", 4, 9)
+    story.night(NEXT_NIGHT)
+    return story
+
+
+def test_nights_of_a_snapshot_are_the_whole_table_as_each_left_it(snapshot: Story) -> None:
+    found = compare_nights(str(snapshot.table), NIGHT, NEXT_NIGHT, STORAGE)
+    assert (found.num_rows_first, found.num_rows_second, found.num_rows_both) == (12, 12, 12)
+    assert (found.num_rows_only_first, found.num_rows_only_second) == (0, 0)
+    assert found.num_rows_unchanged == 8
+    assert found.numbers[0].num_values == 12
+
+
+def test_rows_that_a_snapshot_keeps_do_not_hide_a_column_they_lack(snapshot: Story) -> None:
+    snapshot.remove("a")
+    snapshot.blocks = {"corpus": {"keep": ["id", "weight"]}}
+    for name in "bc":
+        path = snapshot.corpus / f"{name}.parquet"
+        pq.write_table(pq.read_table(path).append_column("weight", pa.array([0.5] * 4)), path)
+    snapshot.night("2026-11-25")
+    path = snapshot.corpus / "c.parquet"
+    pq.write_table(pq.read_table(path).drop_columns("weight").append_column("weight", pa.array([0.75] * 4)), path)
+    snapshot.night("2026-11-26")
+    found = compare_nights(str(snapshot.table), "2026-11-25", "2026-11-26", STORAGE)
+    assert (found.num_rows_both, found.num_rows_unchanged) == (12, 8)
+    assert NumberShift("weight", 8, 0.125, 0.25) in found.numbers
+    before = compare_nights(str(snapshot.table), NEXT_NIGHT, "2026-11-26", STORAGE)
+    assert "weight" not in [shift.column for shift in before.numbers], "the first of these nights has it nowhere"
+
+
+def test_a_snapshot_whose_files_or_version_are_gone_is_refused(snapshot: Story) -> None:
+    gone = [
+        path
+        for path in snapshot.table.glob("run_date=*/*.parquet")
+        if str(path.relative_to(snapshot.table)) not in snapshot.live()
+    ]
+    gone[0].unlink()
+    with pytest.raises(CorpusError, match=f"1 files of the snapshot that run_date={NIGHT} left are gone"):
+        compare_nights(str(snapshot.table), NIGHT, NEXT_NIGHT, STORAGE)
+    DeltaTable(snapshot.table).create_checkpoint()
+    for path in (snapshot.table / "_delta_log").glob("*.json"):
+        if int(path.stem) < DeltaTable(snapshot.table).version():
+            path.unlink()
+    with pytest.raises(CorpusError, match=f"which run_date={NIGHT} left, cannot be opened: ") as caught:
+        compare_nights(str(snapshot.table), NIGHT, NEXT_NIGHT, STORAGE)
+    assert "take a later night" in caught.value.remedy
 
 
 @pytest.mark.parametrize("nights", [(NIGHT, "2026-11-30"), ("2026-11-30", NIGHT)])
