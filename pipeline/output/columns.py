@@ -69,12 +69,25 @@ def new_columns(found: pa.Schema, wanted: pa.Schema, uri: str) -> list[pa.Field]
 
 
 def same_type(left: pa.DataType, right: pa.DataType) -> bool:
-    """Whether Delta stores both alike: large and view types are its plain ones, and lists are by their values."""
-    if pa.types.is_list(left) or pa.types.is_large_list(left):
-        return (pa.types.is_list(right) or pa.types.is_large_list(right)) and same_type(
-            left.value_type, right.value_type
-        )
+    """Whether Delta stores both alike: large and view types are its plain ones, parts of lists and maps have no names.
+
+    Parquet names a map's values after the column.
+    """
+    if _is_list(left) and _is_list(right):
+        return same_type(left.value_type, right.value_type)
+    if pa.types.is_map(left) and pa.types.is_map(right):
+        return same_type(left.key_type, right.key_type) and same_type(left.item_type, right.item_type)
+    if pa.types.is_struct(left) and pa.types.is_struct(right):
+        return len(left) == len(right) and all(map(_same_field, left, right))
     return str(left).replace("large_", "").replace("_view", "") == str(right).replace("large_", "").replace("_view", "")
+
+
+def _same_field(left: pa.Field, right: pa.Field) -> bool:
+    return (left.name, left.nullable) == (right.name, right.nullable) and same_type(left.type, right.type)
+
+
+def _is_list(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind))
 
 
 def _is_beside(field: pa.Field) -> bool:

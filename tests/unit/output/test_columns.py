@@ -11,7 +11,7 @@ import pytest
 from deltalake import DeltaTable
 
 from pipeline.errors import OutputTakenError
-from pipeline.output.columns import new_columns
+from pipeline.output.columns import new_columns, same_type
 from pipeline.output.table import DataFile, Night, check_table_target, publish_night
 from pipeline.schema import BESIDE, RUN_DATE_FIELD, file_schema
 from pipeline.storage import Storage
@@ -87,6 +87,31 @@ def test_publishers_that_race_to_add_columns_both_end_whole(
     told = {str(row.pop("run_date")): {name: row[name] for name in row if name not in SCHEMA.names} for row in found}
     nothing = dict.fromkeys((field.name for field in nights.values()), None)
     assert told == {FIRST: nothing} | {night: {**nothing, field.name: 0.5} for night, field in nights.items()}
+
+
+MAP = pa.map_(pa.string(), pa.int64())
+
+
+@pytest.mark.parametrize(
+    ("left", "right", "expected"),
+    [
+        (MAP, pa.map_(pa.string(), pa.field("k", pa.int64())), True),
+        (MAP, pa.map_(pa.large_string(), pa.field("k", pa.int64())), True),
+        (MAP, pa.map_(pa.string(), pa.int32()), False),
+        (MAP, pa.map_(pa.int64(), pa.int64()), False),
+        (MAP, pa.list_(pa.struct({"key": pa.string(), "value": pa.int64()})), False),
+        (pa.list_(MAP), pa.large_list(pa.map_(pa.string(), pa.field("k", pa.int64()))), True),
+        (pa.struct({"a": MAP}), pa.struct({"a": pa.map_(pa.string(), pa.field("k", pa.int64()))}), True),
+        (pa.struct({"a": pa.list_(pa.field("x", pa.string()))}), pa.struct({"a": pa.list_(pa.string_view())}), True),
+        (pa.struct({"a": pa.string()}), pa.struct({"b": pa.string()}), False),
+        (pa.struct({"a": pa.string()}), pa.struct({"a": pa.string(), "b": pa.string()}), False),
+        (pa.struct({"a": pa.string()}), pa.struct([pa.field("a", pa.string(), nullable=False)]), False),
+        (pa.list_(pa.int64()), pa.list_(pa.int32()), False),
+        (pa.list_(pa.int64()), pa.int64(), False),
+    ],
+)
+def test_types_are_the_same_if_a_table_stores_them_alike(left: pa.DataType, right: pa.DataType, expected: bool) -> None:
+    assert (same_type(left, right), same_type(right, left)) == (expected, expected)
 
 
 @pytest.mark.parametrize(

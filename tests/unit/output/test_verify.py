@@ -14,6 +14,7 @@ from pipeline.output.ledger import DoneRecord, Ledger
 from pipeline.output.table import DataFile, Night, publish_night
 from pipeline.output.verify import VerifiedNight, verify_night
 from pipeline.storage import Storage
+from tests.unit.output import scored
 from tests.unit.output.scored import FINGERPRINT, NIGHT, SCHEMA, publish, scored_row, write_shard
 
 STORAGE = Storage()
@@ -51,6 +52,12 @@ def test_a_compacted_night_is_as_sound(table: Path) -> None:
     compact_night(str(table), NIGHT, 1_000_000, STORAGE)
     found = verify(table)
     assert (found.problems, found.notes, found.num_files, found.num_rows) == ((), (), 1, 19)
+
+
+def test_a_kept_map_is_no_problem(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scored, "SCHEMA", SCHEMA.append(pa.field("k", pa.map_(pa.string(), pa.int64()))))
+    publish(tmp_path, NIGHT, write_shard(tmp_path, NIGHT, "s0", [scored_row("f", 0, k=[("a", 1)])]))
+    assert verify(tmp_path).problems == ()
 
 
 @pytest.mark.parametrize(
