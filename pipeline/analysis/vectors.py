@@ -175,6 +175,11 @@ class VectorColumn:
                 positions.append(np.flatnonzero(good) + num_rows)
                 num_rows += table.num_rows
                 progress.update(num_rows, "")
+        if num_rows == 0:
+            raise CorpusError(
+                f"{self.night.table}: night {self.night.run_date} holds no rows",
+                "nothing was new that night, or everything was quarantined: take another night",
+            )
         if width == 0:
             raise CorpusError(
                 f"{self.night.table}: no row of night {self.night.run_date} has a vector in {self.column!r}",

@@ -65,7 +65,7 @@ def rescore_sample(uri: str, run_date: str, check: SampleCheck, storage: Storage
     """
     uri = canonical_uri(uri)
     table = require_table(uri, storage)
-    files = require_night(table, uri, run_date)
+    files = require_night(table, uri, run_date, storage)
     bundle = fetch_bundle(canonical_uri(resolve_model(check.bundle_uri, None, storage)), storage)
     task = find_task(bundle.info.task, check.bundle_uri)
     check_inputs(check.inputs, task.inputs, "command line")
@@ -74,6 +74,8 @@ def rescore_sample(uri: str, run_date: str, check: SampleCheck, storage: Storage
     comparison = Comparison(bundle.info, task, own, check.tolerance)
     version = prefixed(check.bundle_name, MODEL_VERSION_FIELD.name)
     rows = _sample_rows(uri, files, check.num_rows, [*comparison.columns, version], storage)
+    if not rows:
+        return comparison.result(0)  # of a night without rows
     own_version = bundle.info.model_version
     _check_version({row[version] for row in rows}, own_version, check, _cascade_of(uri, run_date, storage))
     rows = [row for row in rows if row[version] == own_version]

@@ -69,7 +69,7 @@ def compact_night(uri: str, run_date: str, target_bytes: int, storage: Storage) 
     """
     uri = canonical_uri(uri)
     table = require_table(uri, storage)
-    live = require_night(table, uri, run_date)
+    live = require_night(table, uri, run_date, storage)
     before = sum(file.size_bytes for file in live.values())
     together = _by_source(uri, live.values(), storage)
     groups = [group for files in together for group in plan_groups(files, target_bytes)]

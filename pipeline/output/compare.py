@@ -130,7 +130,7 @@ def compare_beside(uri: str, run_date: str, bundle_name: str, storage: Storage) 
     """
     uri = canonical_uri(uri)
     table = require_table(uri, storage)
-    files = require_night(table, uri, run_date)
+    files = require_night(table, uri, run_date, storage)
     there = shared_columns(columns_of(table), [join_uri(uri, path) for path in files], storage)
     both = [field for field in there if prefixed(bundle_name, field.name) in there.names]
     columns = choose_columns(pa.schema(both))

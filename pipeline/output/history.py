@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -11,6 +11,7 @@ from deltalake import DeltaTable
 from deltalake.exceptions import DeltaError
 
 from pipeline.output.log import read_commits, require_night, require_table
+from pipeline.output.manifests import nights_with_manifests, read_manifests, was_empty
 from pipeline.output.table import DataFile, live_files, night_of, open_table
 from pipeline.schema import QUARANTINE
 from pipeline.storage import Storage
@@ -71,6 +72,8 @@ def read_nights(uri: str, storage: Storage) -> list[NightSummary]:
     bad = _by_night(live_files(quarantine).values()) if quarantine is not None else {}
     versions: dict[str, int] = {}
     models: dict[str, str] = {}
+    live = _by_night(live_files(table).values())
+    nights: dict[str, list[DataFile]] = {night: [] for night in _empty_nights(uri, live, storage)} | live
     for commit in read_commits(uri, storage):  # of a night's several, the last one's word stands
         night = commit.facts.get("run_date")
         if night:
@@ -85,7 +88,7 @@ def read_nights(uri: str, storage: Storage) -> list[NightSummary]:
             versions.get(night),
             tuple(filter(None, [models.get(night)])),
         )
-        for night, files in sorted(_by_night(live_files(table).values()).items())
+        for night, files in sorted(nights.items())
     ]
 
 
@@ -129,7 +132,7 @@ def list_live_files(uri: str, storage: Storage, run_date: str | None = None) -> 
     """
     uri = canonical_uri(uri)
     table = require_table(uri, storage)
-    files = live_files(table) if run_date is None else require_night(table, uri, run_date)
+    files = live_files(table) if run_date is None else require_night(table, uri, run_date, storage)
     return [
         LiveFile(join_uri(uri, path), night_of(path), file.size_bytes, file.num_rows)
         for path, file in sorted(files.items())
@@ -143,6 +146,16 @@ def table_columns(uri: str, storage: Storage) -> pa.Schema:
         CorpusError: there is no table at the URI.
     """
     return pa.schema(require_table(canonical_uri(uri), storage).schema().to_arrow())
+
+
+def _empty_nights(uri: str, others: Collection[str], storage: Storage) -> list[str]:
+    """Nights that were published without a row; not those of a snapshot, which leave the whole table."""
+    manifests = {
+        night: read_manifests(uri, storage, night)
+        for night in nights_with_manifests(uri, storage)
+        if night not in others
+    }
+    return [night for night, found in manifests.items() if was_empty(found) and not found[-1].is_snapshot]
 
 
 def _by_night(files: Iterable[DataFile]) -> dict[str, list[DataFile]]:

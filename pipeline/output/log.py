@@ -12,6 +12,7 @@ from urllib.parse import unquote
 from deltalake import DeltaTable
 
 from pipeline.errors import CorpusError
+from pipeline.output.manifests import read_manifests, was_empty
 from pipeline.output.table import DataFile, live_files, night_of, open_table
 from pipeline.storage import Storage, map_threads
 from pipeline.uris import join_uri
@@ -55,8 +56,8 @@ def require_table(uri: str, storage: Storage) -> DeltaTable:
     return table
 
 
-def require_night(table: DeltaTable, uri: str, run_date: str) -> dict[str, DataFile]:
-    """The live files of one night.
+def require_night(table: DeltaTable, uri: str, run_date: str, storage: Storage) -> dict[str, DataFile]:
+    """The live files of one night; none where its manifest says that it brought none.
 
     Raises:
         CorpusError: the table has no such night; the message names those it has.
@@ -64,7 +65,7 @@ def require_night(table: DeltaTable, uri: str, run_date: str) -> dict[str, DataF
     files = live_files(table)
     nights = sorted({night_of(path) for path in files})
     found = {path: file for path, file in files.items() if night_of(path) == run_date}
-    if not found:
+    if not found and not was_empty(read_manifests(uri, storage, run_date)):
         there = ", ".join(nights[-10:]) or "none"
         raise CorpusError(f"{uri}: no night {run_date}", f"nights in the table (the last 10): {there}")
     return found

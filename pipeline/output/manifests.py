@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -70,6 +70,14 @@ class Manifest:
     def _beside(self, what: str, storage: Storage) -> pa.Table | None:
         content = storage.read_bytes(f"{self.uri.removesuffix('.json')}.{what}.parquet")
         return pq.read_table(io.BytesIO(content)) if content is not None else None
+
+
+def was_empty(manifests: Sequence[Manifest]) -> bool:
+    """Whether a night of these manifests stands without files: nothing was new or changed, or all rows are quarantined.
+
+    A night whose files somebody took out of the table is none.
+    """
+    return bool(manifests) and (manifests[-1].is_snapshot or manifests[-1].counts.get("num_scored_rows") == 0)
 
 
 def nights_with_manifests(table_uri: str, storage: Storage) -> list[str]:

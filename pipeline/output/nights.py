@@ -78,7 +78,7 @@ def read_night(uri: str, run_date: str, storage: Storage) -> StandingNight:
 
 def _find_files(table: DeltaTable, uri: str, run_date: str, storage: Storage) -> tuple[int, Mapping[str, DataFile]]:
     if table.transaction_version("bertmill:snapshot") is None:
-        return table.version(), require_night(table, uri, run_date)
+        return table.version(), require_night(table, uri, run_date, storage)
     manifests = read_manifests(uri, storage, run_date)
     if not manifests:
         raise CorpusError(
@@ -86,7 +86,7 @@ def _find_files(table: DeltaTable, uri: str, run_date: str, storage: Storage) ->
             "a snapshot's nights are known by their manifests; `bertmill nightly` again writes one that is missing",
         )
     if not manifests[-1].is_snapshot:
-        return table.version(), require_night(table, uri, run_date)
+        return table.version(), require_night(table, uri, run_date, storage)
     version = manifests[-1].version
     if version == table.version():
         return version, live_files(table)

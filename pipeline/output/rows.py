@@ -17,7 +17,7 @@ def expand_tables(uris: Iterable[str], storage: Storage) -> list[str]:
     A table's folder also holds files of commits that were given up or replaced, so it is no plain directory of Parquet.
 
     Raises:
-        CorpusError: a table has several nights and none is named, or not the one that is.
+        CorpusError: a table has several nights and none is named, or not the one that is, or no row in it.
     """
     return [found for uri in uris for found in _expand(canonical_uri(uri), storage)]
 
@@ -29,6 +29,8 @@ def _expand(uri: str, storage: Storage) -> list[str]:
     if not storage.list_objects(join_uri(table, "_delta_log")):
         return [uri]
     files = list_live_files(table, storage, named)
+    if not files:
+        raise CorpusError(f"{uri}: holds no rows", "name a night that has some (`bertmill table nights` shows them)")
     nights = sorted({file.run_date for file in files})
     if len(nights) > 1:
         raise CorpusError(

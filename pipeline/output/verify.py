@@ -106,7 +106,7 @@ def verify_night(uri: str, run_date: str, storage: Storage) -> VerifiedNight:
     uri = canonical_uri(uri)
     table = require_table(uri, storage)
     scope = _scope_of(uri, run_date, table, storage)
-    files = require_night(table, uri, run_date) if scope.run_date else live_files(table)
+    files = require_night(table, uri, run_date, storage) if scope.run_date else live_files(table)
     scored = _Part(uri, pa.schema(table.schema().to_arrow()), files)
     parts = [scored, *_quarantine(uri, scope, storage)]
     findings = [_read_part(part, scope, storage) for part in parts]
@@ -117,7 +117,8 @@ def verify_night(uri: str, run_date: str, storage: Storage) -> VerifiedNight:
         num_rows = sum(found.num_vanished_rows for found in findings)
         kept = f"{len(together.vanished)} files keep {num_rows} rows of files no longer in the corpus, or corrupt there"
         together.notes.append(kept)
-    fingerprint = together.fingerprints.most_common(1)[0][0] if together.fingerprints else ""
+    said = scope.manifest.fingerprint if scope.manifest else ""
+    fingerprint = together.fingerprints.most_common(1)[0][0] if together.fingerprints else said
     num_rows, num_bad = [found.num_rows for found in (*findings, _Findings())][:2]
     night = VerifiedNight(run_date, fingerprint, len(files), num_rows, num_bad, (), ())
     in_corpus = [found.num_rows - found.num_vanished_rows for found in (*findings, _Findings())][:2]
@@ -138,7 +139,7 @@ def _scope_of(uri: str, run_date: str, table: DeltaTable, storage: Storage) -> _
     manifests = read_manifests(uri, storage)
     own = [manifest for manifest in manifests if manifest.run_date == run_date]
     is_snapshot = manifests[-1].is_snapshot if manifests else table.transaction_version(f"bertmill:{SNAPSHOT}")
-    if is_snapshot and (own or require_night(table, uri, run_date)):
+    if is_snapshot and (own or require_night(table, uri, run_date, storage)):
         newest = manifests[-1] if manifests else None
         return _Scope(None, newest, newest.kept_corpus(storage) if newest else None)
     return _Scope(run_date, own[-1] if own else None)

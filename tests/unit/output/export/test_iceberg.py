@@ -80,6 +80,17 @@ def test_a_night_that_stands_is_not_committed_again_and_a_new_one_replaces_it(ta
     assert len(read(tmp_path)) == 12
 
 
+def test_a_night_without_rows_is_noted_and_empties_what_was_shown(table: Path, tmp_path: Path) -> None:
+    scored.publish(table, NEXT_NIGHT)
+    assert export(tmp_path, NEXT_NIGHT).switched
+    assert read(tmp_path) == []
+    assert not export(tmp_path, NEXT_NIGHT).switched
+    export(tmp_path)
+    scored.publish(table, NIGHT, run_id="r2")
+    assert export(tmp_path).switched
+    assert read(tmp_path) == []
+
+
 def test_an_export_that_dies_before_its_commit_shows_the_old_night(
     table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
