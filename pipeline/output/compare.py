@@ -26,6 +26,7 @@ from pipeline.storage import Storage
 from pipeline.uris import canonical_uri, join_uri
 
 FloatMatrix = npt.NDArray[np.float64]
+IntArray = npt.NDArray[np.int64]
 BoolArray = npt.NDArray[np.bool_]
 
 
@@ -257,18 +258,18 @@ class _Totals:
         return same
 
     def _add_numbers(self, name: str, left: pa.ChunkedArray, right: pa.ChunkedArray) -> BoolArray:
-        rows, before, after = _matrices(left, right)
-        shifts = np.abs(after - before)
+        pairs = _pair_up(left, right)
+        shifts = np.abs(pairs.after - pairs.before)
         self._numbers[name].add(shifts[np.isfinite(shifts)])
-        return _same_rows(rows, before, after, left, right)
+        return pairs.same_rows()
 
     def _add_vectors(self, name: str, left: pa.ChunkedArray, right: pa.ChunkedArray) -> BoolArray:
-        rows, before, after = _matrices(left, right)
-        lengths = np.linalg.norm(before, axis=1) * np.linalg.norm(after, axis=1)
+        pairs = _pair_up(left, right)
+        lengths = np.sqrt(pairs.row_sums(pairs.before**2) * pairs.row_sums(pairs.after**2))
         with np.errstate(invalid="ignore", divide="ignore"):
-            cosines = (before * after).sum(axis=1) / lengths
+            cosines = pairs.row_sums(pairs.before * pairs.after) / lengths
         self._vectors[name].add(cosines[np.isfinite(cosines)])
-        return _same_rows(rows, before, after, left, right)
+        return pairs.same_rows()
 
 
 class _Spread:
@@ -292,30 +293,50 @@ class _Spread:
         return self._sum / self.count if self.count else None
 
 
-def _matrices(left: pa.ChunkedArray, right: pa.ChunkedArray) -> tuple[BoolArray, FloatMatrix, FloatMatrix]:
-    """Which rows have numbers of one width on both sides [R], and those rows' numbers, [rows, width] each."""
-    if not _is_list(left.type):
-        both = np.asarray(pc.and_(pc.is_valid(left), pc.is_valid(right)), np.bool_)
-        return both, _plain(left, both)[:, None], _plain(right, both)[:, None]
-    widths = [np.asarray(pc.fill_null(pc.list_value_length(side), -1)) for side in (left, right)]
-    width = int(widths[0].max(initial=-1))
-    both = (widths[0] == width) & (widths[1] == width) & (width > 0)
-    flat = [pc.list_flatten(side.filter(pa.array(both))) for side in (left, right)]
-    before, after = (np.asarray(values.to_numpy(), np.float64).reshape(-1, max(width, 1)) for values in flat)
-    return both, before, after
+@dataclass(frozen=True)
+class _Pairs:
+    """The numbers of R rows that have equally many on both sides, side by side.
+
+    Attributes:
+        alike: bool [R]; equally many numbers, or null on both sides.
+        rows: int [E]; the row of each number.
+        before, after: float64 [E]; NaN for null.
+    """
+
+    alike: BoolArray
+    rows: IntArray
+    before: FloatMatrix
+    after: FloatMatrix
+
+    def same_rows(self) -> BoolArray:
+        """Rows whose numbers are equal (NaN equals NaN), or null on both sides."""
+        equal = (self.before == self.after) | (np.isnan(self.before) & np.isnan(self.after))
+        same = self.alike.copy()
+        same[self.rows[~equal]] = False
+        return same
+
+    def row_sums(self, values: FloatMatrix) -> FloatMatrix:
+        """Of values [E], the sum of each row [R]."""
+        return np.asarray(np.bincount(self.rows, values, len(self.alike)), np.float64)
 
 
-def _plain(column: pa.ChunkedArray, rows: BoolArray) -> FloatMatrix:
-    return np.asarray(column.filter(pa.array(rows)).to_numpy(), np.float64)
+def _pair_up(left: pa.ChunkedArray, right: pa.ChunkedArray) -> _Pairs:
+    widths, other_widths = (_widths(side) for side in (left, right))
+    alike = widths == other_widths
+    before, after = (_numbers(side.filter(pa.array(alike & (widths > 0)))) for side in (left, right))
+    rows = np.repeat(np.arange(len(widths)), np.where(alike, np.maximum(widths, 0), 0))
+    return _Pairs(alike, rows, before, after)
 
 
-def _same_rows(
-    rows: BoolArray, before: FloatMatrix, after: FloatMatrix, left: pa.ChunkedArray, right: pa.ChunkedArray
-) -> BoolArray:
-    """Rows whose numbers are equal (NaN equals NaN), or null on both sides."""
-    same = np.asarray(pc.and_(pc.is_null(left), pc.is_null(right)), np.bool_).copy()
-    same[rows] = np.all((before == after) | (np.isnan(before) & np.isnan(after)), axis=1)
-    return same
+def _widths(column: pa.ChunkedArray) -> IntArray:
+    """How many numbers each row has; -1 for null."""
+    if _is_list(column.type):
+        return np.asarray(pc.fill_null(pc.list_value_length(column), -1), np.int64)
+    return np.where(np.asarray(pc.is_valid(column), np.bool_), 1, -1)
+
+
+def _numbers(column: pa.ChunkedArray) -> FloatMatrix:
+    return np.asarray((pc.list_flatten(column) if _is_list(column.type) else column).to_numpy(), np.float64)
 
 
 def _same(left: pa.ChunkedArray, right: pa.ChunkedArray) -> BoolArray:

@@ -94,6 +94,26 @@ def test_numbers_and_vectors_that_cannot_be_compared_are_left_out_and_count_as_c
     assert found.vectors[0].num_rows == 4
 
 
+def test_lists_are_compared_number_by_number_whatever_their_lengths(tmp_path: Path) -> None:
+    lists = [[1.0, 2.0], [3.0], None, [], [None, float("nan")]]
+    others = [[1.0, 2.5], [3.0, 4.0], [], None, [None]]
+    first = [scored_row("f", i, class_scores=values) for i, values in enumerate([*lists, *lists])]
+    second = [scored_row("f", i, class_scores=values) for i, values in enumerate([*lists, *others])]
+    make_nights(tmp_path, [first], [second])
+    found = compare_nights(str(tmp_path), NIGHT, NEXT_NIGHT, STORAGE)
+    assert (found.num_rows_both, found.num_rows_unchanged) == (10, 5)
+    assert found.numbers[1] == NumberShift("class_scores", 5, 0.1, 0.5)
+
+
+def test_vectors_of_several_widths_are_all_compared(tmp_path: Path) -> None:
+    vectors = [([3.0, 4.0], [4.0, 3.0]), ([1.0], [-2.0]), ([0.0, 0.0], [1.0, 0.0]), ([], [])]
+    sides = [[scored_row("f", i, embedding=pair[side]) for i, pair in enumerate(vectors)] for side in (0, 1)]
+    make_nights(tmp_path, [sides[0]], [sides[1]])
+    found = compare_nights(str(tmp_path), NIGHT, NEXT_NIGHT, STORAGE)
+    assert found.vectors == (Closeness("embedding", 2, pytest.approx((0.96 - 1) / 2), pytest.approx(-1.0)),)
+    assert found.num_rows_unchanged == 1
+
+
 def test_nights_without_a_row_in_common(tmp_path: Path) -> None:
     make_nights(tmp_path, [[scored_row("f", 0), scored_row("f", 2)]], [[scored_row("f", 1)]])
     found = compare_nights(str(tmp_path), NIGHT, NEXT_NIGHT, STORAGE)
