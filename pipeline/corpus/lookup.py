@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 from functools import partial
+from urllib.parse import unquote
 
 import numpy as np
 import pyarrow as pa
@@ -14,15 +15,21 @@ from pipeline.corpus.nested import column_at, find_path
 from pipeline.errors import BertmillError, CorpusError
 from pipeline.storage import Storage, retrying
 
+_REMEDY = "name a column that it has"
+_HIVE_NULL = "__HIVE_DEFAULT_PARTITION__"
 
-def read_rows_at(uri: str, positions: Sequence[int], columns: Sequence[str], storage: Storage) -> pa.Table:
+
+def read_rows_at(
+    uri: str, positions: Sequence[int], columns: Sequence[str], storage: Storage, remedy: str = _REMEDY
+) -> pa.Table:
     """Rows of one file; one row group is in memory at a time.
 
     Args:
         uri: The file.
         positions: Numbers of rows, counted from 0, ascending.
-        columns: Names, or paths of fields inside struct columns (`doc.body`).
+        columns: Names, paths of fields inside struct columns (`doc.body`), or hive keys of the file's folders.
         storage: The store.
+        remedy: What to do where the file has no such column.
 
     Returns:
         A table of the named columns, a row for each position.
@@ -33,12 +40,12 @@ def read_rows_at(uri: str, positions: Sequence[int], columns: Sequence[str], sto
     filesystem, path = storage.open_arrow(uri)
     try:
         with retrying(lambda: pq.ParquetFile(path, filesystem=filesystem), f"read {uri}") as parquet:
-            paths = [_find_column(parquet.schema_arrow, name, uri) for name in columns]
-            names = list(dict.fromkeys(".".join(path) for path in paths))
+            places = {name: _find_column(parquet.schema_arrow, name, uri, remedy) for name in columns}
+            names = list(dict.fromkeys(".".join(place) for place in places.values() if isinstance(place, tuple)))
             parts = []
             for index, within in _by_row_group(parquet.metadata, positions, uri).items():
                 group = retrying(partial(parquet.read_row_group, index, columns=names), f"read {uri}")
-                values = dict(zip(columns, (column_at(group, path) for path in paths), strict=True))
+                values = {name: _values_at(group, place) for name, place in places.items()}
                 parts.append(pa.table(values).take(within))
     except BertmillError:
         raise
@@ -50,14 +57,25 @@ def read_rows_at(uri: str, positions: Sequence[int], columns: Sequence[str], sto
     return pa.concat_tables(parts)
 
 
-def _find_column(schema: pa.Schema, name: str, uri: str) -> tuple[str, ...]:
-    path = find_path(schema, name)
-    if path is None:
-        raise CorpusError(
-            f"{uri}: no column {name!r}; it has {', '.join(schema.names)}",
-            "name the column that the rows were scored from (of `bertmill table verify`: --input INPUT=COLUMN)",
-        )
-    return path
+def _find_column(schema: pa.Schema, name: str, uri: str, remedy: str) -> tuple[str, ...] | pa.Scalar:
+    """Where a column stands in the file, or the text that a folder gives all of its rows: as a corpus is read."""
+    path, keys = find_path(schema, name), _hive_keys(uri)
+    if path == (name,) or (path is not None and name not in keys):
+        return path
+    if name not in keys:
+        raise CorpusError(f"{uri}: no column {name!r}; it has {', '.join([*schema.names, *keys])}", remedy)
+    return pa.scalar(None if keys[name] == _HIVE_NULL else keys[name], pa.string())
+
+
+def _hive_keys(uri: str) -> dict[str, str]:
+    pairs = [part.split("=", 1) for part in uri.split("/")[:-1] if "=" in part]
+    return {unquote(key): unquote(value) for key, value in pairs}
+
+
+def _values_at(group: pa.Table, place: tuple[str, ...] | pa.Scalar) -> pa.ChunkedArray:
+    if isinstance(place, tuple):
+        return column_at(group, place)
+    return pa.chunked_array([pa.repeat(place, group.num_rows)])
 
 
 def _by_row_group(metadata: pq.FileMetaData, positions: Sequence[int], uri: str) -> dict[int, list[int]]:

@@ -29,6 +29,8 @@ from pipeline.storage import Storage
 from pipeline.tasks import check_inputs, find_task
 from pipeline.uris import canonical_uri, join_uri
 
+_REMEDY = "name the column that the rows were scored from: --input INPUT=COLUMN"
+
 
 @dataclass(frozen=True)
 class _RowTexts:
@@ -127,7 +129,7 @@ def _read_texts(rows: Sequence[Row], columns: list[str], storage: Storage) -> li
         by_file[row[SOURCE_FILE]].append(row[SOURCE_ROW])
     for uri, numbers in by_file.items():
         ordered = sorted(numbers)
-        table = read_rows_at(uri, ordered, columns, storage)
+        table = read_rows_at(uri, ordered, columns, storage, _REMEDY)
         cleaned = [clean_text(table[name].combine_chunks(), False).values.to_pylist() for name in columns]
         are_words = is_word_list(table.schema.field(columns[-1]).type)
         for number, row_texts in zip(ordered, zip(*cleaned, strict=True), strict=True):

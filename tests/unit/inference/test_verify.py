@@ -50,6 +50,18 @@ def rescore(table: str, bundle: Path, num_rows: int = 100, **changes: Any) -> Re
     return rescore_sample(table, NIGHT, SampleCheck(str(bundle), num_rows, **changes), STORAGE)
 
 
+def test_a_hive_key_that_was_scored_is_found_again(tmp_path: Path, bundle_directory: Path) -> None:
+    folder = tmp_path / "corpus" / "topic=a good film"
+    folder.mkdir(parents=True)
+    pq.write_table(pa.table({"id": ["1", "2"]}), folder / "a.parquet")
+    table = score(bundle_directory, tmp_path / "corpus", corpus={"inputs": {"text": "topic"}})
+    found = rescore(table, bundle_directory, inputs={"text": "topic"})
+    assert (found.num_rows, found.problems) == (2, ())
+    with pytest.raises(CorpusError, match="no column 'text'; it has id, topic") as caught:
+        rescore(table, bundle_directory)
+    assert caught.value.remedy == "name the column that the rows were scored from: --input INPUT=COLUMN"
+
+
 def spoil(table: str, change: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
     """Change every stored row, as a mistake in scoring would have."""
     for path in Path(table, f"run_date={NIGHT}").glob("*.parquet"):
