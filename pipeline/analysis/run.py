@@ -15,6 +15,7 @@ from pipeline.analysis.duplicates import DuplicateGroups, find_groups
 from pipeline.analysis.neighbours import INDEX, build_index, check_index, indexed_rows, model_versions
 from pipeline.analysis.results import Found, ResultPlace
 from pipeline.analysis.spec import DuplicatesSpec, IndexSpec, TopicsSpec, VectorsConfig
+from pipeline.analysis.texts import check_text
 from pipeline.analysis.topics import NO_TOPIC, Topics, check_topics, find_topics
 from pipeline.analysis.vectors import KEYS, NightVectors, VectorColumn
 from pipeline.output.nights import read_night
@@ -86,6 +87,8 @@ def analyse_topics(spec: TopicsSpec, run_date: str) -> Analysis:
     check_topics()
 
     def work(job: _Job) -> tuple[list[str], Mapping[str, Any]]:
+        if spec.text is not None:
+            check_text(spec.text, job.column)
         with job.column.read(job.storage) as vectors:
             topics = find_topics(vectors, spec, job.column, job.storage)
             fields = [job.column.schema.field(name) for name in (*KEYS, *spec.keep)]

@@ -7,10 +7,25 @@ import pyarrow as pa
 
 from pipeline.analysis.vectors import IntArray, NightVectors, VectorColumn
 from pipeline.corpus.lookup import read_rows_at
-from pipeline.corpus.text import clean_text
+from pipeline.corpus.text import clean_text, is_word_list
+from pipeline.errors import CorpusError, Problem, SpecError
 from pipeline.storage import Storage, map_threads
 
 _THREADS = 8
+_REMEDY = (
+    "`text` names a column of texts, of the table or of the corpus; without it (`text: null`) topics have no words"
+)
+
+
+def check_text(name: str, column: VectorColumn) -> None:
+    """Make sure that a column holds texts, where it is one of the table.
+
+    Raises:
+        SpecError: it holds something else.
+    """
+    if name in column.schema.names and not _is_text(column.schema.field(name).type):
+        found = f"{name!r} is {column.schema.field(name).type}"
+        raise SpecError(column.night.table, (Problem("text", found, "a column of texts", _REMEDY),))
 
 
 def read_texts(vectors: NightVectors, rows: IntArray, name: str, column: VectorColumn, storage: Storage) -> list[str]:
@@ -24,7 +39,7 @@ def read_texts(vectors: NightVectors, rows: IntArray, name: str, column: VectorC
         storage: The store.
 
     Raises:
-        CorpusError: a file of the corpus is gone, has fewer rows, or has no such column.
+        CorpusError: a file of the corpus is gone, has fewer rows, or no such column of texts.
     """
     if name in column.schema.names:
         return _from_table(vectors, rows, name, column, storage)
@@ -47,9 +62,18 @@ def _from_corpus(vectors: NightVectors, rows: IntArray, name: str, storage: Stor
 
     def read(part: IntArray) -> list[str]:
         uri = vectors.source_files[vectors.source_codes[part[0]]]
-        return _clean(read_rows_at(uri, vectors.source_rows[part].tolist(), [name], storage)[name])
+        found = read_rows_at(uri, vectors.source_rows[part].tolist(), [name], storage, _REMEDY)[name]
+        if not _is_text(found.type):
+            raise CorpusError(f"{uri}: {name} is {found.type}, and not text", _REMEDY)
+        return _clean(found)
 
     return [text for texts in map_threads(read, parts, _THREADS, 4 * _THREADS) for text in texts]
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+    texts = (pa.string(), pa.large_string(), pa.string_view(), pa.binary(), pa.large_binary(), pa.binary_view())
+    return kind in texts or is_word_list(kind) or pa.types.is_null(kind)
 
 
 def _clean(column: pa.ChunkedArray) -> list[str]:

@@ -12,9 +12,10 @@ import pytest
 from pipeline.analysis import topics as topics_module
 from pipeline.analysis.run import Analysis, analyse_topics
 from pipeline.analysis.spec import TopicsSpec
-from pipeline.errors import CorpusError, InputError
-from tests.unit.analysis.embedded import embedded_rows, make_night, noisy_copies
-from tests.unit.output.scored import NIGHT
+from pipeline.analysis.texts import read_texts
+from pipeline.errors import CorpusError, InputError, SpecError
+from tests.unit.analysis.embedded import embedded_rows, make_night, night_column, noisy_copies
+from tests.unit.output.scored import NIGHT, STORAGE
 
 THEMES = {
     "engine": "engine brakes gearbox wheel tyre",
@@ -128,10 +129,38 @@ def test_a_corpus_that_is_gone_is_named(tmp_path: Path) -> None:
     make_themes(tmp_path)
     with pytest.raises(CorpusError, match=r"a\.parquet: no column 'body'; it has text, doc"):
         analyse(tmp_path, text="body")
+    with pytest.raises(CorpusError) as caught:
+        analyse(tmp_path, text="body")
+    assert "`text` names a column of texts" in caught.value.remedy
     (tmp_path / "corpus" / "a.parquet").unlink()
     with pytest.raises(CorpusError, match=r"a\.parquet: cannot be read again"):
         analyse(tmp_path)
     assert not (tmp_path / "found").exists()
+
+
+@pytest.mark.parametrize("text", ["source_row", "score", "embedding"])
+def test_a_column_of_the_table_that_is_no_text_is_refused(tmp_path: Path, text: str) -> None:
+    make_themes(tmp_path)
+    with pytest.raises(SpecError, match=f"text: '{text}' is .*; expected a column of texts"):
+        analyse(tmp_path, text=text)
+    assert not (tmp_path / "found").exists()
+
+
+def test_a_column_of_the_corpus_that_is_no_text_is_refused(tmp_path: Path) -> None:
+    make_themes(tmp_path)
+    with pytest.raises(CorpusError, match=r"a\.parquet: doc is struct<body: string>, and not text") as caught:
+        analyse(tmp_path, text="doc")
+    assert "`text` names a column of texts" in caught.value.remedy
+
+
+@pytest.mark.parametrize("values", [[b"good"], [["good", "film"]], pa.array(["good"]).dictionary_encode()])
+def test_whatever_can_be_scored_as_text_is_text(tmp_path: Path, values: Any) -> None:
+    pq.write_table(pa.table({"text": values}), tmp_path / "a.parquet")
+    make_night(tmp_path / "scores", embedded_rows([[1.0, 0.0]], [str(tmp_path / "a.parquet")]))
+    column = night_column(tmp_path / "scores")
+    with column.read(STORAGE) as vectors:
+        (text,) = read_texts(vectors, np.arange(1), "text", column, STORAGE)
+    assert text.startswith("good")
 
 
 def test_the_extra_is_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
