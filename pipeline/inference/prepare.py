@@ -26,6 +26,7 @@ from pipeline.inference.standing import shown_files, standing_files
 from pipeline.output.compacted import stand_in
 from pipeline.output.current import says_current
 from pipeline.output.ledger import Ledger
+from pipeline.output.mode import check_mode
 from pipeline.output.table import check_table_target, live_files, open_table, read_notes
 from pipeline.output.texts import TextStore
 from pipeline.schema import BundleFields, scored_schema, written_name
@@ -155,6 +156,7 @@ def prepare_run(spec: ScoreSpec, run_date: str, rescore: bool = False) -> Prepar
     kept = _kept_columns(footers, spec) if footers else _kept_before(spec, storage)
     schema = _table_schema(spec, kept, {name: task for name, task in tasks.items() if name in spec.answering})
     added = check_table_target(output.uri, schema, storage)
+    check_mode(output.uri, output.mode, storage)
     starts_anew = rescore and not ledger.is_rescored()
     records = {} if starts_anew else ledger.read(ledger.names() & {shard.name for shard in shards})
     plan = plan_scoring(shards, records, standing_files(ledger, records.values()))

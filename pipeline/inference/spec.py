@@ -40,7 +40,8 @@ class OutputConfig(SpecModel):
     uri: Uri = Field(description="the Delta table (local path, s3://, gs://, az://); created when missing")
     mode: Literal["nights", "snapshot"] = Field(
         "nights",
-        description="nights: each night's partition holds what it scored; snapshot: the table is the scored corpus",
+        description="nights: each night's partition holds what it scored; snapshot: the table is the scored corpus; "
+        "a table stays what it was begun as",
     )
     select: Literal["all", "new"] = Field(
         "all", description="what a night of `nights` holds: the whole corpus, or files new or changed since the last"
