@@ -170,5 +170,5 @@ def check_queries(queries: Sequence[str]) -> None:
 
 
 def model_versions(tables: Iterable[pa.Table], name: str) -> list[str]:
-    """The versions of the model that a night's rows are of."""
-    return sorted({version for table in tables for version in table[name].unique().to_pylist()})
+    """The versions of the model that a night's rows are of; rows that it did not score have none."""
+    return sorted({version for table in tables for version in table[name].drop_null().unique().to_pylist()})

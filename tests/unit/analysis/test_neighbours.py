@@ -4,10 +4,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from pipeline.analysis import neighbours as neighbours_module
-from pipeline.analysis.neighbours import NightIndex, open_index
+from pipeline.analysis.neighbours import NightIndex, model_versions, open_index
 from pipeline.analysis.run import Analysis, analyse_index
 from pipeline.analysis.spec import IndexSpec
 from pipeline.errors import CorpusError, InputError, ModelError
@@ -24,6 +25,11 @@ def build(tmp_path: Path, **fields: Any) -> Analysis:
 
 def opened(tmp_path: Path) -> NightIndex:
     return open_index(str(tmp_path / "index"), NIGHT, STORAGE)
+
+
+def test_rows_that_a_model_did_not_score_say_nothing_of_its_versions() -> None:
+    tables = [pa.table({"v": pa.array(values, pa.string())}) for values in (["b", None], [None], ["a", "b"])]
+    assert model_versions(tables, "v") == ["a", "b"]
 
 
 @pytest.mark.parametrize(("kind", "least_recall"), [("flat", 1.0), ("hnsw", 0.97)])
