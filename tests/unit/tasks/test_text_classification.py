@@ -218,7 +218,7 @@ def test_a_struct_of_anything_but_numbers_is_refused() -> None:
 
 
 def test_several_labels_a_row_are_refused() -> None:
-    with pytest.raises(TypeError, match="expected one label, .* several labels a row are for multi-label"):
+    with pytest.raises(TypeError, match=r"expected one label, .* several labels a row are for multi-label"):
         TASK.learn(pa.chunked_array([pa.array([["a", "b"]])]))
 
 
