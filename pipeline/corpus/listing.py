@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from urllib.parse import unquote
 
+from pipeline.corpus.tables import TablesBelow, choose_live
 from pipeline.corpus.walk import is_hidden, walk
 from pipeline.errors import CorpusError
 from pipeline.storage import Storage
@@ -32,10 +33,11 @@ class CorpusFile:
 def list_corpus(uris: Iterable[str], storage: Storage) -> list[CorpusFile]:
     """List every Parquet file under the given files, directories and prefixes, each once, by URI.
 
-    Names beginning with `_` or `.` below a root are skipped, as every Parquet reader does.
+    Names beginning with `_` or `.` below a root are skipped, as every Parquet reader does. Of a Delta table, or a hive
+    folder of one, exactly the live files are listed.
 
     Raises:
-        CorpusError: a URI holds nothing, or nothing that is Parquet.
+        CorpusError: a URI holds nothing, nothing that is Parquet, or a table that cannot be read by its files alone.
         StorageDeniedError, TransientStorageError: the store refused or failed.
     """
     files: dict[str, CorpusFile] = {}
@@ -50,7 +52,7 @@ def list_corpus(uris: Iterable[str], storage: Storage) -> list[CorpusFile]:
 def _list_one(root: str, storage: Storage) -> list[CorpusFile]:
     files: list[CorpusFile] = []
     others: list[str] = []
-    num_others = 0
+    num_others, tables = 0, TablesBelow(root)
     for item in walk(root, storage):
         below = item.uri.removeprefix(root).strip("/")
         if item.uri.endswith("/"):
@@ -60,7 +62,13 @@ def _list_one(root: str, storage: Storage) -> list[CorpusFile]:
             files.append(CorpusFile(item.uri, item.size_bytes, item.etag, _partition_of(below)))
         else:
             num_others += 1
+            tables.note(below)
             others = sorted([*others, item.uri.rsplit("/", 1)[-1]])[:_MAX_NAMED]
+    if [file.uri for file in files[:2]] == [root]:
+        return files  # named itself, whatever a table says of it
+    folders = tables.find(storage)
+    if folders:
+        return _live_files(root, files, folders, storage)
     if files:
         return files
     if not num_others:
@@ -73,6 +81,27 @@ def _list_one(root: str, storage: Storage) -> list[CorpusFile]:
         f"{root}: {num_others} objects but no Parquet file (found {', '.join(others)}); "
         f"expected names ending in {', '.join(_PARQUET_SUFFIXES)}",
         "point `uri` at the directory that holds the Parquet files",
+    )
+
+
+def _live_files(root: str, files: list[CorpusFile], tables: set[str], storage: Storage) -> list[CorpusFile]:
+    known = {file.uri: file for file in files}
+    live = [known.get(uri) or _find_file(uri, root, storage) for uri in choose_live(root, known, tables, storage)]
+    if not live:
+        raise CorpusError(
+            f"{root}: no file there is live in the Delta table {min(tables)}",
+            "name the table, or a folder of it that holds rows of its newest version",
+        )
+    return live
+
+
+def _find_file(uri: str, root: str, storage: Storage) -> CorpusFile:
+    """A live file that was not listed: it is hidden by its name, or was committed since."""
+    for item in storage.list_objects(uri):
+        return CorpusFile(uri, item.size_bytes, item.etag, _partition_of(uri.removeprefix(root).strip("/")))
+    raise CorpusError(
+        f"{uri}: live in a Delta table's log, and not there",
+        "restore it or repair the table; if the table is being written or vacuumed, run the same command again",
     )
 
 

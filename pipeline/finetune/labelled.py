@@ -26,7 +26,7 @@ from pipeline.corpus.reader import (
 from pipeline.corpus.rows import open_rows
 from pipeline.corpus.shards import Shard
 from pipeline.errors import CorpusError, Problem, SpecError
-from pipeline.output.rows import expand_tables
+from pipeline.output.rows import check_nights
 from pipeline.schema import SOURCE_FILE, SOURCE_ROW
 from pipeline.storage import Storage
 from pipeline.tasks.base import Learned, Task, targets_of
@@ -143,7 +143,8 @@ def open_split(
     """
     column = target.column
     columns = Columns(tuple(chain.from_iterable(texts)), (column,) if column else ())
-    opened = open_rows(list_corpus(expand_tables(uris, storage), storage), columns, storage)
+    check_nights(uris, storage)
+    opened = open_rows(list_corpus(uris, storage), columns, storage)
     targets = pa.chunked_array([pa.nulls(0)])
     if column and target.learned is None:
         targets = _read_targets([footer.layout.file for footer in opened.footers], opened.options.kept_schema, storage)

@@ -1,4 +1,4 @@
-"""A scored table as data to learn from: which files hold the rows of a night."""
+"""A scored table as data to learn from: no row twice."""
 
 from __future__ import annotations
 
@@ -11,23 +11,22 @@ from pipeline.storage import Storage
 from pipeline.uris import canonical_uri, join_uri
 
 
-def expand_tables(uris: Iterable[str], storage: Storage) -> list[str]:
-    """URIs with each table, or night of one (`TABLE/run_date=2026-11-23`), replaced by its live files.
-
-    A table's folder also holds files of commits that were given up or replaced, so it is no plain directory of Parquet.
+def check_nights(uris: Iterable[str], storage: Storage) -> None:
+    """Make sure that each table is named by one night (`TABLE/run_date=2026-11-23`), or has no more.
 
     Raises:
         CorpusError: a table has several nights and none is named, or not the one that is, or no row in it.
     """
-    return [found for uri in uris for found in _expand(canonical_uri(uri), storage)]
+    for uri in uris:
+        _check_nights(canonical_uri(uri), storage)
 
 
-def _expand(uri: str, storage: Storage) -> list[str]:
+def _check_nights(uri: str, storage: Storage) -> None:
     root, _, last = uri.rpartition("/")
     named = last.removeprefix(f"{RUN_DATE}=") if last.startswith(f"{RUN_DATE}=") else None
     table = uri if named is None else root
     if not storage.list_objects(join_uri(table, "_delta_log")):
-        return [uri]
+        return
     files = list_live_files(table, storage, named)
     if not files:
         raise CorpusError(f"{uri}: holds no rows", "name a night that has some (`bertmill table nights` shows them)")
@@ -37,4 +36,3 @@ def _expand(uri: str, storage: Storage) -> list[str]:
             f"{uri}: a table of {len(nights)} nights, which may hold the same rows again",
             f"name the nights to learn from, as {join_uri(table, f'{RUN_DATE}={nights[-1]}')}",
         )
-    return [file.uri for file in files]
