@@ -1,4 +1,4 @@
-"""Parquet footers -> layouts, and a shard's pieces -> one Arrow table. The only place that opens a corpus file."""
+"""Parquet footers -> layouts, and a shard's pieces -> one Arrow table. With `pieces.py`, what opens corpus files."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import TypeVar
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from pipeline.corpus.footer import open_footer
 from pipeline.corpus.listing import CorpusFile
-from pipeline.corpus.nested import column_at, field_at, find_path
+from pipeline.corpus.nested import field_at, find_path
+from pipeline.corpus.pieces import changed, column_indices, group_bytes, read_columns
 from pipeline.corpus.shards import FileLayout, Piece, RowGroup, Shard
 from pipeline.corpus.text import clean_text, find_broken_text, is_word_list
 from pipeline.errors import BertmillError, CorpusError, CorruptFileError
@@ -21,10 +21,6 @@ from pipeline.storage import Storage, map_threads, retrying
 
 _FOOTER_THREADS, _PIECE_THREADS = 64, 8
 _MAX_LISTED = 10
-_WHOLE_ROWS, _RANGE_PARTS = 65_536, 2  # a piece that is at most half of row groups larger than this is read by pages
-_RANGE_BATCH_ROWS, _RANGE_BUFFER_BYTES = 4_096, 2**20
-_UNIT = {"coerce_int96_timestamp_unit": "us"}  # old writers' timestamps; in nanoseconds the year 9999 is another
-_HIVE_NULL = "__HIVE_DEFAULT_PARTITION__"
 REASON = "quarantine=reason"  # no column of a table has a "=" in its name
 ResultT = TypeVar("ResultT")
 
@@ -190,7 +186,7 @@ def read_shard(shard: Shard, columns: Columns, options: ReadOptions, storage: St
 
 def _read_piece(piece: Piece, columns: Columns, options: ReadOptions, storage: Storage) -> pa.Table:
     try:
-        values = _guard(piece.file, lambda: _read_columns(piece, columns, storage))
+        values = _guard(piece.file, lambda: read_columns(piece, columns.needed, storage))
     except CorruptFileError as problem:
         _check_unchanged(piece.file, storage)
         if not options.quarantine_corrupt:
@@ -198,7 +194,7 @@ def _read_piece(piece: Piece, columns: Columns, options: ReadOptions, storage: S
         return _unreadable_rows(piece, columns, options, problem.message.removeprefix(f"{piece.file.uri}: "))
     _check_unchanged(piece.file, storage)
     if any(len(column) != piece.num_rows for column in values.values()):
-        raise _changed(piece.file)
+        raise changed(piece.file)
     kept = {
         field.name: _cast(values[name], field, piece.file)
         for name, field in zip(columns.kept, options.kept_schema, strict=True)
@@ -253,73 +249,6 @@ def input_column(name: str) -> str:
     return f"input={name}"
 
 
-def _read_columns(piece: Piece, columns: Columns, storage: Storage) -> dict[str, pa.ChunkedArray]:
-    """Each needed column of the piece's rows, by the name asked for."""
-    file = piece.file
-    filesystem, path = storage.open_arrow(file.uri)
-    with pq.ParquetFile(path, filesystem=filesystem, pre_buffer=True, **_UNIT) as parquet:
-        groups, first_row = _overlapping_groups(parquet.metadata, piece)
-        paths = {name: _path_in_file(parquet.schema_arrow, name, file) for name in columns.needed}
-        names = [".".join(path) for path in paths.values() if path]
-        wanted = (piece.start_row - first_row, piece.stop_row - first_row)
-        num_rows = sum(parquet.metadata.row_group(group).num_rows for group in groups)
-        if names and num_rows > _WHOLE_ROWS and piece.num_rows * _RANGE_PARTS <= num_rows:
-            streamed = {"metadata": parquet.metadata, "buffer_size": _RANGE_BUFFER_BYTES, **_UNIT}
-            table = _read_range(pq.ParquetFile(path, filesystem=filesystem, **streamed), groups, names, wanted)
-            num_rows = min(num_rows, wanted[1]) - wanted[0]
-        else:
-            table = parquet.read_row_groups(groups, columns=names)
-    if table.num_rows != num_rows:
-        raise pa.ArrowInvalid(f"{table.num_rows} rows where the footer says {num_rows}")
-    if num_rows != piece.num_rows:
-        table = table.slice(wanted[0], piece.num_rows)
-    return {name: column_at(table, path) if path else _hive_column(piece, name) for name, path in paths.items()}
-
-
-def _read_range(parquet: pq.ParquetFile, groups: list[int], names: list[str], wanted: tuple[int, int]) -> pa.Table:
-    """Rows [start, stop) of some row groups, page by page: what comes before is not kept, what follows not fetched."""
-    start, stop = wanted
-    position, batches = 0, list[pa.RecordBatch]()
-    with parquet:
-        for batch in parquet.iter_batches(_RANGE_BATCH_ROWS, row_groups=groups, columns=names):
-            end = position + batch.num_rows
-            if end > start:
-                batches.append(batch.slice(max(0, start - position), min(end, stop) - max(start, position)))
-            position = end
-            if position >= stop:
-                break
-    return pa.Table.from_batches(batches)
-
-
-def _path_in_file(schema: pa.Schema, name: str, file: CorpusFile) -> tuple[str, ...] | None:
-    """Where a column stands in the file; None where it is a hive key, which a nested field does not hide."""
-    path = find_path(schema, name)
-    is_hive_key = name in dict(file.partition)
-    if path is None and not is_hive_key:
-        raise _changed(file)
-    return None if is_hive_key and path != (name,) else path
-
-
-def _hive_column(piece: Piece, name: str) -> pa.ChunkedArray:
-    value = dict(piece.file.partition)[name]
-    text = pa.scalar(None if value == _HIVE_NULL else value, pa.string())
-    return pa.chunked_array([pa.repeat(text, piece.num_rows)])
-
-
-def _overlapping_groups(metadata: pq.FileMetaData, piece: Piece) -> tuple[list[int], int]:
-    """Row groups that hold the piece's rows, and the file row at which the first of them begins."""
-    groups: list[int] = []
-    first_row = position = 0
-    for index in range(metadata.num_row_groups):
-        end = position + metadata.row_group(index).num_rows
-        if position < piece.stop_row and end > piece.start_row:
-            if not groups:
-                first_row = position
-            groups.append(index)
-        position = end
-    return groups, first_row
-
-
 def _footer_or_problem(file: CorpusFile, columns: Columns, storage: Storage) -> FileFooter | CorpusError:
     try:
         return _guard(file, lambda: _read_footer(file, columns, storage))
@@ -344,20 +273,12 @@ def _read_footer(file: CorpusFile, columns: Columns, storage: Storage) -> FileFo
             f"{file.uri}: no column {', '.join(repr(name) for name in missing)}",
             f"the file's columns are: {', '.join(schema.names)}",
         )
-    groups = tuple(_row_group(metadata.row_group(index), columns) for index in range(metadata.num_row_groups))
+    texts = column_indices(metadata, columns.inputs)
+    found = (metadata.row_group(index) for index in range(metadata.num_row_groups))
+    groups = tuple(RowGroup(group.num_rows, group_bytes(group, texts)) for group in found)
     return FileFooter(
         FileLayout(file, groups), pa.schema([field_at(schema, p, name) for name, p in paths.items() if p])
     )
-
-
-def _row_group(group: pq.RowGroupMetaData, columns: Columns) -> RowGroup:
-    chunks = (group.column(index) for index in range(group.num_columns))
-    text_bytes = sum(
-        chunk.total_uncompressed_size
-        for chunk in chunks
-        if any(f"{chunk.path_in_schema}.".startswith(f"{name}.") for name in columns.inputs)
-    )
-    return RowGroup(group.num_rows, text_bytes)
 
 
 def _guard(file: CorpusFile, read: Callable[[], ResultT]) -> ResultT:
@@ -367,7 +288,7 @@ def _guard(file: CorpusFile, read: Callable[[], ResultT]) -> ResultT:
     except BertmillError:
         raise
     except FileNotFoundError:
-        raise _changed(file) from None
+        raise changed(file) from None
     except (pa.ArrowException, OSError, ValueError) as error:
         first_line = str(error).splitlines()[0][:300]
         raise CorruptFileError(
@@ -379,14 +300,7 @@ def _guard(file: CorpusFile, read: Callable[[], ResultT]) -> ResultT:
 def _check_unchanged(file: CorpusFile, storage: Storage) -> None:
     found = storage.list_objects(file.uri)
     if [item.etag for item in found] != [file.etag]:
-        raise _changed(file)
-
-
-def _changed(file: CorpusFile) -> CorpusError:
-    return CorpusError(
-        f"{file.uri}: changed or vanished while the job ran (planned etag {file.etag})",
-        "run the same command again: it plans anew and keeps every finished shard",
-    )
+        raise changed(file)
 
 
 def _raise_together(problems: list[CorpusError], num_files: int) -> None:

@@ -90,7 +90,7 @@ def test_a_store_that_refuses_or_fails_is_never_a_corrupt_file(
         raise error
 
     files = files_of(corpus)[:1]
-    monkeypatch.setattr(reader.pq, "ParquetFile", fail)
+    monkeypatch.setattr(reader, "open_footer", fail)
     with pytest.raises(kind, match=r"cannot read .*a\.parquet"):
         survey_files(files, COLUMNS, STORAGE, skip_corrupt=True)
     assert len(naps) in (0, NUM_ATTEMPTS - 1)
