@@ -109,17 +109,31 @@ def written_name(name: str) -> str:
 def kept_field(field: pa.Field) -> pa.Field:
     """How a corpus column is stored: types every reader knows, always nullable.
 
-    Dictionaries are decoded, large and view types narrowed, numbers widened to 64 bits (decimals to 128) and a column
-    of nulls taken as strings, so that files (and nights) that differ only in such ways give one table schema. UUIDs
-    are written as text. What stands in lists, structs and maps keeps the width of its numbers.
+    Dictionaries are decoded, large and view types narrowed and numbers widened to 64 bits (decimals to 128), so that
+    files (and nights) that differ only in such ways give one table schema. UUIDs are written as text. What stands in
+    lists, structs and maps keeps the width of its numbers. Nulls stay nulls: another file may tell what they are.
     """
     return pa.field(field.name, _widened(_plain_type(field.type)), nullable=True)
 
 
-def _widened(kind: pa.DataType) -> pa.DataType:
-    """Numbers of 64 bits; a column of nulls may hold strings tomorrow."""
+def told_field(field: pa.Field) -> pa.Field:
+    """A kept column of a whole corpus: what no file tells the type of, at any depth, is text, as it may be tomorrow."""
+    return field.with_type(_told_type(field.type))
+
+
+def _told_type(kind: pa.DataType) -> pa.DataType:
     if pa.types.is_null(kind):
         return pa.string()
+    if is_list(kind):
+        return pa.list_(kind.value_field.with_type(_told_type(kind.value_type)))
+    if pa.types.is_struct(kind):
+        return pa.struct([told_field(field) for field in kind])
+    if pa.types.is_map(kind):
+        return pa.map_(_told_type(kind.key_type), _told_type(kind.item_type))
+    return kind
+
+
+def _widened(kind: pa.DataType) -> pa.DataType:
     if pa.types.is_floating(kind):
         return pa.float64()
     return pa.int64() if pa.types.is_integer(kind) else kind

@@ -16,11 +16,12 @@ from pipeline.corpus.pieces import changed, column_indices, group_bytes, read_co
 from pipeline.corpus.shards import FileLayout, Piece, RowGroup, Shard
 from pipeline.corpus.text import clean_text, find_broken_text, is_word_list
 from pipeline.errors import BertmillError, CorpusError, CorruptFileError
-from pipeline.schema import SOURCE_FILE, SOURCE_ROW, kept_field
+from pipeline.schema import SOURCE_FILE, SOURCE_ROW, kept_field, told_field
 from pipeline.storage import Storage, map_threads, retrying
 
 _FOOTER_THREADS, _PIECE_THREADS = 64, 8
 _MAX_LISTED = 10
+_ONE_TYPE = "write the column with one type in every file"
 REASON = "quarantine=reason"  # no column of a table has a "=" in its name
 ResultT = TypeVar("ResultT")
 
@@ -123,8 +124,13 @@ def survey_files(files: Sequence[CorpusFile], columns: Columns, storage: Storage
     return Survey(tuple(footers), tuple(skipped))
 
 
-def kept_schema(footers: Sequence[FileFooter], kept: Sequence[str]) -> pa.Schema:
+def kept_schema(footers: Sequence[FileFooter], kept: Sequence[str], remedy: str = _ONE_TYPE) -> pa.Schema:
     """The one schema under which the kept columns of every file are written.
+
+    Args:
+        footers: Of the files.
+        kept: The columns.
+        remedy: What to do where there is no such schema.
 
     Raises:
         CorpusError: two files hold one column with types that no common type joins.
@@ -140,10 +146,9 @@ def kept_schema(footers: Sequence[FileFooter], kept: Sequence[str]) -> pa.Schema
             merged = pa.unify_schemas([merged, schema], promote_options="permissive")
         except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
             raise CorpusError(
-                f"{footer.layout.file.uri}: a kept column's type does not fit the files before it: {error}",
-                "drop the column from `corpus.keep`, or write it with one type in every file",
+                f"{footer.layout.file.uri}: a column's type does not fit the files before it: {error}", remedy
             ) from None
-    return merged
+    return pa.schema([told_field(field) for field in merged])
 
 
 def holds_words(footers: Sequence[FileFooter], columns: Columns) -> bool:
@@ -156,7 +161,7 @@ def holds_words(footers: Sequence[FileFooter], columns: Columns) -> bool:
     if len(kinds) > 1:
         raise CorpusError(
             f"column {columns.inputs[-1]!r} holds lists of words in some files and text in others",
-            "write it with one type in every file",
+            _ONE_TYPE,
         )
     return kinds == {True}
 
@@ -234,7 +239,7 @@ def _cast(column: pa.ChunkedArray, field: pa.Field, file: CorpusFile) -> pa.Chun
         raise CorpusError(
             f"{file.uri}: column {field.name!r} is {column.type} and cannot be kept as {field.type}: "
             f"{str(error).splitlines()[0]}",
-            "leave the column out of corpus.keep, or store it with a type that fits",
+            "leave the column out, or store it with a type that fits",
         ) from None
 
 

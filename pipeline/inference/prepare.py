@@ -198,7 +198,9 @@ def make_job(run: PreparedRun, num_threads: int, run_id: str) -> ScoreJob:
 
 def _kept_columns(footers: Sequence[FileFooter], spec: ScoreSpec) -> pa.Schema:
     """The kept columns under the names the table gives them."""
-    return pa.schema([field.with_name(written_name(field.name)) for field in kept_schema(footers, spec.corpus.keep)])
+    remedy = "leave the column out of `corpus.keep`, or write it with one type in every file"
+    kept = kept_schema(footers, spec.corpus.keep, remedy)
+    return pa.schema([field.with_name(written_name(field.name)) for field in kept])
 
 
 def _kept_before(spec: ScoreSpec, storage: Storage) -> pa.Schema:

@@ -11,6 +11,7 @@ from pipeline.schema import (
     file_schema,
     kept_field,
     scored_schema,
+    told_field,
     written_name,
 )
 
@@ -96,8 +97,21 @@ def test_a_kept_column_is_stored_as_a_type_every_reader_knows(kind: pa.DataType,
     assert field.metadata is None
 
 
-def test_a_column_of_nulls_is_stored_as_strings() -> None:
-    assert kept_field(pa.field("column", pa.null())).type == pa.string()
+@pytest.mark.parametrize(
+    ("kind", "stored"),
+    [
+        (pa.null(), pa.string()),
+        (pa.struct([("a", pa.int64()), ("b", pa.null())]), pa.struct([("a", pa.int64()), ("b", pa.string())])),
+        (pa.list_(pa.null()), pa.list_(pa.field("element", pa.string()))),
+        (pa.list_(pa.null(), 2), pa.list_(pa.field("element", pa.string()))),
+        (
+            pa.map_(pa.string(), pa.list_(pa.struct([("a", pa.null())]))),
+            pa.map_(pa.string(), pa.list_(pa.field("element", pa.struct([("a", pa.string())])))),
+        ),
+    ],
+)
+def test_what_is_null_everywhere_is_stored_as_text_at_any_depth(kind: pa.DataType, stored: pa.DataType) -> None:
+    assert told_field(kept_field(pa.field("column", kind))).type == stored
 
 
 def test_several_bundles_prefix_what_each_of_them_adds() -> None:

@@ -230,9 +230,9 @@ def test_kept_columns_of_other_writers_are_read_as_plain_types(tmp_path: Path) -
 def test_kept_types_that_nothing_joins_are_refused(tmp_path: Path) -> None:
     write(tmp_path / "0.parquet", text=["x"], id=[1])
     write(tmp_path / "1.parquet", text=["x"], id=["one"])
-    with pytest.raises(CorpusError, match=r"1\.parquet: a kept column's type does not fit the files before it") as e:
+    with pytest.raises(CorpusError, match=r"1\.parquet: a column's type does not fit the files before it") as e:
         kept_schema(footers_of(tmp_path, TEXT_AND_ID), ("id",))
-    assert "corpus.keep" in e.value.remedy
+    assert e.value.remedy == "write the column with one type in every file"
 
 
 @pytest.mark.parametrize(
@@ -294,6 +294,51 @@ def test_kept_types_that_delta_lacks_are_kept_as_their_like(
     write(tmp_path / "a.parquet", text=["x", "y"], id=pa.array(values, kind))
     assert kept_schema(footers_of(tmp_path, TEXT_AND_ID), ("id",)).field("id").type == expected
     assert [row["id"] for row in read_all(tmp_path, TEXT_AND_ID)] == values
+
+
+LISTS = pa.list_(pa.field("element", pa.int64()))
+
+
+@pytest.mark.parametrize(
+    ("kind", "told"),
+    [
+        (pa.null(), pa.int64()),
+        (pa.null(), LISTS),
+        (pa.null(), pa.timestamp("us")),
+        (pa.null(), pa.string()),
+        (pa.list_(pa.null()), LISTS),
+        (pa.struct([("a", pa.null())]), pa.struct([("a", LISTS)])),
+    ],
+)
+def test_a_file_of_nulls_takes_the_type_that_another_file_tells(
+    kind: pa.DataType, told: pa.DataType, tmp_path: Path
+) -> None:
+    nulls = [[None] if pa.types.is_list(kind) else {"a": None} if pa.types.is_struct(kind) else None] * 3
+    for name, column in [("a", pa.array(nulls, kind)), ("b", pa.nulls(3, told)), ("c", pa.array(nulls, kind))]:
+        write(tmp_path / f"{name}.parquet", text=["x"] * 3, id=column)
+    assert kept_schema(footers_of(tmp_path, TEXT_AND_ID), ("id",)).field("id").type == told
+    assert [row["id"] for row in read_all(tmp_path, TEXT_AND_ID)] == [*nulls, *[None] * 3, *nulls]
+
+
+@pytest.mark.parametrize(
+    ("kind", "value"),
+    [
+        (pa.struct([("source", pa.string()), ("editor", pa.null())]), {"source": "x", "editor": None}),
+        (pa.list_(pa.null()), [None]),
+        (pa.list_(pa.struct([("editor", pa.null())])), [{"editor": None}]),
+    ],
+)
+def test_nulls_inside_of_a_kept_column_are_kept_in_every_part_of_a_row_group(
+    kind: pa.DataType, value: object, tmp_path: Path
+) -> None:
+    write(tmp_path / "a.parquet", text=["x"] * 8, id=pa.array([value, None] * 4, kind))
+    (footer,) = footers_of(tmp_path, TEXT_AND_ID)
+    options = ReadOptions(kept_schema([footer], ("id",)), True)
+    for start in range(0, 8, 2):
+        piece = Piece(footer.layout.file, start, start + 2)
+        rows = read_shard(Shard("name", (piece,), 0), TEXT_AND_ID, options, STORAGE)
+        assert rows["id"].to_pylist() == [value, None]
+        assert "null" not in str(rows.schema.field("id").type)
 
 
 @pytest.mark.parametrize("start", [0, 1, 4_095, 50_000, 69_990])

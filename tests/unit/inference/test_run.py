@@ -54,6 +54,13 @@ def test_a_night_holds_every_row_once(bundle_directory: Path, corpus: Path) -> N
     assert report.published
 
 
+def test_a_kept_column_of_two_types_can_be_left_out(bundle_directory: Path, corpus: Path) -> None:
+    pq.write_table(pa.table({"text": ["x"], "id": [1]}), corpus / "other.parquet")
+    with pytest.raises(CorpusError, match="a column's type does not fit the files before it") as caught:
+        open_run(bundle_directory, corpus)
+    assert caught.value.remedy.startswith("leave the column out of `corpus.keep`")
+
+
 def test_the_manifest_is_the_report(bundle_directory: Path, corpus: Path) -> None:
     report = finish(open_run(bundle_directory, corpus), "run-9")
     manifest = corpus.parent / "table" / "_manifests" / f"run_date={NIGHT}" / "run-9.json"
