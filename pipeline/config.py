@@ -82,7 +82,9 @@ class StorageConfig(SpecModel):
 class CorpusConfig(SpecModel):
     """Which Parquet files are read, and which of their columns."""
 
-    uri: Uris = Field(description="file, directory, prefix or Delta table (local, s3://, any fsspec URL), or a list")
+    uri: Uris = Field(
+        description="file, directory, prefix or Delta table (local, s3://, gs:// by gcsfs, az:// by adlfs), or a list"
+    )
     inputs: dict[str, str] = Field(
         default_factory=dict, description="task input -> corpus column, where the names differ"
     )

@@ -1,4 +1,4 @@
-"""One door to every store: local paths, `s3://`, and any other fsspec URL.
+"""One door to every store: local paths, `s3://`, and what else fsspec opens by a path alone.
 
 Bulk Parquet goes through pyarrow's own filesystems (its S3 client is C++ and streams); small objects,
 listings with etags and conditional creation go through fsspec (s3fs). Errors come out as three kinds only,
@@ -30,6 +30,7 @@ import pyarrow.fs as arrow_fs
 
 from pipeline.config import StorageConfig
 from pipeline.errors import BertmillError, StorageDeniedError, StorageFullError, TransientStorageError
+from pipeline.schemes import check_table_place, open_fsspec
 from pipeline.uris import hide_password, split_uri
 
 ItemT = TypeVar("ItemT")
@@ -193,7 +194,12 @@ class Storage:
         retrying(remove, f"delete {uri}")
 
     def delta_options(self, uri: str) -> dict[str, str]:
-        """`storage_options` for deltalake, read from the environment at the moment of use."""
+        """`storage_options` for deltalake, read from the environment at the moment of use.
+
+        Raises:
+            InputError: no Delta table can be at such a place.
+        """
+        check_table_place(uri)
         if split_uri(uri)[0] != "s3":
             return {}
         resolved = _resolve_s3(self.config)
@@ -315,7 +321,7 @@ def _s3_arrow_for(settings: _S3Settings, anonymous: bool) -> Any:
 def _fsspec(scheme: str, config: StorageConfig) -> Any:
     if scheme == "s3":
         return _s3_fsspec_for(_resolve_s3(config), config.anonymous, os.getpid())
-    return fsspec.filesystem(scheme)
+    return open_fsspec(scheme)
 
 
 @lru_cache(maxsize=8)

@@ -1,4 +1,4 @@
-"""Spelling of places: local paths, `file://`, `s3://` and other fsspec URLs. Pure functions."""
+"""Spelling of places: local paths, `file://`, `s3://` and other URLs. Pure functions."""
 
 from __future__ import annotations
 

@@ -37,7 +37,7 @@ Bundles = Annotated[
 class OutputConfig(SpecModel):
     """Where scored rows go, and which of the larger columns are written."""
 
-    uri: Uri = Field(description="the Delta table (local path, s3://, gs://, az://); created when missing")
+    uri: Uri = Field(description="the Delta table (local, s3://, gs:// by gcsfs, az:// by adlfs); created when missing")
     mode: Literal["nights", "snapshot"] = Field(
         "nights",
         description="nights: each night's partition holds what it scored; snapshot: the table is the scored corpus; "
