@@ -32,6 +32,12 @@ def test_kept_names_are_judged_as_they_are_written(keep: list[str], message: str
         parse_spec(raw, ScoreSpec, "spec.yaml")
 
 
+def test_a_rule_is_told_in_its_own_words() -> None:
+    raw = {"bundle": "/b", "corpus": {"uri": "/c", "keep": ["run_id"]}, "output": {"uri": "/o"}}
+    with pytest.raises(SpecError, match=r"^s: 1 problem\n- corpus: corpus\.keep names [^;]*: run_id$"):
+        parse_spec(raw, ScoreSpec, "s")
+
+
 def test_an_evaluation_skips_no_file() -> None:
     raw = {"bundle": "/b", "corpus": {"uri": "/c", "corrupt_files": "skip"}}
     with pytest.raises(SpecError, match="figures over part of the data would mislead"):
