@@ -27,7 +27,7 @@ from pipeline.storage import NUM_REQUEST_ATTEMPTS, Storage, classify_error, retr
 from pipeline.tracing import span
 
 _NUM_ATTEMPTS = 6
-_URL_MARKS = {"%": "an escape", "#": "the end of it", "?": "the end of it"}
+_URL_MARKS = {"%": "an escape", "#": "the end of it", "?": "the end of it", "\\": "'/'"}
 _OWN_NAMES = ("_delta_log", "_bertmill", "_manifests", REPORTS, PROFILES, QUARANTINE, CURRENT, f"{RUN_DATE}=")
 
 
