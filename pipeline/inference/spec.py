@@ -218,7 +218,9 @@ class EvaluateSpec(SpecModel):
 
     @field_validator("corpus")
     @classmethod
-    def _figures_are_of_every_file(cls, corpus: CorpusConfig | None) -> CorpusConfig | None:
+    def _scoring_alone_has_its_fields(cls, corpus: CorpusConfig | None) -> CorpusConfig | None:
         if corpus is not None and corpus.corrupt_files == "skip":
             raise ValueError("corrupt_files: skip is for scoring; figures over part of the data would mislead")
+        if corpus is not None and corpus.keep:
+            raise ValueError("keep is for scoring: an evaluation writes no rows")
         return corpus

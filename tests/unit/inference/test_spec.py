@@ -38,9 +38,16 @@ def test_a_rule_is_told_in_its_own_words() -> None:
         parse_spec(raw, ScoreSpec, "s")
 
 
-def test_an_evaluation_skips_no_file() -> None:
-    raw = {"bundle": "/b", "corpus": {"uri": "/c", "corrupt_files": "skip"}}
-    with pytest.raises(SpecError, match="figures over part of the data would mislead"):
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"corrupt_files": "skip"}, "figures over part of the data would mislead"),
+        ({"keep": ["id"]}, "corpus: keep is for scoring: an evaluation writes no rows"),
+    ],
+)
+def test_an_evaluation_skips_no_file_and_keeps_no_column(fields: dict[str, object], message: str) -> None:
+    raw = {"bundle": "/b", "corpus": {"uri": "/c", **fields}}
+    with pytest.raises(SpecError, match=message):
         parse_spec(raw, EvaluateSpec, "spec.yaml")
 
 
