@@ -14,7 +14,7 @@ from fsspec.implementations.local import LocalFileSystem
 
 from pipeline.corpus import pieces
 from pipeline.corpus.listing import list_corpus
-from pipeline.corpus.pieces import read_columns
+from pipeline.corpus.pieces import column_indices, group_bytes, read_columns
 from pipeline.corpus.reader import Columns, ReadOptions, input_column, read_shard
 from pipeline.corpus.shards import Piece, Shard
 from pipeline.errors import CorpusError, CorruptFileError
@@ -135,3 +135,15 @@ def test_what_else_arrow_cannot_read_is_told_once(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(pq.ParquetFile, "read_row_groups", fail)
     with pytest.raises(CorruptFileError, match="no such encoding"):
         read_nested(tmp_path)
+
+
+def test_columns_are_found_by_their_names_and_as_fields_of_others(tmp_path: Path) -> None:
+    doc = pa.array([{"body": "x", "n": 1}])
+    table = pa.table({"document": ["x"], "doc": doc, "tags": [["a"]], "doc.n": [1]})
+    pq.write_table(table, tmp_path / "a.parquet")
+    metadata = pq.read_metadata(tmp_path / "a.parquet")
+    assert column_indices(metadata, ["doc"]) == [1, 2, 4]
+    assert column_indices(metadata, ["doc.body", "tags"]) == [1, 3]
+    assert column_indices(metadata, ["body"]) == []
+    group = metadata.row_group(0)
+    assert group_bytes(group, [1, 3]) == sum(group.column(index).total_uncompressed_size for index in (1, 3))
