@@ -14,6 +14,7 @@ from pipeline.uris import canonical_uri
 
 _PARQUET_SUFFIXES = (".parquet", ".pq", ".parq")
 _MAX_NAMED = 3
+_HIVE_NULL = "__HIVE_DEFAULT_PARTITION__"
 
 
 @dataclass(frozen=True, order=True, slots=True)
@@ -27,7 +28,7 @@ class CorpusFile:
     uri: str
     size_bytes: int
     etag: str
-    partition: tuple[tuple[str, str], ...] = ()
+    partition: tuple[tuple[str, str | None], ...] = ()
 
 
 def list_corpus(uris: Iterable[str], storage: Storage) -> list[CorpusFile]:
@@ -59,7 +60,7 @@ def _list_one(root: str, storage: Storage) -> list[CorpusFile]:
             continue  # the empty object that some tools leave for a folder
         if not below or (not is_hidden(below) and below.lower().endswith(_PARQUET_SUFFIXES)):
             _check_name(item.uri)
-            files.append(CorpusFile(item.uri, item.size_bytes, item.etag, _partition_of(below)))
+            files.append(CorpusFile(item.uri, item.size_bytes, item.etag, hive_keys(below)))
         else:
             num_others += 1
             tables.note(below)
@@ -98,7 +99,7 @@ def _live_files(root: str, files: list[CorpusFile], tables: set[str], storage: S
 def _find_file(uri: str, root: str, storage: Storage) -> CorpusFile:
     """A live file that was not listed: it is hidden by its name, or was committed since."""
     for item in storage.list_objects(uri):
-        return CorpusFile(uri, item.size_bytes, item.etag, _partition_of(uri.removeprefix(root).strip("/")))
+        return CorpusFile(uri, item.size_bytes, item.etag, hive_keys(uri.removeprefix(root).strip("/")))
     raise CorpusError(
         f"{uri}: live in a Delta table's log, and not there",
         "restore it or repair the table; if the table is being written or vacuumed, run the same command again",
@@ -114,6 +115,7 @@ def _check_name(uri: str) -> None:
         raise CorpusError(f"{shown}: its name is not UTF-8", "rename the file") from None
 
 
-def _partition_of(below: str) -> tuple[tuple[str, str], ...]:
-    pairs = [part.split("=", 1) for part in below.split("/")[:-1] if "=" in part]
-    return tuple((unquote(key), unquote(value)) for key, value in pairs)
+def hive_keys(path: str) -> tuple[tuple[str, str | None], ...]:
+    """The keys and values in the names of a file's folders (`.../domain=tweets/a.parquet`); None for Hive's null."""
+    pairs = [part.split("=", 1) for part in path.split("/")[:-1] if "=" in part]
+    return tuple((unquote(key), None if value == _HIVE_NULL else unquote(value)) for key, value in pairs)

@@ -5,18 +5,17 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 from functools import partial
-from urllib.parse import unquote
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipeline.corpus.listing import hive_keys
 from pipeline.corpus.nested import column_at, find_path
 from pipeline.errors import BertmillError, CorpusError
 from pipeline.storage import Storage, retrying
 
 _REMEDY = "name a column that it has"
-_HIVE_NULL = "__HIVE_DEFAULT_PARTITION__"
 
 
 def read_rows_at(
@@ -59,17 +58,12 @@ def read_rows_at(
 
 def _find_column(schema: pa.Schema, name: str, uri: str, remedy: str) -> tuple[str, ...] | pa.Scalar:
     """Where a column stands in the file, or the text that a folder gives all of its rows: as a corpus is read."""
-    path, keys = find_path(schema, name), _hive_keys(uri)
+    path, keys = find_path(schema, name), dict(hive_keys(uri))
     if path == (name,) or (path is not None and name not in keys):
         return path
     if name not in keys:
         raise CorpusError(f"{uri}: no column {name!r}; it has {', '.join([*schema.names, *keys])}", remedy)
-    return pa.scalar(None if keys[name] == _HIVE_NULL else keys[name], pa.string())
-
-
-def _hive_keys(uri: str) -> dict[str, str]:
-    pairs = [part.split("=", 1) for part in uri.split("/")[:-1] if "=" in part]
-    return {unquote(key): unquote(value) for key, value in pairs}
+    return pa.scalar(keys[name], pa.string())
 
 
 def _values_at(group: pa.Table, place: tuple[str, ...] | pa.Scalar) -> pa.ChunkedArray:

@@ -21,7 +21,6 @@ _BATCH_ROWS, _BATCH_BYTES, _BUFFER_BYTES = 4_096, 16 * 2**20, 4 * 2**20
 _SMALL_BATCH_ROWS = 64  # of texts whose sizes a dictionary hides: 2 GiB, all that Arrow can nest, are 64 of 32 MiB
 _TOO_LARGE = "Nested data conversions not implemented"  # Arrow's words for nested text of 2 GiB in one array
 _UNIT = {"coerce_int96_timestamp_unit": "us"}  # old writers' timestamps; in nanoseconds the year 9999 is another
-_HIVE_NULL = "__HIVE_DEFAULT_PARTITION__"
 
 
 @dataclass(frozen=True)
@@ -156,6 +155,5 @@ def _path_in_file(schema: pa.Schema, name: str, file: CorpusFile) -> tuple[str, 
 
 
 def _hive_column(piece: Piece, name: str) -> pa.ChunkedArray:
-    value = dict(piece.file.partition)[name]
-    text = pa.scalar(None if value == _HIVE_NULL else value, pa.string())
+    text = pa.scalar(dict(piece.file.partition)[name], pa.string())
     return pa.chunked_array([pa.repeat(text, piece.num_rows)])

@@ -6,21 +6,19 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline.config import Uris
 from pipeline.corpus.listing import CorpusFile, list_corpus
 from pipeline.corpus.nested import column_at, find_path
 from pipeline.corpus.reader import (
-    REASON,
     Columns,
     ReadOptions,
     holds_words,
-    input_column,
     read_shard,
 )
 from pipeline.corpus.rows import open_rows
@@ -28,10 +26,9 @@ from pipeline.corpus.shards import Shard
 from pipeline.errors import CorpusError, Problem, SpecError
 from pipeline.output.rows import check_nights
 from pipeline.schema import SOURCE_FILE, SOURCE_ROW
-from pipeline.storage import Storage
+from pipeline.storage import Storage, retrying
 from pipeline.tasks.base import Learned, Task, targets_of
-
-_MAX_NAMED = 10
+from pipeline.tasks.usable import MAX_NAMED, find_usable, list_reasons
 
 
 @dataclass(frozen=True)
@@ -73,15 +70,9 @@ class UsableRows:
 def read_usable(shard: Shard, split: LabelledSet, task: Task, learned: Learned, storage: Storage) -> UsableRows:
     """Read a shard and leave out rows without usable text or target."""
     rows = read_shard(shard, split.columns, split.options, storage)
-    good = rows.filter(pc.is_null(rows[REASON]))
-    names = [input_column(name) for group in split.texts for name in group]
-    why = task.check(targets_of(good, split.columns.kept), [good[name] for name in names], learned)
-    bad_text = rows.filter(pc.is_valid(rows[REASON]))
-    bad_target = good.filter(pc.is_valid(why))
-    reasons = _located(bad_text, bad_text[REASON]) + _located(bad_target, pc.drop_null(why))
-    good = good.filter(pc.is_null(why))
-    places = good.select([SOURCE_FILE, SOURCE_ROW])
-    return UsableRows(tuple(good[name] for name in names), targets_of(good, split.columns.kept), places, reasons)
+    good, reasons = find_usable(rows, split.columns, task, learned)
+    texts = tuple(map(good.column, split.columns.input_names))
+    return UsableRows(texts, targets_of(good, split.columns.kept), good.select([SOURCE_FILE, SOURCE_ROW]), reasons)
 
 
 def read_split(
@@ -102,11 +93,6 @@ def read_split(
 
 def _joined(arrays: Sequence[pa.ChunkedArray]) -> pa.ChunkedArray:
     return pa.chunked_array([chunk for array in arrays for chunk in array.chunks], arrays[0].type)
-
-
-def _located(rows: pa.Table, reasons: pa.Array | pa.ChunkedArray) -> list[str]:
-    places = zip(rows[SOURCE_FILE].to_pylist(), rows[SOURCE_ROW].to_pylist(), reasons.to_pylist(), strict=True)
-    return [f"{file} row {row}: {reason}" for file, row, reason in places]
 
 
 @dataclass(frozen=True)
@@ -184,9 +170,9 @@ def check_labels(task: Task, train: LabelledSet, validation: LabelledSet | None,
         )
     unknown = sorted(set(validation.learned.labels) - set(labels)) if validation else []
     if unknown:
-        named = ", ".join(repr(label) for label in unknown[:_MAX_NAMED])
+        named = ", ".join(repr(label) for label in unknown[:MAX_NAMED])
         remedy = "add training rows of those labels, or take those rows out of validation"
-        expected = f"some of: {', '.join(labels[:_MAX_NAMED])}"
+        expected = f"some of: {', '.join(labels[:MAX_NAMED])}"
         problems.append(Problem(f"{places.field}.validation", f"labels never trained: {named}", expected, remedy))
     if problems:
         raise SpecError(places.source, tuple(problems))
@@ -199,10 +185,9 @@ def check_usable(num_rows: int, num_bad: int, reasons: Sequence[str], max_bad_fr
         CorpusError: with the first reasons.
     """
     if num_bad > max_bad_fraction * num_rows or num_bad == num_rows:
-        shown = "\n".join(f"- {reason}" for reason in reasons[:_MAX_NAMED])
         raise CorpusError(
             f"{num_bad} of {num_rows} labelled rows cannot be used, more than data.max_bad_fraction "
-            f"{max_bad_fraction}:\n{shown}",
+            f"{max_bad_fraction}:\n{list_reasons(reasons)}",
             "mend the data, or raise data.max_bad_fraction",
         )
 
@@ -212,12 +197,22 @@ def _read_targets(files: Sequence[CorpusFile], schema: pa.Schema, storage: Stora
     (field,) = schema
     chunks: list[pa.Array] = []
     for file in files:
-        filesystem, path = storage.open_arrow(file.uri)
-        with pq.ParquetFile(path, filesystem=filesystem) as parquet:
-            place = find_path(parquet.schema_arrow, field.name)
-            if place is not None:
-                chunks += column_at(parquet.read([".".join(place)]), place).cast(field.type).chunks
-            else:
-                value = pa.scalar(dict(file.partition)[field.name])
-                chunks.append(pa.repeat(value, parquet.metadata.num_rows).cast(field.type))
+        read = partial(_read_target, file, field.name, storage)
+        try:
+            chunks += retrying(read, f"read {file.uri}").cast(field.type).chunks
+        except (pa.ArrowException, OSError) as error:
+            raise CorpusError(
+                f"{file.uri}: column {field.name!r} cannot be read: {str(error).splitlines()[0]}",
+                "restore the file, or take it out of the data",
+            ) from None
     return pa.chunked_array(chunks, field.type)
+
+
+def _read_target(file: CorpusFile, name: str, storage: Storage) -> pa.ChunkedArray:
+    filesystem, path = storage.open_arrow(file.uri)
+    with pq.ParquetFile(path, filesystem=filesystem) as parquet:
+        place = find_path(parquet.schema_arrow, name)
+        if place is not None:
+            return column_at(parquet.read([".".join(place)]), place)
+        value = pa.scalar(dict(file.partition)[name], pa.string())
+        return pa.chunked_array([pa.repeat(value, parquet.metadata.num_rows)])

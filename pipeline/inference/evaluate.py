@@ -10,15 +10,12 @@ from dataclasses import dataclass, replace
 from itertools import chain
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from pipeline.config import CorpusConfig, PoolOptions
 from pipeline.corpus.reader import (
-    REASON,
     Columns,
     ReadOptions,
     holds_words,
-    input_column,
     read_shard,
 )
 from pipeline.corpus.rows import open_rows
@@ -34,7 +31,8 @@ from pipeline.inference.stages import StageClock
 from pipeline.registry.resolve import resolve_model
 from pipeline.storage import Storage
 from pipeline.tasks import check_inputs, find_task
-from pipeline.tasks.base import Evaluation, Learned, targets_of
+from pipeline.tasks.base import Evaluation, Learned, Task, targets_of
+from pipeline.tasks.usable import MAX_NAMED, find_usable, list_reasons
 from pipeline.telemetry import Meter, ProgressDisplay
 from pipeline.tracing import span
 
@@ -108,12 +106,10 @@ class ShardEvaluator:
         """
         source, member = self._job.source, self._predictor.members[_ONLY]
         task, learned, kept = member.task, member.learned, source.columns.kept
-        names = [input_column(column) for group in source.groups for column in group.columns]
         rows = read_shard(shard, source.columns, source.options, self._job.model.storage)
-        rows = rows.filter(pc.is_null(rows[REASON]))
-        rows = rows.filter(pc.is_null(task.check(targets_of(rows, kept), [rows[name] for name in names], learned)))
+        rows, _ = find_usable(rows, source.columns, task, learned)
         predictions = [self._predictor.predict(rows, {_ONLY: group}, clock)[_ONLY] for group in source.groups]
-        examples = replace(predictions[-1].examples, texts=tuple(rows[name] for name in names))
+        examples = replace(predictions[-1].examples, texts=tuple(map(rows.column, source.columns.input_names)))
         outputs = [prediction.outputs for prediction in predictions]
         judged = task.judge(outputs, examples, targets_of(rows, kept), learned)
         num_tokens = sum(prediction.examples.tokens.row_tokens for prediction in predictions)
@@ -192,11 +188,22 @@ def conclude(run: PreparedEvaluation, results: pa.Table) -> Evaluation:
     """
     num_bad = run.num_rows - results.num_rows
     limit = run.corpus.max_bad_fraction
+    task, learned = find_task(run.bundle.task, run.spec.bundle), Learned(run.bundle.labels, run.bundle.options)
     if num_bad > limit * run.num_rows or results.num_rows == 0:
         raise CorpusError(
             f"{num_bad} of {run.num_rows} rows have no usable text, or a target that is missing, broken or unknown to "
-            f"the bundle; more than max_bad_fraction {limit}",
+            f"the bundle; more than max_bad_fraction {limit}:\n{list_reasons(_first_reasons(run, task, learned))}",
             "mend the data, or raise corpus.max_bad_fraction",
         )
-    task = find_task(run.bundle.task, run.spec.bundle)
-    return task.evaluate(results, Learned(run.bundle.labels, run.bundle.options))
+    return task.evaluate(results, learned)
+
+
+def _first_reasons(run: PreparedEvaluation, task: Task, learned: Learned) -> list[str]:
+    """Some rows that cannot be judged, looked for again: workers send what they judged."""
+    storage, source, reasons = Storage(run.spec.storage), run.source, list[str]()
+    for shard in run.shards:
+        rows = read_shard(shard, source.columns, source.options, storage)
+        reasons += find_usable(rows, source.columns, task, learned)[1]
+        if len(reasons) >= MAX_NAMED:
+            break
+    return reasons

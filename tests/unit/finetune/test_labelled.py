@@ -14,7 +14,15 @@ from pipeline.corpus.rows import open_rows
 from pipeline.corpus.shards import ShardSize
 from pipeline.encoder.tokenize import TextTokenizer, TokenOptions
 from pipeline.errors import CorpusError, SpecError
-from pipeline.finetune.labelled import LabelledSet, LabelPlaces, LabelTarget, check_labels, open_split, read_usable
+from pipeline.finetune.labelled import (
+    LabelledSet,
+    LabelPlaces,
+    LabelTarget,
+    check_labels,
+    open_split,
+    read_split,
+    read_usable,
+)
 from pipeline.finetune.token_cache import (
     TokenCacheJob,
     TokenCacheWriter,
@@ -24,6 +32,7 @@ from pipeline.finetune.token_cache import (
     missing_shards,
 )
 from pipeline.storage import Storage
+from pipeline.tasks import TASKS
 from pipeline.tasks.base import Learned
 from pipeline.tasks.text_classification import PairClassification, TextClassification
 from tests.tiny import LABELS, make_tokenizer, write_corpus
@@ -207,3 +216,38 @@ def test_a_label_may_be_a_field_of_a_struct(tmp_path: Path) -> None:
     split = open_split((str(tmp_path),), TASK, TEXT, LabelTarget("doc.label"), STORAGE)
     assert split.learned.labels == ("a", "b")
     assert read_usable(split.shards[0], split, TASK, split.learned, STORAGE).targets.to_pylist() == ["b", "a"]
+
+
+def test_hives_null_is_no_label(tmp_path: Path) -> None:
+    for folder in ("label=a", "label=b", "label=__HIVE_DEFAULT_PARTITION__"):
+        (tmp_path / folder).mkdir()
+        pq.write_table(pa.table({"text": ["x", "y"]}), tmp_path / folder / "1.parquet")
+    split = open_directory(tmp_path)
+    assert split.learned.labels == ("a", "b")
+    with pytest.raises(
+        CorpusError, match=r"2 of 6 labelled rows .*\n- .* row 0: label is null\n- .* row 1:"
+    ):
+        read_split(split, TASK, split.learned, 0.1, STORAGE)
+
+
+def test_targets_that_cannot_be_read_name_their_file(tmp_path: Path) -> None:
+    path = tmp_path / "broken.parquet"
+    pq.write_table(pa.table({"text": ["x"] * 99, "label": [str(row) for row in range(99)]}), path, compression="zstd")
+    metadata = pq.ParquetFile(path).metadata.row_group(0).column(1)
+    content = bytearray(path.read_bytes())
+    start = metadata.dictionary_page_offset
+    content[start : start + metadata.total_compressed_size] = b"x" * metadata.total_compressed_size
+    path.write_bytes(content)
+    with pytest.raises(CorpusError, match=r"broken\.parquet: column 'label' cannot be read: "):
+        open_directory(tmp_path)
+
+
+def test_a_target_column_of_another_type_is_told_with_its_type(tmp_path: Path) -> None:
+    rows = pa.table({"text": ["a b"], "tags": [[{"begin": 0, "end": 1, "label": "x"}]]})
+    pq.write_table(rows, tmp_path / "1.parquet")
+    task, learned = TASKS["token-classification"], Learned(("O", "B-x", "I-x"))
+    split = open_split((str(tmp_path),), task, TEXT, LabelTarget("tags", learned), STORAGE)
+    with pytest.raises(
+        CorpusError, match=r"column 'tags' is list<.*>, of no use to task token-classification"
+    ):
+        read_split(split, task, learned, 0.1, STORAGE)

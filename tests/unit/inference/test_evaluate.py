@@ -93,8 +93,10 @@ def test_rows_without_one_of_their_texts_are_left_out(bundle: Path) -> None:
     assert found.num_rows == 37
     expected = searched(bundle, [LEFT[row] for row in kept], [RIGHT[row] for row in kept])
     assert found.metrics == pytest.approx(expected, abs=1e-6)
-    with pytest.raises(CorpusError, match="3 of 40 rows have no usable text"):
+    with pytest.raises(CorpusError, match="3 of 40 rows have no usable text") as caught:
         evaluate(bundle, rows, max_bad_fraction=0.05)
+    for row, reason in ((3, "text is null"), (5, "text is null"), (11, "text is blank")):
+        assert f"a.parquet row {row}: {reason}" in caught.value.message
 
 
 @pytest.mark.parametrize("label", [None, "score"])
