@@ -8,10 +8,12 @@ import socket
 import subprocess
 import sys
 import time
-import urllib.error
-import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
+
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError
+from botocore.session import Session
 
 BUCKET = "bertmill-test"
 _PORTS = ("master.port", "volume.port", "filer.port", "s3.port", "admin.port")
@@ -47,7 +49,7 @@ class S3Server:
 
 
 def start_server(directory: Path) -> S3Server:
-    """Start a server and wait until it refuses an unsigned request, which is when it is ready."""
+    """Start a server and wait until its bucket is there, which is some time after it answers."""
     ports = dict(zip(_PORTS, free_ports(len(_PORTS)), strict=True))
     weed = Path(sys.executable).parent / "weed"
     command = [str(weed), "mini", f"-dir={directory}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", f"-bucket={BUCKET}"]
@@ -64,14 +66,20 @@ def start_server(directory: Path) -> S3Server:
 
 
 def _wait_ready(server: S3Server, log: Path) -> None:
+    client = Session().create_client(
+        "s3",
+        "us-east-1",
+        endpoint_url=server.endpoint_url,
+        aws_access_key_id=server.access_key,
+        aws_secret_access_key=server.secret_key,
+        config=Config(connect_timeout=1, read_timeout=1, retries={"total_max_attempts": 1}),
+    )
     deadline_s = time.monotonic() + 60
     while time.monotonic() < deadline_s and server.process.poll() is None:
         try:
-            urllib.request.urlopen(f"{server.endpoint_url}/{BUCKET}", timeout=1)
-        except urllib.error.HTTPError as error:
-            if error.code == 403:
-                return
-        except OSError:
+            client.head_bucket(Bucket=server.bucket)
+            return
+        except (ClientError, BotoCoreError):
             pass
         time.sleep(0.2)
     server.stop()
