@@ -24,7 +24,7 @@ from pipeline.tasks import find_task
 from pipeline.tasks.base import Examples, Learned, WindowTargets
 from pipeline.uris import join_uri
 
-CACHE_FORMAT = 2
+CACHE_FORMAT = 3
 _TRAINED_ON = ("ids", "type_ids", "target", "weight")
 _CACHE_SCHEMA = pa.schema(
     [

@@ -18,7 +18,7 @@ from pipeline.output.compare import compare_nights
 from pipeline.output.export.night import export_night
 from pipeline.output.export.request import parse_request
 from pipeline.output.history import list_live_files, read_nights
-from pipeline.output.rows import expand_tables
+from pipeline.output.rows import check_nights
 from pipeline.output.verify import verify_night
 from pipeline.storage import Storage
 from tests.tiny import make_rows
@@ -70,7 +70,7 @@ def test_its_export_is_an_empty_night(quiet: Story, columns: tuple[str, ...]) ->
 
 def test_what_needs_rows_says_that_there_are_none(quiet: Story) -> None:
     with pytest.raises(CorpusError, match=f"run_date={SECOND}: holds no rows"):
-        expand_tables([f"{quiet.table}/run_date={SECOND}"], STORAGE)
+        check_nights([f"{quiet.table}/run_date={SECOND}"], STORAGE)
     spec = DuplicatesSpec(table=str(quiet.table), output=str(quiet.root / "found"))
     with pytest.raises(CorpusError, match=f"night {SECOND} holds no rows"):
         analyse_duplicates(spec, SECOND)

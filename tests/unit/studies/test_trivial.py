@@ -39,7 +39,9 @@ def test_no_label() -> None:
 def test_no_entity() -> None:
     tags = [["B-x", "I-x", "O"], ["O", "O", "O"]]
     found = trivial_prediction("token-classification", pa.chunked_array([tags]))
-    expected = judged_by("token-classification", {"truth": tags, "predicted": [["O"] * 3] * 2}, Learned())
+    truth = [[{"start": 0, "end": 2, "label": "x"}], []]
+    judged = {"truth": truth, "predicted": [[], []], "num_words": [3, 3], "num_right": [1, 3]}
+    expected = judged_by("token-classification", judged, Learned())
     assert found is not None
     assert found.values == pytest.approx({name: expected[name] for name in found.values})
 
