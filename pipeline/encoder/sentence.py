@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from pipeline.config import EncoderUse
+from pipeline.encoder.loading import load_tokenizer
 from pipeline.errors import ModelError
 
 _KNOWN_MODULES = (["Transformer", "Pooling"], ["Transformer", "Pooling", "Normalize"])
@@ -19,7 +20,7 @@ def settle_use(spec: UseT, source: str, is_strict: bool = True) -> UseT:
 
     Args:
         spec: As the user wrote it.
-        source: The model's directory; a hub id is left alone.
+        source: The model's directory.
         is_strict: Refuse a directory whose embeddings are made in a way that no spec can ask for.
 
     Raises:
@@ -29,6 +30,8 @@ def settle_use(spec: UseT, source: str, is_strict: bool = True) -> UseT:
         return spec
     modules = {module["type"].rsplit(".", 1)[-1]: module["path"] for module in _read(Path(source), "modules.json")}
     pooling = _pooling_of(_read(Path(source), modules["Pooling"], "config.json")) if "Pooling" in modules else "none"
+    if is_strict:
+        _check_texts(Path(source))
     if list(modules) in _KNOWN_MODULES and pooling in _OLD_NAMES.values():
         found = {"pooling": pooling, "normalize": "Normalize" in modules}
         return spec.model_copy(update={name: found[name] for name in found.keys() - spec.model_fields_set})
@@ -39,6 +42,27 @@ def settle_use(spec: UseT, source: str, is_strict: bool = True) -> UseT:
         "expected Transformer, Pooling by cls, mean or max, and perhaps Normalize",
         "set both `pooling` and `normalize` to take the encoder's states in another way than it was trained for",
     )
+
+
+def _check_texts(directory: Path) -> None:
+    """Refuse a model that embeds another text than the one it is given."""
+    settings, transformer = (
+        _read(directory, name) if (directory / name).is_file() else {}
+        for name in ("config_sentence_transformers.json", "sentence_bert_config.json")
+    )
+    prompt = (settings.get("prompts") or {}).get(settings.get("default_prompt_name"))
+    changes = f"a prompt stands before each text ({prompt!r})" if prompt else ""
+    if transformer.get("do_lower_case") and not _lowers(load_tokenizer(directory)):
+        changes = "texts are made lower case (do_lower_case), and its tokenizer does not do that"
+    if changes:
+        raise ModelError(
+            f"{directory}: {changes}; expected a model that embeds texts as they are",
+            "write such texts into the corpus, and set both `pooling` and `normalize` to embed them as they are",
+        )
+
+
+def _lowers(tokenizer: Any) -> bool:
+    return bool(tokenizer("A Text")["input_ids"] == tokenizer("a text")["input_ids"])
 
 
 def _pooling_of(settings: dict[str, Any]) -> str:

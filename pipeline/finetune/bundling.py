@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 
+import torch
+
 from pipeline.encoder.bundle import (
     BundleInfo,
     check_bundle_target,
@@ -12,7 +14,7 @@ from pipeline.encoder.bundle import (
     resolve_encoder,
     write_bundle,
 )
-from pipeline.encoder.checks import check_encoder
+from pipeline.encoder.checks import check_encoder, check_segments
 from pipeline.encoder.loading import load_tokenizer
 from pipeline.encoder.model import load_network
 from pipeline.encoder.sentence import settle_use
@@ -40,7 +42,11 @@ def bundle_encoder(spec: BundleSpec) -> BundleInfo:
     assert encoder is not None
     spec, tokenizer = settle_use(spec, encoder, is_strict=task.head_class == "AutoModel"), load_tokenizer(encoder)
     check_encoder(encoder, task.head_class, spec.max_length, tokenizer)
-    network = load_network(encoder, task.head_class, is_ready=task.head_class != "AutoModel")
+    if len(task.inputs) > 1:
+        check_segments(encoder, tokenizer)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)  # of a pooler that the checkpoint lacks: the same bundle each time
+        network = load_network(encoder, task.head_class, is_ready=task.head_class != "AutoModel")
     learned = learned_of(task, network.config, encoder)
     recipe = json.dumps(spec.encoder_use(), sort_keys=True)
     fingerprint = hashlib.sha256((recipe + fingerprint_model(encoder)).encode()).hexdigest()

@@ -13,10 +13,11 @@ from pipeline.encoder.bundle import (
     BundleInfo,
     check_bundle_target,
     fingerprint_model,
+    pin_model,
     read_bundle_info,
     resolve_encoder,
 )
-from pipeline.encoder.checks import check_encoder
+from pipeline.encoder.checks import check_encoder, check_segments
 from pipeline.encoder.loading import load_tokenizer
 from pipeline.encoder.masking import find_mask
 from pipeline.encoder.pairing import check_pairs
@@ -70,10 +71,10 @@ class PreparedHead:
 
 @dataclass(frozen=True)
 class PreparedTraining:
-    """Everything known before Ray starts."""
+    """Everything known before Ray starts; `model` is where any node gets the encoder."""
 
     spec: FinetuneSpec
-    encoder: str
+    model: str
     heads: tuple[PreparedHead, ...]
     fingerprint: str
     data_fingerprint: str
@@ -83,6 +84,11 @@ class PreparedTraining:
     def storage(self) -> Storage:
         """The spec's stores."""
         return Storage(self.spec.storage)
+
+    @property
+    def encoder(self) -> str:
+        """A directory on this node, to which it is fetched if need be."""
+        return resolve_encoder(self.model, self.storage)
 
     @property
     def num_rows(self) -> int:
@@ -136,7 +142,8 @@ def prepare_training(spec: FinetuneSpec, source: str) -> PreparedTraining:
         InputError: whatever the user has to mend.
     """
     storage, checks = Storage(spec.storage), Checks()
-    encoder = checks.run(lambda: resolve_encoder(resolve_model(spec.model, spec.registry, storage), storage))
+    model = checks.run(lambda: resolve_model(spec.model, spec.registry, storage))
+    encoder = None if model is None else checks.run(lambda: resolve_encoder(model, storage))
     splits = {}
     for name, head in spec.all_heads.items():
         if checks.run(lambda name=name: _check_head(spec, name, source)) is None:  # type: ignore[misc]
@@ -144,6 +151,7 @@ def prepare_training(spec: FinetuneSpec, source: str) -> PreparedTraining:
         checks.run(lambda name=name: check_bundle_target(spec.output_of(name), storage))  # type: ignore[misc]
         splits[name] = checks.run(lambda name=name, head=head: _open_splits(spec, name, head, source))  # type: ignore[misc]
     checks.raise_failures()
+    assert model is not None
     assert encoder is not None
     _check_recipe(spec, encoder, {name: split for name, split in splits.items() if split is not None}, source)
     tasks = [find_task(head.task, source) for head in spec.all_heads.values()]
@@ -153,6 +161,8 @@ def prepare_training(spec: FinetuneSpec, source: str) -> PreparedTraining:
         assert split is not None
         task = find_task(spec.all_heads[name].task, source)
         check_encoder(encoder, task.head_class, spec.max_length, tokenizer)
+        if any(len(texts) > 1 for texts in task.labelled_inputs):
+            check_segments(encoder, tokenizer)
         if task.hides_tokens:
             find_mask(tokenizer)
         if task.pairs_windows:
@@ -167,7 +177,7 @@ def prepare_training(spec: FinetuneSpec, source: str) -> PreparedTraining:
     model_fingerprint = fingerprint_model(encoder)
     fingerprint = spec.fingerprint(data_fingerprint, model_fingerprint)
     recipe = spec.recipe(data_fingerprint, model_fingerprint)
-    return PreparedTraining(spec, encoder, tuple(heads), fingerprint, data_fingerprint, recipe)
+    return PreparedTraining(spec, pin_model(model, encoder), tuple(heads), fingerprint, data_fingerprint, recipe)
 
 
 def _check_recipe(

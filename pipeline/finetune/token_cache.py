@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 
 from pipeline.corpus.shards import Shard
 from pipeline.encoder.attention import set_threads
+from pipeline.encoder.bundle import resolve_encoder
 from pipeline.encoder.loading import load_tokenizer
 from pipeline.encoder.tokenize import TextTokenizer, TokenOptions, TokenRows, concat_lengths, interleave_rows
 from pipeline.finetune.labelled import LabelledSet, UsableRows, check_usable, read_usable
@@ -42,9 +43,9 @@ _MAX_NAMED = 10
 
 @dataclass(frozen=True)
 class TokenCacheJob:
-    """What a tokenising worker is told."""
+    """What a tokenising worker is told; `model` is fetched to its node if need be."""
 
-    tokenizer_source: str
+    model: str
     token_options: TokenOptions
     task: str
     learned: Learned
@@ -56,7 +57,8 @@ class TokenCacheJob:
     def build(self) -> TokenCacheWriter:
         """Load the tokenizer in the worker's own process."""
         set_threads(self.num_threads)
-        return TokenCacheWriter(self, TextTokenizer(load_tokenizer(self.tokenizer_source), self.token_options))
+        tokenizer = load_tokenizer(resolve_encoder(self.model, self.storage))
+        return TokenCacheWriter(self, TextTokenizer(tokenizer, self.token_options))
 
 
 class TokenCacheWriter:

@@ -40,7 +40,7 @@ from pipeline.tasks.base import Examples
 def token_cache_job(run: PreparedTraining, head: PreparedHead, num_threads: int) -> TokenCacheJob:
     """What a worker that tokenises a head's training split is told."""
     return TokenCacheJob(
-        run.encoder,
+        run.model,
         head.token_options,
         head.task.name,
         head.train.learned,

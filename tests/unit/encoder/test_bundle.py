@@ -157,11 +157,6 @@ def test_an_encoder_directory_resolves_to_itself(encoder: Path, monkeypatch: pyt
     assert resolve_encoder("encoder", STORAGE) == str(encoder)
 
 
-def test_a_hub_id_is_passed_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    assert resolve_encoder("google-bert/bert-base-uncased", STORAGE) == "google-bert/bert-base-uncased"
-
-
 @pytest.mark.parametrize("model", ["./nowhere", "/no/where", "models/of/mine"])
 def test_a_path_that_is_not_there_is_not_taken_for_a_hub_id(model: str) -> None:
     with pytest.raises(ModelError, match="no such directory; expected a Hugging Face model"):
@@ -216,7 +211,6 @@ def test_the_model_fingerprint_follows_content_and_not_place(encoder: Path, enco
     tokenizer.add_tokens(["bertmill"])
     tokenizer.save_pretrained(encoder)
     assert fingerprint_model(str(encoder), tokenizer_only=True) != tokenizer_only
-    assert fingerprint_model("google-bert/bert-base-uncased") == "google-bert/bert-base-uncased"
 
 
 def test_a_bundle_may_go_where_nothing_is_or_another_bundle_stands(tmp_path: Path, bundle: Path) -> None:

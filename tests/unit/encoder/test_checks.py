@@ -11,12 +11,13 @@ from safetensors.torch import load_file, save_file
 
 from pipeline.encoder.attention import Runtime
 from pipeline.encoder.batching import BatchBudget
-from pipeline.encoder.checks import check_encoder
+from pipeline.encoder.checks import check_encoder, check_segments
 from pipeline.encoder.loading import load_tokenizer
 from pipeline.encoder.model import EmbeddingOptions, EncoderModel, Head, load_network
 from pipeline.encoder.tokenize import Padding, TextTokenizer, TokenOptions
 from pipeline.errors import ModelError
 from tests.tiny import make_rows
+from tests.unit.encoder.families import FAMILIES
 
 _SHAPE = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64}
 
@@ -81,6 +82,7 @@ def save_config(directory: Path, config: Any) -> str:
         (transformers.T5Config(), "a t5 model has a decoder"),
         (transformers.YosoConfig(), "a yoso model's results depend on the other texts of a batch"),
         (transformers.FNetConfig(), "a fnet model's results depend on the other texts of a batch"),
+        (transformers.BigBirdConfig(), "attention_type is block_sparse, whose results depend on the other texts"),
         (transformers.BertConfig(position_embedding_type="relative_key"), "position_embedding_type is relative_key"),
     ],
 )
@@ -108,6 +110,14 @@ def test_positions_before_a_text_s_first_do_not_count(tmp_path: Path, encoder_di
     check_encoder(source, "AutoModel", 64, tokenizer)
     with pytest.raises(ModelError, match="has positions for 64 tokens, and max_length is 65"):
         check_encoder(source, "AutoModel", 65, tokenizer)
+
+
+def test_a_pair_of_more_segments_than_the_model_knows_is_refused(tmp_path: Path, encoder_directory: Path) -> None:
+    check_segments(str(encoder_directory), load_tokenizer(encoder_directory))
+    source = save_config(tmp_path, transformers.BertConfig(type_vocab_size=1))
+    with pytest.raises(ModelError, match="tells 2 segments of a pair apart, and the model knows 1"):
+        check_segments(source, load_tokenizer(encoder_directory))
+    check_segments(source, FAMILIES["roberta"].tokenizer())
 
 
 def test_a_tokenizer_with_tokens_that_the_model_has_not_is_refused(encoder_directory: Path) -> None:

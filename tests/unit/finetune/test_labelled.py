@@ -35,7 +35,7 @@ from pipeline.storage import Storage
 from pipeline.tasks import TASKS
 from pipeline.tasks.base import Learned
 from pipeline.tasks.text_classification import PairClassification, TextClassification
-from tests.tiny import LABELS, make_tokenizer, write_corpus
+from tests.tiny import LABELS, make_encoder, make_tokenizer, write_corpus
 
 STORAGE, TASK = Storage(), TextClassification()
 TEXT = (("text",),)
@@ -198,10 +198,8 @@ def test_a_shard_without_usable_rows_takes_no_segments_from_the_others(
         write(tmp_path / "train", name, text_a=["good film", "it"], text_b=["bad", "was"], label=pair_labels)
     split = open_split((str(tmp_path / "train"),), pair, (("text_a", "text_b"),), LabelTarget("label"), STORAGE)
     assert len(split.shards) == 4
-    make_tokenizer(tmp_path / "tokenizer")
-    job = TokenCacheJob(
-        str(tmp_path / "tokenizer"), TokenOptions(16), pair.name, split.learned, split, cache, 1, STORAGE
-    )
+    model = str(make_encoder(tmp_path / "encoder"))
+    job = TokenCacheJob(model, TokenOptions(16), pair.name, split.learned, split, cache, 1, STORAGE)
     for shard in split.shards:
         job.build().process(shard)
     data = load_tokens([cache_file(cache, shard) for shard in split.shards], 1, STORAGE)
@@ -224,9 +222,7 @@ def test_hives_null_is_no_label(tmp_path: Path) -> None:
         pq.write_table(pa.table({"text": ["x", "y"]}), tmp_path / folder / "1.parquet")
     split = open_directory(tmp_path)
     assert split.learned.labels == ("a", "b")
-    with pytest.raises(
-        CorpusError, match=r"2 of 6 labelled rows .*\n- .* row 0: label is null\n- .* row 1:"
-    ):
+    with pytest.raises(CorpusError, match=r"2 of 6 labelled rows .*\n- .* row 0: label is null\n- .* row 1:"):
         read_split(split, TASK, split.learned, 0.1, STORAGE)
 
 
@@ -247,7 +243,5 @@ def test_a_target_column_of_another_type_is_told_with_its_type(tmp_path: Path) -
     pq.write_table(rows, tmp_path / "1.parquet")
     task, learned = TASKS["token-classification"], Learned(("O", "B-x", "I-x"))
     split = open_split((str(tmp_path),), task, TEXT, LabelTarget("tags", learned), STORAGE)
-    with pytest.raises(
-        CorpusError, match=r"column 'tags' is list<.*>, of no use to task token-classification"
-    ):
+    with pytest.raises(CorpusError, match=r"column 'tags' is list<.*>, of no use to task token-classification"):
         read_split(split, task, learned, 0.1, STORAGE)

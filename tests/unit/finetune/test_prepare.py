@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import pickle
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,9 @@ from pydantic import ValidationError
 from pipeline.errors import CorpusError, ModelError, OutputTakenError, SpecError
 from pipeline.finetune.prepare import PreparedHead, PreparedTraining, prepare_training
 from pipeline.finetune.spec import FinetuneSpec
+from pipeline.finetune.worker import token_cache_job
+from pipeline.storage import Storage
+from pipeline.uris import join_uri
 from tests.tiny import make_bundle, make_encoder, make_rows, write_corpus
 
 
@@ -55,6 +60,24 @@ def test_the_run_is_the_same_wherever_it_runs(place: dict[str, Any], tmp_path: P
         {"work": str(tmp_path / "work")},
     ):
         assert prepare(place, **changes).run_name == name
+
+
+def test_a_model_elsewhere_is_fetched_by_every_node(
+    place: dict[str, Any], encoder_directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = f"memory:///models/{tmp_path.name}"
+    for file in encoder_directory.iterdir():
+        Storage().upload(file, join_uri(model, file.name))
+    run = prepare(place, model=model)
+    here = Path(run.encoder)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "another node"))
+    there = Path(pickle.loads(pickle.dumps(run)).encoder)
+    assert there.is_relative_to(tmp_path / "another node")
+    assert not here.is_relative_to(tmp_path / "another node")
+    assert sorted(path.name for path in here.iterdir()) == sorted(path.name for path in there.iterdir())
+    job = token_cache_job(run, run.heads[0], 1)
+    shutil.rmtree(here)
+    assert job.build().process(run.heads[0].train.shards[0])["num_rows"].to_pylist() == [60]
 
 
 def test_another_recipe_model_or_data_is_another_run(place: dict[str, Any], tmp_path: Path) -> None:
