@@ -150,8 +150,7 @@ def train(job: LoopJob, hooks: LoopHooks, remarks: tuple[str, ...] = ()) -> Judg
         The judgements of the weights that the network is left with, the last or the best; the same on every rank.
 
     Raises:
-        TrainingError: loss, weights or outputs are not finite, or there is no figure to keep the best by; on every
-            rank at the same step.
+        TrainingError: numbers are not finite, or none is there to keep the best by; on every rank at the same step.
         InterruptedRunError: it was wished; on every rank at the same step, after a checkpoint.
     """
     context, plan = job.context, job.plan
@@ -180,7 +179,6 @@ def train(job: LoopJob, hooks: LoopHooks, remarks: tuple[str, ...] = ()) -> Judg
         at_epoch_end, at_evaluation = plan.ends_epoch(step), _is_evaluated(job, step)
         if at_epoch_end or at_evaluation or (step + 1) % _SYNC_EVERY_STEPS == 0:
             window.check(step)  # first: weights that are no numbers cannot be judged
-            _check_weights(job, step)
             if at_evaluation:
                 gather_weights(context.network)
             judgements = evaluate(job) if at_evaluation else None
@@ -280,7 +278,7 @@ class _Window:
         self._results.append(result)
 
     def check(self, step: int) -> None:
-        """Sum over ranks, and stop on a loss that is not finite."""
+        """Sum over ranks, and stop on a loss or on weights that are not finite."""
         job, self._stepped_s = self._job, time.monotonic()
         results, first_step = self._results, step + 1 - len(self._results)
         by_step = torch.tensor(
@@ -293,6 +291,7 @@ class _Window:
             _check_finite(job, number, step_loss, 0.0 if result.is_skipped else result.grad_norm)
             remark = self._note_norm(number, result)
             self._remarks += (remark,) if remark else ()
+        _check_weights(job, step)
         self._sums = by_step.sum(dim=0)
 
     def _note_norm(self, step: int, result: StepResult) -> str | None:
