@@ -46,7 +46,7 @@ class BundleInfo(EncoderUse):
     task: str
     inputs: dict[str, str] = Field(description="task input -> training column")
     labels: tuple[str, ...] = Field((), description="class names, in the order of the head's outputs")
-    options: dict[str, float] = Field(default_factory=dict, description="score range, tuned thresholds")
+    options: dict[str, float] = Field(default_factory=dict, description="score range, no sigmoid, tuned thresholds")
     base_model: str
     data_fingerprint: str = Field(description="hash of the training files' etags and the columns read")
     run_fingerprint: str = Field(description="hash of recipe, data and base model: the training run that wrote this")

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
+from transformers.utils import cached_file
+
+from pipeline.encoder.bundle import BUNDLE_FILE, read_bundle_info
 from pipeline.errors import ModelError, Problem, SpecError
+from pipeline.storage import Storage
 from pipeline.tasks.base import Learned, Task
+from pipeline.tasks.similarity import AS_IT_IS
 from pipeline.tasks.tagging import OUTSIDE, split_tag
 
 _OPTIONS: dict[str, dict[str, float]] = {
@@ -18,6 +25,10 @@ _OPTIONS: dict[str, dict[str, float]] = {
     "question-answering": {"may_decline": 0.0, "null_threshold": 0.0},
 }
 _KIND_OF_HEAD = {"similarity": "regression", "multi-label": "multi_label_classification"}
+_ACTIVATIONS: dict[str, dict[str, float]] = {
+    "torch.nn.modules.activation.Sigmoid": {},
+    "torch.nn.modules.linear.Identity": AS_IT_IS,
+}
 
 
 def check_ready(task: Task, field: str) -> None:
@@ -32,10 +43,12 @@ def check_ready(task: Task, field: str) -> None:
 
 
 def learned_of(task: Task, config: Any, source: str) -> Learned:
-    """What a bundle of the head knows: labels in the head's order; answers are never declined; similarity is 0 to 1.
+    """What a bundle of the head knows: labels in the head's order; answers are never declined.
+
+    A similarity is 0 to 1, or any number where the head was trained without a sigmoid.
 
     Raises:
-        ModelError: the head is of another kind, or its labels are no tags.
+        ModelError: the head is of another kind, its labels are no tags, or its number is made in an unknown way.
     """
     options = _OPTIONS[task.name]
     if task.name in ("embedding", "question-answering"):
@@ -51,13 +64,50 @@ def learned_of(task: Task, config: Any, source: str) -> Learned:
             "choose the task that the checkpoint was trained for",
         )
     if is_number:
-        return Learned((), options)
+        return Learned((), {**options, **_number_options(config, source)})
     labels = tuple(str(config.id2label[index]) for index in range(num_outputs))
     if len(set(labels)) < len(labels):
         raise ModelError(f"{source}: id2label names a label twice", "give every output its own name in config.json")
     if task.classes_of == "tokens":
         _check_tags(labels, source)
     return Learned(labels, options)
+
+
+def _number_options(config: Any, source: str) -> dict[str, float]:
+    """How one output becomes a number: as a bundle or cross-encoder says; else a regression's is the number itself."""
+    own = _find(source, BUNDLE_FILE)
+    if own is not None:  # its configuration says regression, as that of a head trained without a sigmoid does
+        return dict(read_bundle_info(str(own.parent), Storage()).options)
+    saved = _read(source, "config_sentence_transformers.json")
+    older = getattr(config, "sentence_transformers", None) or {}
+    oldest = getattr(config, "sbert_ce_default_activation_function", None)
+    activation = saved.get("activation_fn") or older.get("activation_fn") or oldest
+    if activation is None:
+        return AS_IT_IS if config.problem_type == "regression" else {}
+    if activation not in _ACTIVATIONS:
+        raise ModelError(
+            f"{source}: its activation function is {activation}; expected one of: {', '.join(_ACTIVATIONS)}",
+            "save the CrossEncoder with one of these; scores then mean what that one makes of the logits",
+        )
+    return _ACTIVATIONS[activation]
+
+
+def _find(source: str, name: str) -> Path | None:
+    """A file of a directory or of the hub; None where it is not there."""
+    try:
+        found = cached_file(source, name, _raise_exceptions_for_missing_entries=False)
+    except OSError as error:
+        raise ModelError(f"{source}: no way to tell if it has a {name}: {error}", "fetch the whole model") from None
+    return None if found is None else Path(found)
+
+
+def _read(source: str, name: str) -> dict[str, Any]:
+    """A JSON file; empty where it is not there."""
+    found = _find(source, name)
+    try:
+        return {} if found is None else dict(json.loads(found.read_text(encoding="utf-8")))
+    except ValueError as error:
+        raise ModelError(f"{found}: cannot be read: {error}", "save the model again") from None
 
 
 def _check_tags(labels: tuple[str, ...], source: str) -> None:

@@ -119,14 +119,20 @@ class Comparison:
 
     def _scores_of(self, stored: Row, fresh: FreshRow) -> list[str]:
         if self._kind == "similarity":
-            low, high = self._info.options["low"], self._info.options["high"]
-            value = low + (high - low) * float(_sigmoid(fresh.logits)[0])
-            return self._differ("similarity", stored, [value], max(high - low, 1e-12))
+            return self._number_of(stored, float(fresh.logits[0]))
         if self._kind == "multi-label":
             return self._labels_of(stored, _sigmoid(fresh.logits))
         if self._has_spans:
             return self._spans_of(stored, fresh)
         return self._label_of(stored, _softmax(fresh.logits)) if self._kind in _ONE_LABEL else []
+
+    def _number_of(self, stored: Row, logit: float) -> list[str]:
+        options = self._info.options
+        if not options.get("sigmoid", 1.0):  # of no range that is known: a large number may be off by its own share
+            return self._differ("similarity", stored, [logit], max(abs(logit), 1.0))
+        low, high = options["low"], options["high"]
+        value = low + (high - low) * float(_sigmoid(np.array(logit)))
+        return self._differ("similarity", stored, [value], max(high - low, 1e-12))
 
     def _spans_of(self, stored: Row, fresh: FreshRow) -> list[str]:
         if self._kind == "question-answering":

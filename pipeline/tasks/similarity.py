@@ -18,9 +18,15 @@ if TYPE_CHECKING:
 
     from pipeline.encoder.model import ModelOutputs
 
+AS_IT_IS: dict[str, float] = {"sigmoid": 0.0}
+"""The option of a head whose output is the number itself; without it there is a sigmoid."""
+
 
 class Similarity:
-    """One output through a sigmoid, stretched over the label's range; binary cross-entropy on the scaled label."""
+    """One output through a sigmoid, stretched over the label's range; binary cross-entropy on the scaled label.
+
+    The output of a head that others trained may be the number itself (`AS_IT_IS`).
+    """
 
     name = "similarity"
     bundled_as = "similarity"
@@ -67,11 +73,11 @@ class Similarity:
         return binary_cross_entropy_with_logits(logits.float(), targets.float(), reduction="sum")
 
     def output_fields(self) -> list[pa.Field]:
-        """`similarity`, in the label's own range."""
+        """`similarity`, in the label's own range; any number where the head has no sigmoid."""
         return [pa.field("similarity", pa.float32())]
 
     def decode(self, outputs: ModelOutputs, examples: Examples, learned: Learned) -> list[pa.Array]:
-        """Sigmoid, stretched."""
+        """Sigmoid if there is one, stretched."""
         return [pa.array(self._stretch(outputs, learned), pa.float32())]
 
     def judge(
@@ -90,7 +96,9 @@ class Similarity:
 
     def _stretch(self, outputs: ModelOutputs, learned: Learned) -> npt.NDArray[np.float64]:
         low, high = learned.options["low"], learned.options["high"]
-        return low + (high - low) * sigmoid(outputs.logits.reshape(-1)).astype(np.float64)
+        values = outputs.logits.reshape(-1)
+        values = sigmoid(values) if learned.options.get("sigmoid", 1.0) else values
+        return low + (high - low) * values.astype(np.float64)
 
 
 def numeric(targets: pa.ChunkedArray) -> npt.NDArray[np.float64]:

@@ -8,6 +8,7 @@ import pyarrow as pa
 import pytest
 import torch
 import transformers
+from sentence_transformers import CrossEncoder
 
 from pipeline.config import ComputeConfig
 from pipeline.corpus.reader import input_column
@@ -16,7 +17,7 @@ from pipeline.finetune.bundling import bundle_encoder
 from pipeline.finetune.spec import BundleSpec
 from pipeline.inference.predictor import ModelSource, TextSource, load_predictor
 from pipeline.storage import Storage
-from tests.tiny import make_tokenizer, tiny_config
+from tests.tiny import make_bundle, make_tokenizer, tiny_config
 
 TEXTS = ["good film", "it was a dull and awful film", "seven blue tables"]
 TAGS = ("O", "B-PER", "I-PER")
@@ -76,6 +77,48 @@ def test_a_trained_cross_encoder_gives_its_sigmoid(tmp_path: Path) -> None:
     np.testing.assert_allclose([row["similarity"] for row in rows], 1 / (1 + np.exp(-np.array(logits))), atol=1e-5)
 
 
+@pytest.mark.parametrize("is_regression", [False, True])
+@pytest.mark.parametrize("activation", [torch.nn.Identity(), torch.nn.Sigmoid(), None])
+def test_a_trained_cross_encoder_gives_what_its_own_program_does(
+    tmp_path: Path, activation: torch.nn.Module | None, is_regression: bool
+) -> None:
+    kind = {"problem_type": "regression"} if is_regression else {}
+    save_trained(tmp_path / "raw", "AutoModelForSequenceClassification", ("LABEL_0",), **kind)
+    own = CrossEncoder(str(tmp_path / "raw"), activation_fn=activation, max_length=32, device="cpu")
+    own.save_pretrained(str(tmp_path / "m"))
+    rows = decode(bundle_as("similarity", tmp_path / "m"), TEXTS, TEXTS[::-1])
+    expected = own.predict(list(zip(TEXTS, TEXTS[::-1], strict=True)), show_progress_bar=False)
+    np.testing.assert_allclose([row["similarity"] for row in rows], expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"problem_type": "regression"},
+        {"sentence_transformers": {"activation_fn": "torch.nn.modules.linear.Identity", "version": "4.1.0"}},
+        {"sbert_ce_default_activation_function": "torch.nn.modules.linear.Identity"},
+    ],
+)
+def test_a_head_trained_without_a_sigmoid_gives_its_logits(tmp_path: Path, config: dict[str, Any]) -> None:
+    network = save_trained(tmp_path / "m", "AutoModelForSequenceClassification", ("LABEL_0",), **config)
+    logits = [plain_logits(network, tmp_path / "m", *pair)[0] for pair in zip(TEXTS, TEXTS[::-1], strict=True)]
+    first = bundle_as("similarity", tmp_path / "m")
+    for bundle in (first, bundle_as("similarity", Path(first))):
+        rows = decode(bundle, TEXTS, TEXTS[::-1])
+        np.testing.assert_allclose([row["similarity"] for row in rows], logits, rtol=1e-4, atol=1e-5)
+
+
+def test_a_trained_bundles_range_and_sigmoid_are_kept(tmp_path: Path) -> None:
+    """Its configuration says regression, and yet it was trained with a sigmoid."""
+    save_trained(tmp_path / "raw", "AutoModelForSequenceClassification", ("LABEL_0",), problem_type="regression")
+    network = transformers.AutoModelForSequenceClassification.from_pretrained(str(tmp_path / "raw"))
+    make_bundle(tmp_path / "m", (), network=network, task="similarity", inputs={}, options={"low": 1.0, "high": 5.0})
+    expected, found = (
+        decode(bundle, TEXTS, TEXTS[::-1]) for bundle in (f"{tmp_path}/m", bundle_as("similarity", tmp_path / "m"))
+    )
+    assert found == expected
+
+
 def test_a_trained_tagger_finds_the_entities_of_its_tags(tmp_path: Path) -> None:
     network = save_trained(tmp_path / "m", "AutoModelForTokenClassification", TAGS)
     (row,) = decode(bundle_as("token-classification", tmp_path / "m"), ["good film was blue"])
@@ -103,6 +146,13 @@ def test_trained_question_answering_never_declines(tmp_path: Path) -> None:
             ("a", "b"),
             {"problem_type": "multi_label_classification"},
             "problem_type multi_label_classification",
+        ),
+        (
+            "similarity",
+            "AutoModelForSequenceClassification",
+            ("a",),
+            {"sbert_ce_default_activation_function": "torch.nn.modules.activation.Tanh"},
+            "activation function is torch.nn.modules.activation.Tanh; expected one of: .*Sigmoid, .*Identity",
         ),
         ("token-classification", "AutoModelForTokenClassification", ("LABEL_0", "LABEL_1"), {}, "id2label: tag"),
         ("token-classification", "AutoModelForTokenClassification", ("B-X", "I-X"), {}, "id2label has no 'O'"),

@@ -111,6 +111,13 @@ BUNDLES: dict[str, dict[str, Any]] = {
         "options": {"low": 1.0, "high": 5.0},
         "network": network(("similarity",)),
     },
+    "similarity without a sigmoid": {
+        "task": "similarity",
+        "inputs": {"text_a": "text", "text_b": "other"},
+        "labels": (),
+        "options": {"low": 0.0, "high": 1.0, "sigmoid": 0.0},
+        "network": network(("similarity",)),
+    },
     "embedding": {"task": "embedding", "labels": (), "network": BertModel(tiny_config()).eval()},
     "tags": {"task": "token-classification", "labels": TAGS, "network": tagger(BertForTokenClassification)},
     "windows of tags": {

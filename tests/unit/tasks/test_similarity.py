@@ -10,7 +10,7 @@ import scipy.stats
 import torch
 
 from pipeline.tasks.base import Learned
-from pipeline.tasks.similarity import Similarity
+from pipeline.tasks.similarity import AS_IT_IS, Similarity
 from tests.unit.tasks.parts import column, outputs_of, rows_without_text
 
 TASK = Similarity()
@@ -28,6 +28,14 @@ def test_predictions_are_stretched_over_the_range() -> None:
     (scores,) = TASK.decode(outputs_of([[-100], [0], [100], [0.7]]), rows_without_text(4), RANGE)
     assert scores.type == TASK.output_fields()[0].type
     np.testing.assert_allclose(scores.to_pylist(), [1, 3, 5, 1 + 4 * scipy.special.expit(0.7)], rtol=1e-6)
+
+
+def test_a_head_without_a_sigmoid_gives_its_logits() -> None:
+    learned = Learned((), {"low": 0.0, "high": 1.0, **AS_IT_IS})
+    logits = [[-3.5], [0.0], [4.75]]
+    (scores,) = TASK.decode(outputs_of(logits), rows_without_text(3), learned)
+    judged = TASK.judge([outputs_of(logits)], rows_without_text(3), column([0.0, 1.0, 5.0]), learned)
+    assert scores.to_pylist() == judged["predicted"].to_pylist() == [-3.5, 0.0, 4.75]
 
 
 def test_targets_are_scaled_to_one_and_given_to_every_window() -> None:
