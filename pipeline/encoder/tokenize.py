@@ -120,12 +120,9 @@ class TextTokenizer:
                 "save it with a tokenizer.json (tokenizer.save_pretrained of a fast tokenizer)",
             )
         windowed = options.long_text == "window"
-        room = options.max_length - backend.num_special_tokens_to_add(is_pair=True)
-        if windowed and options.stride >= room:
-            raise ModelError(
-                f"windows of {options.max_length} tokens that share {options.stride} cannot move on",
-                f"use a stride below {room}, or a greater max_length",
-            )
+        self._room = options.max_length - backend.num_special_tokens_to_add(is_pair=True)
+        if windowed and options.stride >= self._room:
+            raise _not_moving(options, self._room)
         self._unknown_id = tokenizer.unk_token_id
         self._backend = backend
         self._options = options
@@ -146,8 +143,13 @@ class TextTokenizer:
             texts: One or two string arrays without nulls [R]. In a pair only the second is cut or windowed when
                 spans are asked for (a question keeps its context; beyond half a window it is cut itself), else the
                 longer of the two.
+
+        Raises:
+            ModelError: windows of both texts of a pair are asked for, and share so much that they cannot move on.
         """
         is_question = len(texts) == 2 and self._options.with_spans
+        if len(texts) == 2 and not is_question:
+            self._check_halves()
         strategy = "only_second" if is_question else "longest_first"
         encode = self._backend.encode_batch if self._options.with_spans else self._backend.encode_batch_fast
         with_types = self._uses_types and (len(texts) == 2 or self._types_vary)
@@ -165,14 +167,18 @@ class TextTokenizer:
                 collector.add(encoding, was_cut=text != kept)
         return collector.collect()
 
+    def _check_halves(self) -> None:
+        """Two long texts get half of the room each."""
+        if self._stride and self._stride >= self._room // 2:
+            raise _not_moving(self._options, self._room // 2)
+
     def _precut(self, chunks: list[list[str]]) -> list[list[str]]:
         """Enormous texts without what decides nothing; windows need the whole text."""
         return [self._precutter.cut(chunks[0])] if len(chunks) == 1 else list(self._precutter.cut_pairs(*chunks))
 
     def _fitting(self, questions: list[str]) -> list[str]:
         """Questions cut to half a window, and so that a context can move on behind them."""
-        room = self._options.max_length - self._backend.num_special_tokens_to_add(is_pair=True)
-        limit = max(0, min(room // 2, room - self._stride - 1))
+        limit = max(0, min(self._room // 2, self._room - self._stride - 1))
         self._backend.no_truncation()
         fitting = []
         encodings = self._backend.encode_batch(questions, add_special_tokens=False)
@@ -183,6 +189,13 @@ class TextTokenizer:
                 offsets = self._backend.encode(kept, add_special_tokens=False).offsets
             fitting.append(kept)
         return fitting
+
+
+def _not_moving(options: TokenOptions, room: int) -> ModelError:
+    return ModelError(
+        f"windows of {options.max_length} tokens that share {options.stride} cannot move on",
+        f"use a stride below {room}, or a greater max_length",
+    )
 
 
 class _Collector:

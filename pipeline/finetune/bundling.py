@@ -23,19 +23,20 @@ from pipeline.finetune.ready import check_ready, learned_of
 from pipeline.finetune.spec import BundleSpec
 from pipeline.registry.resolve import resolve_model
 from pipeline.storage import Storage
-from pipeline.tasks import find_task
+from pipeline.tasks import check_long_text, find_task
 
 
 def bundle_encoder(spec: BundleSpec) -> BundleInfo:
     """Write an encoder, its head if the task has one, its tokenizer and how to embed with it as a bundle.
 
     Raises:
-        SpecError: the task is unknown, or none that a checkpoint has a head for.
+        SpecError: the task is unknown, none that a checkpoint has a head for, or of pairs that are to be windowed.
         ModelError: the encoder cannot be loaded, or its head is of another task.
         OutputTakenError: the output holds something else.
     """
     storage, checks, task = Storage(spec.storage), Checks(), find_task(spec.task, "spec")
     checks.run(lambda: check_ready(task, "task"))
+    checks.run(lambda: check_long_text(task, spec.long_text, "spec"))
     encoder = checks.run(lambda: resolve_encoder(resolve_model(spec.model, None, storage), storage))
     checks.run(lambda: check_bundle_target(spec.output, storage))
     checks.raise_failures()

@@ -36,7 +36,7 @@ from pipeline.finetune.teacher import find_target, read_teacher
 from pipeline.finetune.token_cache import CACHE_FORMAT
 from pipeline.registry.resolve import resolve_model
 from pipeline.storage import Storage
-from pipeline.tasks import check_inputs, find_task
+from pipeline.tasks import check_inputs, check_long_text, find_task
 from pipeline.tasks.base import Task
 from pipeline.tracing import span
 from pipeline.uris import join_uri
@@ -212,10 +212,7 @@ def _check_head(spec: FinetuneSpec, name: str, source: str) -> Task:
     """What a head's block says makes sense for its task."""
     head = spec.all_heads[name]
     task = find_task(head.task, source, spec.field_of(name, "task"))
-    if spec.long_text == "window" and len(task.inputs) > 1 and not task.windows_always:
-        # the windows of two long texts would be every combination of both
-        problem = Problem("long_text", f"window, for the pairs of task {head.task}", "truncate")
-        raise SpecError(source, (problem,))
+    check_long_text(task, spec.long_text, source)
     unused = [given for given in task.optional_inputs if given in head.data.inputs and head.data.label]
     if unused:
         remedy = "leave out one of the two: scored pairs are ordered by their scores, triplets have none"

@@ -43,6 +43,16 @@ def check_inputs(given: Iterable[str], known: Sequence[str], source: str, field:
         raise SpecError(source, (Problem(field, f"{unknown[0]!r} is no input", f"some of: {', '.join(known)}"),))
 
 
+def check_long_text(task: Task, long_text: str, source: str) -> None:
+    """Refuse windows of pairs: those of two long texts would be every combination of both.
+
+    Raises:
+        SpecError: the task's inputs are two texts, neither of which alone is cut into windows.
+    """
+    if long_text == "window" and len(task.inputs) > 1 and not task.windows_always:
+        raise SpecError(source, (Problem("long_text", f"window, for the pairs of task {task.name}", "truncate"),))
+
+
 def find_task(name: str, source: str, field: str = "task") -> Task:
     """The task of that name; `source` names the spec or bundle in the error, `field` its place there.
 

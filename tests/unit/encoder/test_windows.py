@@ -125,6 +125,15 @@ def test_spans_are_where_the_tokens_stand(fresh: Any) -> None:
     assert (rows.words >= 0).tolist() == (rows.spans[:, 0] >= 0).tolist()
 
 
+@pytest.mark.parametrize("max_length", [16, 17])
+def test_windows_of_both_texts_of_a_pair_share_less_than_half_the_room(fresh: Any, max_length: int) -> None:
+    half = (max_length - 3) // 2
+    pair = pa.array([LONG]), pa.array([LONG])
+    assert len(TextTokenizer(fresh, TokenOptions(max_length, "window", half - 1)).encode(*pair)) > 1
+    with pytest.raises(ModelError, match=f"windows of {max_length} tokens that share {half} cannot move on"):
+        TextTokenizer(fresh, TokenOptions(max_length, "window", half)).encode(*pair)
+
+
 def test_a_stride_without_room_is_refused_only_where_windows_are_made(fresh: Any) -> None:
     with pytest.raises(ModelError, match="windows of 8 tokens that share 5 cannot move on"):
         TextTokenizer(fresh, TokenOptions(8, "window", 5))

@@ -170,3 +170,12 @@ def test_a_task_without_such_heads_is_refused(tmp_path: Path) -> None:
     save_trained(tmp_path / "m", "AutoModel", ("a", "b"))
     with pytest.raises(SpecError, match="'masked-lm' has no head of its own"):
         bundle_as("masked-lm", tmp_path / "m")
+
+
+@pytest.mark.parametrize("task", ["pair-classification", "similarity"])
+def test_windows_of_pairs_are_refused_as_in_training(tmp_path: Path, task: str) -> None:
+    save_trained(tmp_path / "m", "AutoModelForSequenceClassification", ("a",) if task == "similarity" else ("a", "b"))
+    window = {"max_length": 32, "long_text": "window", "stride": 8}
+    spec = BundleSpec(model=str(tmp_path / "m"), output=str(tmp_path / "b"), task=task, **window)
+    with pytest.raises(SpecError, match=f"long_text: window, for the pairs of task {task}"):
+        bundle_encoder(spec)
