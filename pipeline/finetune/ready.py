@@ -65,9 +65,7 @@ def learned_of(task: Task, config: Any, source: str) -> Learned:
         )
     if is_number:
         return Learned((), {**options, **_number_options(config, source)})
-    labels = tuple(str(config.id2label[index]) for index in range(num_outputs))
-    if len(set(labels)) < len(labels):
-        raise ModelError(f"{source}: id2label names a label twice", "give every output its own name in config.json")
+    labels = _labels_of(config, source)
     if task.classes_of == "tokens":
         _check_tags(labels, source)
     return Learned(labels, options)
@@ -108,6 +106,20 @@ def _read(source: str, name: str) -> dict[str, Any]:
         return {} if found is None else dict(json.loads(found.read_text(encoding="utf-8")))
     except ValueError as error:
         raise ModelError(f"{found}: cannot be read: {error}", "save the model again") from None
+
+
+def _labels_of(config: Any, source: str) -> tuple[str, ...]:
+    numbers = sorted(config.id2label)
+    if numbers != list(range(config.num_labels)):
+        raise ModelError(
+            f"{source}: id2label numbers its labels {', '.join(map(str, numbers))}; expected every number from 0 to "
+            f"{config.num_labels - 1}, as the head's outputs have them",
+            "number them so in config.json, in the order in which the head was trained",
+        )
+    labels = tuple(str(config.id2label[number]) for number in numbers)
+    if len(set(labels)) < len(labels):
+        raise ModelError(f"{source}: id2label names a label twice", "give every output its own name in config.json")
+    return labels
 
 
 def _check_tags(labels: tuple[str, ...], source: str) -> None:

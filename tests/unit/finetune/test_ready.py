@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -164,6 +165,19 @@ def test_a_head_of_another_task_is_refused(
     save_trained(tmp_path / "m", head, labels, **config)
     with pytest.raises(ModelError, match=message):
         bundle_as(task, tmp_path / "m")
+
+
+@pytest.mark.parametrize("numbers", [(1, 2, 3), (0, 1, 3)])
+def test_labels_that_are_not_numbered_from_0_are_refused(tmp_path: Path, numbers: tuple[int, ...]) -> None:
+    save_trained(tmp_path / "m", "AutoModelForSequenceClassification", ("a", "b", "c"))
+    file = tmp_path / "m" / "config.json"
+    config = json.loads(file.read_text(encoding="utf-8"))
+    config["id2label"] = dict(zip(map(str, numbers), "abc", strict=True))
+    file.write_text(json.dumps(config), encoding="utf-8")
+    with pytest.raises(
+        ModelError, match=f"id2label numbers its labels {numbers[0]}, .*; expected every number from 0 to 2"
+    ):
+        bundle_as("text-classification", tmp_path / "m")
 
 
 def test_a_task_without_such_heads_is_refused(tmp_path: Path) -> None:
