@@ -166,7 +166,7 @@ class Encoded:
         """
         states_TH = self.output[0].flatten(0, 1)
         places_M = places_M if self.batch.pack is not None else self.batch.cells[places_M]
-        logits_1MC = _run_head(network, BaseModelOutput(last_hidden_state=states_TH[places_M].unsqueeze(0)), {})
+        logits_1MC = _run_head(network, _States(last_hidden_state=states_TH[places_M].unsqueeze(0)), {})
         assert logits_1MC is not None
         return logits_1MC[0]
 
@@ -267,6 +267,14 @@ def _answering(network: Any, output: Any) -> Iterator[None]:
         yield
     finally:
         setattr(network, network.base_model_prefix, base)
+
+
+class _States(BaseModelOutput):  # type: ignore[misc]
+    """Token states apart from what else a family's encoder answers with: to a head that asks, it is None."""
+
+    def __getattr__(self, name: str) -> None:
+        if name.startswith("__"):
+            raise AttributeError(name)
 
 
 class _GivenOutput(torch.nn.Module):

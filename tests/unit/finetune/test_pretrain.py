@@ -130,6 +130,14 @@ def test_from_scratch_with_a_tokenizer_of_its_own(
         ({"model_type": "bert", "hidden_size": 30, "num_attention_heads": 4}, "model.config: The hidden size"),
         ({"model_type": "bert", "hidden_size": "32"}, "model.config: .*hidden_size"),
         ({"model_type": "bert", "num_hidden_layers": 0}, "model.config: has 0 layers; expected one or more"),
+        ({"model_type": "bert", **SIZES, "max_position_embeddings": 8}, "model.config: has positions for 8 tokens"),
+        (
+            {"model_type": "modernvbert"},
+            "model.config: 'ModernVBertConfig' object has no attribute 'num_hidden_layers'",
+        ),
+        ({"model_type": "bart"}, "model.config: a bart model has a decoder"),
+        ({"model_type": "convbert"}, "model.config: a convbert model's results depend on the other texts"),
+        ({"model_type": "xmod", **SIZES}, r"model\.config\.default_language: is missing; .* one of: en_XX"),
     ],
 )
 def test_a_configuration_that_cannot_be_is_refused(
@@ -139,6 +147,32 @@ def test_a_configuration_that_cannot_be_is_refused(
     assert isinstance(spec.model, ScratchConfig)
     with pytest.raises(SpecError, match=message):
         start_from_scratch(spec, spec.model, "spec")
+    assert not (tmp_path / "pretrained.work").exists()
+
+
+def test_families_that_are_offered_are_not_refused_after_that(tmp_path: Path, texts: dict[str, str]) -> None:
+    spec = spec_of(tmp_path, texts, {"config": {"model_type": "gpt2"}})
+    assert isinstance(spec.model, ScratchConfig)
+    with pytest.raises(SpecError, match="one of: ") as caught:
+        start_from_scratch(spec, spec.model, "spec")
+    offered = str(caught.value).rpartition("one of: ")[2].split(", ")
+    assert {"bert", "roberta", "modernbert", "longformer", "luke"} <= set(offered)
+    assert not {"bart", "mbart", "mvp", "funnel", "convbert", "fnet", "yoso", "modernvbert", "perceiver"} & set(offered)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"model_type": "longformer", "attention_window": 16},
+        {"model_type": "luke", "entity_vocab_size": 5, "entity_emb_size": 8},
+        {"model_type": "xmod", "languages": ["en_XX"], "default_language": "en_XX"},
+    ],
+)
+def test_families_with_outputs_of_their_own_are_pretrained(
+    fields: dict[str, Any], tmp_path: Path, texts: dict[str, str]
+) -> None:
+    model = {"config": {**SIZES, **fields}, "tokenizer": {"vocab_size": 310}}
+    assert pretrain(spec_of(tmp_path, texts, model, epochs=1)).keys() == {"loss", "accuracy", "perplexity"}
 
 
 def test_an_encoder_without_a_mask_is_refused_before_anything_starts(tmp_path: Path, texts: dict[str, str]) -> None:
