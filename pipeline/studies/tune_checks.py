@@ -49,7 +49,7 @@ def prepare_tune(spec: TuneSpec, source: str) -> PreparedTune:
 
 def _check_space(spec: TuneSpec, source: str) -> None:
     """Fields that exist and may differ, each of whose extremes is a value the field takes."""
-    problems = [problem for path in spec.space for problem in _path_problems(path)]
+    problems = [problem for path in spec.space for problem in _path_problems(path)] + _overlaps(spec)
     if problems:
         raise SpecError(source, tuple(problems))
     start = {path: drawn.extremes[0] for path, drawn in spec.space.items()}
@@ -70,6 +70,16 @@ def _path_problems(path: str) -> list[Problem]:
     if path.rpartition(".")[2] not in known:
         return [Problem(field, "is not a known field", f"one of: {', '.join(known)}")]
     return []
+
+
+def _overlaps(spec: TuneSpec) -> list[Problem]:
+    """A block and one of its own fields cannot both be drawn: one would undo the other."""
+    return [
+        Problem(f"space.{path}", f"is a field of space.{block}", "a block or its fields, not both")
+        for block in spec.space
+        for path in spec.space
+        if path.startswith(f"{block}.")
+    ]
 
 
 def _read_point(spec: TuneSpec, point: Point, source: str) -> FinetuneSpec:

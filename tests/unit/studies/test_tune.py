@@ -134,6 +134,12 @@ def test_mistakes_of_the_space_are_said_at_once(tmp_path: Path, encoder_director
     assert "pooling: holds 'middle'" in str(several.value)
 
 
+def test_a_block_and_a_field_of_it_are_not_both_drawn(tmp_path: Path, encoder_directory: Path) -> None:
+    space = {"training.lora": {"choice": [None]}, "training.lora.rank": {"int": [2, 4]}}
+    with pytest.raises(SpecError, match=r"space\.training\.lora\.rank: is a field of space\.training\.lora"):
+        make_tune(tmp_path, encoder_directory, space=space)
+
+
 def test_mistakes_of_a_recipe_are_said_before_anything_runs(tmp_path: Path, encoder_directory: Path) -> None:
     with pytest.raises(SpecError, match=r"training.reset_layers"):
         make_tune(tmp_path, encoder_directory, space={"training.reset_layers": {"choice": [0, 7]}})
