@@ -40,7 +40,15 @@ class Gates:
         asked = (self.metric, self.parity or None, self.latency_ms, self.slowdown)
         if (self.on is None) == any(gate is not None for gate in asked):
             found = "is missing" if self.on is None else "is given, and no gate"
-            problem = Problem(
-                "--on", found, "labelled rows beside a gate", "--on URI, and --metric, --parity or the like"
-            )
+            remedy = "--on URI, and --metric, --parity or the like"
+            problem = Problem("--on", found, "labelled rows beside a gate", remedy)
             raise SpecError("command line", (problem,))
+        for option, is_given, needed, value in (
+            ("--allowance", bool(self.allowance), "--metric", self.metric),
+            ("--label", self.label is not None, "--on", self.on),
+            ("--input", bool(self.inputs), "--on", self.on),
+        ):
+            if is_given and value is None:  # a promotion must not look as if it had been gated
+                remedy = f"add {needed}, or leave {option} out"
+                found = f"is given, and no {needed}"
+                raise SpecError("command line", (Problem(option, found, f"{needed} beside it", remedy),))
