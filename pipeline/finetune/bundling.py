@@ -37,7 +37,7 @@ def bundle_encoder(spec: BundleSpec) -> BundleInfo:
     storage, checks, task = Storage(spec.storage), Checks(), find_task(spec.task, "spec")
     checks.run(lambda: check_ready(task, "task"))
     checks.run(lambda: check_long_text(task, spec.long_text, "spec"))
-    encoder = checks.run(lambda: resolve_encoder(resolve_model(spec.model, None, storage), storage))
+    encoder = checks.run(lambda: resolve_encoder(resolve_model(spec.model, spec.registry, storage), storage))
     checks.run(lambda: check_bundle_target(spec.output, storage))
     checks.raise_failures()
     assert encoder is not None

@@ -295,10 +295,13 @@ class BundleSpec(EncoderUse):
     """Bundle a pretrained encoder as it is, for embeddings; or with the head that a checkpoint was trained with."""
 
     task: str = Field("embedding", description="what it is for; other than embedding: what the checkpoint's head does")
-    model: str = Field(description="directory, s3:// URI, package://NAME/DIR or Hugging Face ID or ID@REVISION")
+    model: str = Field(
+        description="directory, s3:// URI, models://NAME@ALIAS, package://NAME/DIR or Hugging Face ID or ID@REVISION"
+    )
     output: Uri = Field(description="URI of the bundle")
     max_length: int = Field(256, ge=8, description="tokens of one input, special tokens included")
     storage: StorageConfig = StorageConfig()
+    registry: Uri | None = Field(None, description="where models:// is looked up; default: $BERTMILL_REGISTRY")
 
     @model_validator(mode="after")
     def _windows_move_on(self) -> BundleSpec:
