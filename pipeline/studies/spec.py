@@ -91,7 +91,7 @@ class SuiteRun(SpecModel):
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", description="also its directory under the output")
     finetune: Block | None = Field(None, description="fields of a finetune spec without output, compute and storage")
-    bundle: Block | None = Field(None, description="fields of a bundle spec without output: an encoder as it is")
+    bundle: Block | None = Field(None, description="fields of a bundle spec without output: a checkpoint as it is")
     test: Block = Field(description="an evaluate spec's corpus block (uri, inputs, ...), and `label`")
     metric: str | None = Field(None, description="the figure in the table; default: the task's main one")
     reference: Reference | None = None

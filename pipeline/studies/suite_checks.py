@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import pyarrow as pa
+from transformers import AutoConfig
 
 from pipeline.encoder.bundle import check_bundle_target, fingerprint_model, resolve_encoder
 from pipeline.encoder.checks import check_encoder
@@ -13,6 +14,7 @@ from pipeline.encoder.loading import load_tokenizer
 from pipeline.errors import Checks, InputError, Problem, SpecError
 from pipeline.finetune.labelled import LabelTarget, open_split, read_split
 from pipeline.finetune.prepare import PreparedTraining, prepare_training
+from pipeline.finetune.ready import check_ready, learned_of
 from pipeline.finetune.spec import BundleSpec, FinetuneSpec
 from pipeline.inference.spec import EvaluateSpec
 from pipeline.registry.resolve import resolve_model
@@ -23,8 +25,7 @@ from pipeline.studies.spec import BUNDLE_FILLED, FINETUNE_FILLED, SuiteRun, Suit
 from pipeline.studies.suite import PreparedSuite, PreparedSuiteRun, SuiteCell, SuiteResult
 from pipeline.studies.trivial import trivial_prediction
 from pipeline.tasks import check_inputs, find_task
-from pipeline.tasks.base import Learned
-from pipeline.tasks.embedding import Embedding
+from pipeline.tasks.base import Learned, Task
 from pipeline.uris import join_uri
 
 _SEARCH_METRICS = ("ndcg@10", "mrr@10", "recall@1", "recall@10", "recall@100")  # of pairs without a score
@@ -38,18 +39,12 @@ class _Work:
     seed: int | None
     todo: PreparedTraining | BundleSpec
     fingerprint: str
-
-    @property
-    def task(self) -> str:
-        return Embedding.name if isinstance(self.todo, BundleSpec) else self.todo.heads[0].task.name
+    task: Task
+    learned: Learned
 
     @property
     def output(self) -> str:
         return self.todo.output if isinstance(self.todo, BundleSpec) else self.todo.spec.output
-
-    @property
-    def learned(self) -> Learned:
-        return Learned() if isinstance(self.todo, BundleSpec) else self.todo.heads[0].train.learned
 
     @property
     def inputs(self) -> dict[str, str]:
@@ -99,16 +94,15 @@ def _prepare_run(run: SuiteRun, suite: SuiteSpec, named: str) -> PreparedSuiteRu
     first = works[0]
     evaluations = [_evaluation(run, suite, work.output, named) for work in works]
     test = _read_test(first, evaluations[0], named)
-    trivial = trivial_prediction(first.task, test.targets)
-    main_metric = find_task(first.task, named).main_metric
-    known = (main_metric, *(trivial.values if trivial else ()))
+    trivial = trivial_prediction(first.task.name, test.targets)
+    known = (first.task.main_metric, *(trivial.values if trivial else ()))
     metric = _choose_metric(run, _SEARCH_METRICS if pa.types.is_null(test.targets.type) else known, named)
     store = RecordStore(join_uri(suite.output, "cells"), SuiteResult, Storage(suite.storage))
     cells = []
     for work, evaluation in zip(works, evaluations, strict=True):
         key = fingerprint_of([_VERSION, run.name, work.fingerprint, test.fingerprint, suite.compute.precision])
         cells.append(SuiteCell(run.name, work.seed, work.todo, evaluation, key, store))
-    return PreparedSuiteRun(run, first.task, metric, first.num_train_rows, trivial, tuple(cells))
+    return PreparedSuiteRun(run, first.task.name, metric, first.num_train_rows, trivial, tuple(cells))
 
 
 def _trained(run: SuiteRun, suite: SuiteSpec, named: str) -> list[_Work]:
@@ -123,19 +117,22 @@ def _trained(run: SuiteRun, suite: SuiteSpec, named: str) -> list[_Work]:
         }
         spec = read_block(block, additions, FinetuneSpec, BlockPlace(named, FINETUNE_FILLED))
         prepared = prepare_training(spec, named)
-        works.append(_Work(seed, prepared, prepared.fingerprint))
+        head = prepared.heads[0]
+        works.append(_Work(seed, prepared, prepared.fingerprint, head.task, head.train.learned))
     return works
 
 
 def _bundled(run: SuiteRun, suite: SuiteSpec, named: str) -> _Work:
     additions = {"output": join_uri(suite.output, run.name, "bundle"), "storage": suite.storage.model_dump()}
     spec = read_block(run.bundle or {}, additions, BundleSpec, BlockPlace(named, BUNDLE_FILLED))
-    storage = Storage(suite.storage)
+    storage, task = Storage(suite.storage), find_task(spec.task, named)
+    check_ready(task, "task")
     check_bundle_target(spec.output, storage)
-    encoder = resolve_encoder(resolve_model(spec.model, None, storage), storage)
-    check_encoder(encoder, Embedding.head_class, spec.max_length, load_tokenizer(encoder))
-    recipe = spec.model_dump(exclude={"model", "output", "storage"})
-    return _Work(None, spec, fingerprint_of([recipe, fingerprint_model(encoder)]))
+    encoder = resolve_encoder(resolve_model(spec.model, spec.registry, storage), storage)
+    check_encoder(encoder, task.head_class, spec.max_length, load_tokenizer(encoder))
+    learned = learned_of(task, AutoConfig.from_pretrained(encoder, trust_remote_code=False), encoder)
+    recipe = spec.model_dump(exclude={"model", "output", "storage", "registry"})
+    return _Work(None, spec, fingerprint_of([recipe, fingerprint_model(encoder)]), task, learned)
 
 
 def _evaluation(run: SuiteRun, suite: SuiteSpec, bundle: str, named: str) -> EvaluateSpec:
@@ -152,7 +149,7 @@ def _evaluation(run: SuiteRun, suite: SuiteSpec, bundle: str, named: str) -> Eva
 
 def _read_test(work: _Work, evaluation: EvaluateSpec, named: str) -> _TestRows:
     """Read the test rows that can be measured; their identity is that of the files and how they are read."""
-    task, storage, corpus = find_task(work.task, named), Storage(evaluation.storage), evaluation.corpus
+    task, storage, corpus = work.task, Storage(evaluation.storage), evaluation.corpus
     assert corpus is not None
     check_inputs(corpus.inputs, [name for group in task.labelled_inputs for name in group], named)
     inputs = {**work.inputs, **corpus.inputs}

@@ -13,6 +13,7 @@ from pipeline.studies.spec import SuiteSpec
 from pipeline.studies.suite import PreparedSuite
 from pipeline.studies.suite_report import write_suite
 from tests.tiny import make_rows
+from tests.unit.finetune.test_ready import save_trained
 from tests.unit.studies.studying import make_suite, suite_raw, write_splits
 
 
@@ -62,6 +63,22 @@ def test_pairs_without_a_score_are_a_search(tmp_path: Path, encoder_directory: P
     assert 0 < result.metrics[prepared.metric] <= 1
     with pytest.raises(SpecError, match="'spearman' is not one of its task's; expected one of: mrr@10, ndcg@10"):
         make_suite(tmp_path, encoder_directory, runs=[{**run, "metric": "spearman"}])
+
+
+def test_a_checkpoint_with_a_head_is_measured_as_its_task(tmp_path: Path) -> None:
+    labels = ("negative", "neutral", "positive")
+    save_trained(tmp_path / "trained", "AutoModelForSequenceClassification", labels)
+    block = {"model": str(tmp_path / "trained"), "task": "text-classification", "max_length": 32}
+    run = {"name": "as-is", "bundle": block, "test": {"uri": str(tmp_path / "test.parquet")}}
+    (prepared,) = make_suite(tmp_path, tmp_path, runs=[run]).runs
+    assert (prepared.task, prepared.metric) == ("text-classification", "macro_f1")
+    cell = prepared.cells[0]
+    cell.run(num_threads=1)
+    result = cell.store.read(cell.fingerprint)
+    assert result is not None
+    assert (result.num_test_rows, result.metrics.keys() >= {"macro_f1", "accuracy"}) == (30, True)
+    with pytest.raises(SpecError, match=r"run as-is: 1 problem\n- task: 'masked-lm' has no head of its own"):
+        make_suite(tmp_path, tmp_path, runs=[{**run, "bundle": {**block, "task": "masked-lm"}}])
 
 
 @pytest.mark.parametrize(
