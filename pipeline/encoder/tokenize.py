@@ -25,7 +25,8 @@ class TokenOptions:
 
     Attributes:
         max_length: Tokens of one window, special tokens included.
-        long_text: `truncate` keeps the first window, `window` makes as many as it takes.
+        long_text: `truncate` keeps the first window (the last, if the tokenizer's `truncation_side` is left),
+            `window` makes as many as it takes, from the left.
         stride: Tokens that neighbouring windows share.
         with_spans: Keep each token's character range and word number (tagging and question answering need them).
     """
@@ -127,6 +128,8 @@ class TextTokenizer:
         self._backend = backend
         self._options = options
         self._stride = options.stride if windowed else 0
+        side = getattr(tokenizer, "truncation_side", "right")  # a CountingTokenizer has none: as many are kept
+        self._direction = "right" if windowed else side
         self._backend.no_padding()
         self._precutter = Precutter(backend, options.max_length)
         self._uses_types = "token_type_ids" in tokenizer.model_input_names
@@ -156,13 +159,15 @@ class TextTokenizer:
         collector = _Collector(self._options, with_types, len(texts) - 1)
         for start in range(0, len(texts[0]), _CHUNK_ROWS):
             chunks = [text.slice(start, _CHUNK_ROWS).to_pylist() for text in texts]
-            if self._options.long_text == "truncate":
+            if self._options.long_text == "truncate" and self._direction == "right":
                 chunks = self._precut(chunks)
             whole = chunks[0]
             if is_question:
                 chunks[0] = self._fitting(whole)
             batch = chunks[0] if len(chunks) == 1 else list(zip(*chunks, strict=True))
-            self._backend.enable_truncation(self._options.max_length, stride=self._stride, strategy=strategy)
+            self._backend.enable_truncation(
+                self._options.max_length, stride=self._stride, strategy=strategy, direction=self._direction
+            )
             for encoding, text, kept in zip(encode(batch), whole, chunks[0], strict=True):
                 collector.add(encoding, was_cut=text != kept)
         return collector.collect()
@@ -173,7 +178,7 @@ class TextTokenizer:
             raise _not_moving(self._options, self._room // 2)
 
     def _precut(self, chunks: list[list[str]]) -> list[list[str]]:
-        """Enormous texts without what decides nothing; windows need the whole text."""
+        """Enormous texts without what decides nothing; windows need the whole text, the last window its end."""
         return [self._precutter.cut(chunks[0])] if len(chunks) == 1 else list(self._precutter.cut_pairs(*chunks))
 
     def _fitting(self, questions: list[str]) -> list[str]:

@@ -168,9 +168,8 @@ def prepare_training(spec: FinetuneSpec, source: str) -> PreparedTraining:
         if task.pairs_windows:
             check_pairs(encoder, tokenizer)
         options = _token_options(spec, task)
-        heads.append(
-            PreparedHead(name, spec.all_heads[name], *split, options, _cache_uri(spec, task, split[0], encoder))
-        )
+        cache = _cache_uri(spec, task, split[0], (fingerprint_model(encoder, True), tokenizer.truncation_side))
+        heads.append(PreparedHead(name, spec.all_heads[name], *split, options, cache))
     parts = [(head.name, head.train, head.validation) for head in heads]
     prints = [[name, train.fingerprint, held.fingerprint if held else ""] for name, train, held in parts]
     data_fingerprint = hashlib.sha256(json.dumps(prints).encode()).hexdigest()
@@ -246,11 +245,11 @@ def _token_options(spec: FinetuneSpec, task: Task) -> TokenOptions:
     return TokenOptions(max_length, "truncate" if task.compares_rows else long_text, spec.stride, task.needs_spans)
 
 
-def _cache_uri(spec: FinetuneSpec, task: Task, train: LabelledSet, encoder: str) -> str:
-    """Where this tokenizer's ids for these columns are kept."""
+def _cache_uri(spec: FinetuneSpec, task: Task, train: LabelledSet, tokenizer: tuple[str, str]) -> str:
+    """Where the ids for these columns are kept of a tokenizer: the hash of its files, and the side it truncates."""
     learned = train.learned
     key = {
-        "tokenizer": fingerprint_model(encoder, tokenizer_only=True),
+        "tokenizer": tokenizer,
         "task": task.name,
         "tokens": asdict(_token_options(spec, task)),
         "columns": [train.texts, train.columns.kept],

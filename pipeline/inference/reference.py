@@ -102,6 +102,7 @@ class PlainModel:
         only_second = len(texts) == 2 and self._has_token_head
         options: dict[str, Any] = {"truncation": "only_second" if only_second else True}
         if self._is_windowed:
+            self._tokenizer.truncation_side = "right"  # windows hold the whole text, from the left
             options |= {"stride": self._info.stride, "return_overflowing_tokens": True}
         if self._has_token_head:
             options["return_offsets_mapping"] = True

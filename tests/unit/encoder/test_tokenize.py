@@ -38,6 +38,28 @@ def test_truncation_is_flagged_exactly_where_tokens_were_lost(fresh: Any, tokeni
     assert 0 < rows.truncated.sum() < len(texts)
 
 
+def test_texts_are_cut_on_the_side_that_the_tokenizer_says(fresh: Any, tokenizer: Any) -> None:
+    """Those that are long enough to be cut before they are tokenised too."""
+    fresh.truncation_side = "left"
+    texts = [*TEXTS, " ".join(["good film"] * 500 + ["bad plot"]), " ".join(make_rows(200)["text"].to_pylist())]
+    others = texts[::-1]
+    options = {"truncation": True, "max_length": 24}
+    tokenise = TextTokenizer(fresh, TokenOptions(24))
+    found = [tokenise.encode(pa.array(texts)), tokenise.encode(pa.array(texts), pa.array(others))]
+    plain = type(tokenizer).from_pretrained(tokenizer.name_or_path, truncation_side="left")
+    for rows, expected in zip(found, (plain(texts, **options), plain(texts, others, **options)), strict=True):
+        assert [rows.row(index).tolist() for index in range(len(rows))] == expected["input_ids"]
+    assert found[0].truncated.tolist() == [len(ids) > 24 for ids in tokenizer(texts)["input_ids"]]
+
+
+def test_windows_are_made_from_the_left_whatever_side_a_tokenizer_truncates(fresh: Any, tokenizer: Any) -> None:
+    fresh.truncation_side = "left"
+    text = " ".join(make_rows(12)["text"].to_pylist())
+    rows = TextTokenizer(fresh, TokenOptions(16, "window", 4)).encode(pa.array([text]))
+    plain = tokenizer([text], truncation=True, max_length=16, stride=4, return_overflowing_tokens=True)
+    assert [rows.row(index).tolist() for index in range(len(rows))] == plain["input_ids"]
+
+
 def test_truncated_rows_keep_their_closing_token(fresh: Any) -> None:
     rows = TextTokenizer(fresh, TokenOptions(8)).encode(pa.array(["good " * 50]))
     assert rows.row(0)[[0, -1]].tolist() == [fresh.cls_token_id, fresh.sep_token_id]

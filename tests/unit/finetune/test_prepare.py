@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import pickle
 import shutil
 from pathlib import Path
@@ -101,6 +102,15 @@ def test_the_token_cache_is_shared_by_recipes_and_not_by_tokenizers(place: dict[
     assert prepare_only(place, training={"epochs": 9, "seed": 3}).cache_uri == cache
     assert prepare_only(place, max_length=64).cache_uri != cache
     assert prepare_only(place, data={"train": place["data"]["train"], "label": "id"}).cache_uri != cache
+
+
+def test_the_token_cache_is_of_the_side_that_is_cut(place: dict[str, Any], tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    shutil.copytree(place["model"], other)
+    assert prepare_only(place, model=str(other)).cache_uri == prepare_only(place).cache_uri
+    settings = json.loads((other / "tokenizer_config.json").read_text(encoding="utf-8"))
+    (other / "tokenizer_config.json").write_text(json.dumps({**settings, "truncation_side": "left"}), encoding="utf-8")
+    assert prepare_only(place, model=str(other)).cache_uri != prepare_only(place).cache_uri
 
 
 def test_a_bundle_of_this_very_run_is_recognised(place: dict[str, Any], tmp_path: Path) -> None:

@@ -12,13 +12,20 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 import torch
-from transformers import BertForQuestionAnswering, BertForSequenceClassification, BertForTokenClassification, BertModel
+from transformers import (
+    BertForQuestionAnswering,
+    BertForSequenceClassification,
+    BertForTokenClassification,
+    BertModel,
+    BertTokenizerFast,
+)
 
+from pipeline.encoder.loading import load_tokenizer
 from pipeline.errors import CorpusError, ModelError, SpecError
 from pipeline.inference.publish import publish_run
 from pipeline.inference.verify import RescoredSample, SampleCheck, rescore_sample
 from pipeline.storage import Storage
-from tests.tiny import LABELS, make_bundle, tiny_config, write_corpus
+from tests.tiny import LABELS, make_bundle, make_tokenizer, tiny_config, write_corpus
 from tests.unit.inference.scoring import NIGHT, prepared, score_all
 
 STORAGE = Storage()
@@ -155,6 +162,20 @@ def test_what_was_scored_is_found_again(tmp_path: Path, corpus: Path, kind: str)
     assert (found.max_score_difference is not None) == (kind != "embedding")
     assert (found.max_score_difference or 0) < 1e-5
     assert {"embedding", "num_tokens", "truncated"} <= set(found.compared)
+
+
+@pytest.mark.parametrize("kind", ["pair", "embedding", "tags", "windows of tags", "answers to long questions"])
+def test_what_was_cut_on_the_left_is_found_again(
+    tmp_path: Path, corpus: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def make_left(directory: Path) -> Any:
+        make_tokenizer(directory)
+        return BertTokenizerFast.from_pretrained(str(directory), truncation_side="left")
+
+    monkeypatch.setattr("tests.tiny.make_tokenizer", make_left)
+    make_kind(tmp_path / "bundle", kind)
+    assert load_tokenizer(tmp_path / "bundle").truncation_side == "left"
+    assert_close(rescore(score(tmp_path / "bundle", corpus), tmp_path / "bundle"))
 
 
 def other_label(row: dict[str, Any]) -> dict[str, Any]:
