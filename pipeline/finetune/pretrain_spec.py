@@ -25,7 +25,9 @@ class TokenizerConfig(SpecModel):
     kind: Literal["wordpiece", "bpe"] = Field(
         "wordpiece", description="wordpiece as BERT's; bpe over bytes as RoBERTa's"
     )
-    vocab_size: int = Field(30_000, ge=300, description="tokens at most")
+    vocab_size: int = Field(
+        30_000, ge=300, description="tokens at most; wordpiece knows the most frequent characters that fit"
+    )
     lowercase: bool = Field(True, description="upper case is not told from lower")
     sample_rows: int = Field(200_000, ge=1, description="training rows that the vocabulary is learned from")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -55,13 +55,15 @@ def start_from_scratch(spec: PretrainSpec, scratch: ScratchConfig, source: str) 
     target = join_uri(work, "scratch", hashlib.sha256(key.encode()).hexdigest()[:32])
     if storage.read_bytes(join_uri(target, _CONFIG_FILE)) is not None:
         return target
-    texts = islice(_sample_texts(split, seed, storage), scratch.tokenizer.sample_rows)
-    tokenizer = _train_tokenizer(scratch, texts, spec.max_length)
+    num_rows = scratch.tokenizer.sample_rows
+    tokenizer = _train_tokenizer(
+        scratch, lambda: islice(_sample_texts(split, seed, storage), num_rows), spec.max_length
+    )
     _write(target, _draw_network(_config_of(scratch.config, tokenizer), seed), tokenizer, storage)
     return target
 
 
-def _train_tokenizer(scratch: ScratchConfig, texts: Iterable[str], max_length: int) -> Any:
+def _train_tokenizer(scratch: ScratchConfig, texts: Callable[[], Iterable[str]], max_length: int) -> Any:
     wanted = scratch.tokenizer
     with_types = getattr(AutoConfig.for_model(**scratch.config), "type_vocab_size", 0) > 1
     return train_tokenizer(texts, Vocabulary(wanted.kind, wanted.vocab_size, wanted.lowercase), max_length, with_types)
@@ -97,14 +99,14 @@ def _types_with_a_head() -> list[str]:
 def _can_be(model_type: str) -> bool:
     """Whether a family's usual configuration is one that can be pretrained."""
     scratch = ScratchConfig(config={"model_type": model_type})
-    config = _config_of(scratch.config, _train_tokenizer(scratch, (), _SHORTEST))
+    config = _config_of(scratch.config, _train_tokenizer(scratch, tuple, _SHORTEST))
     return hasattr(config, "num_hidden_layers") and not _kind_problems(config, scratch, _SHORTEST)
 
 
 def _try_config(scratch: ScratchConfig, max_length: int) -> list[Problem]:
     """Values that transformers cannot build a network from; it says so in errors of many kinds."""
     try:
-        config = _config_of(scratch.config, _train_tokenizer(scratch, (), max_length))
+        config = _config_of(scratch.config, _train_tokenizer(scratch, tuple, max_length))
         num_layers = config.num_hidden_layers
         problems = _kind_problems(config, scratch, max_length)
         if not problems and num_layers > 0:
@@ -125,7 +127,7 @@ def _kind_problems(config: Any, scratch: ScratchConfig, max_length: int) -> list
     with tempfile.TemporaryDirectory() as directory:
         config.save_pretrained(directory)
         try:
-            check_encoder(directory, _TASK.head_class, max_length, _train_tokenizer(scratch, (), max_length))
+            check_encoder(directory, _TASK.head_class, max_length, _train_tokenizer(scratch, tuple, max_length))
         except ModelError as error:
             return [Problem("model.config", error.message.removeprefix(f"{directory}: "), "", error.remedy)]
     return []
