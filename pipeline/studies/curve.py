@@ -27,6 +27,7 @@ from pipeline.uris import join_uri
 _VERSION = 1  # of the methods; a new one makes every record an old one
 _NOT_DECIDING = {"data", "output", "work", "checkpoint", "storage", "compute"}
 _MAX_NAMED = 10
+_TRUNCATING: tuple[Method, ...] = ("frozen", "bilstm", "cnn")
 
 
 @dataclass(frozen=True)
@@ -143,6 +144,7 @@ def prepare_curve(spec: CurveSpec, source: str) -> PreparedCurve:
     """
     check_extra("a learning curve")
     storage, checks = Storage(spec.storage), Checks()
+    checks.run(lambda: _check_long_text(spec, source))
     training = checks.run(lambda: _prepare_training(spec, source))
     texts, label = ((spec.data.inputs.get("text", "text"),),), spec.data.label or "label"
     test = checks.run(lambda: open_split(spec.data.test, find_task(TASK, source), texts, LabelTarget(label), storage))
@@ -167,6 +169,15 @@ def _prepare_training(spec: CurveSpec, source: str) -> PreparedTraining:
     }
     full = read_block(spec.finetune, additions, FinetuneSpec, BlockPlace(f"{source}: finetune", CURVE_FILLED))
     return prepare_training(full, source)
+
+
+def _check_long_text(spec: CurveSpec, source: str) -> None:
+    """Methods that see a text's beginning alone would be compared with one that sees all of it, without a word."""
+    cut = [method for method in spec.methods if method in _TRUNCATING]
+    if cut and spec.finetune.get("long_text") == "window":
+        remedy = f"take long_text: truncate, or leave {', '.join(cut)} out of methods"
+        found = f"is window, beyond max_length nothing is read by: {', '.join(cut)}"
+        raise SpecError(source, (Problem("finetune.long_text", found, "truncate beside these methods", remedy),))
 
 
 def _check_labels(train: LabelledSet, test: LabelledSet, source: str) -> None:

@@ -196,3 +196,13 @@ def test_what_the_study_fills_in_is_refused(tmp_path: Path, encoder_directory: P
     block = {"model": str(encoder_directory), "data": {"train": "x"}}
     with pytest.raises(SpecError, match=r"study\.yaml: finetune: 1 problem\n- data: has no place in a study"):
         make_curve(tmp_path, encoder_directory, finetune=block)
+
+
+def test_windows_beside_methods_that_truncate_are_refused(tmp_path: Path, encoder_directory: Path) -> None:
+    write_splits(tmp_path)
+    block = {**curve_raw(tmp_path, encoder_directory)["finetune"], "long_text": "window", "stride": 8}
+    with pytest.raises(
+        SpecError, match=r"finetune\.long_text: is window, beyond max_length nothing is read by: frozen"
+    ):
+        make_curve(tmp_path, encoder_directory, finetune=block, methods=["finetune", "frozen", "tfidf"])
+    make_curve(tmp_path, encoder_directory, finetune=block, methods=["finetune", "tfidf"])
