@@ -127,6 +127,8 @@ def _check_kind(source: str, config: Any) -> None:
             f"{source}: attention_type is block_sparse, whose results depend on the other texts of a batch",
             "set attention_type: original_full in its config.json, or choose an encoder such as ModernBERT",
         )
+    if config.model_type == "xmod" and config.default_language is None:
+        raise ModelError(f"{source}: an xmod model without a language", "set default_language in its config.json")
     positions = getattr(config, "position_embedding_type", "absolute") or "absolute"
     if config.model_type in _ONCE_RELATIVE and positions != "absolute":
         raise ModelError(

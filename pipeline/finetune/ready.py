@@ -6,8 +6,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-from transformers.utils import cached_file
-
 from pipeline.encoder.bundle import BUNDLE_FILE, read_bundle_info
 from pipeline.errors import ModelError, Problem, SpecError
 from pipeline.storage import Storage
@@ -73,9 +71,8 @@ def learned_of(task: Task, config: Any, source: str) -> Learned:
 
 def _number_options(config: Any, source: str) -> dict[str, float]:
     """How one output becomes a number: as a bundle or cross-encoder says; else a regression's is the number itself."""
-    own = _find(source, BUNDLE_FILE)
-    if own is not None:  # its configuration says regression, as that of a head trained without a sigmoid does
-        return dict(read_bundle_info(str(own.parent), Storage()).options)
+    if (Path(source) / BUNDLE_FILE).is_file():  # its configuration says regression, with a sigmoid or without
+        return dict(read_bundle_info(source, Storage()).options)
     saved = _read(source, "config_sentence_transformers.json")
     older = getattr(config, "sentence_transformers", None) or {}
     oldest = getattr(config, "sbert_ce_default_activation_function", None)
@@ -90,22 +87,13 @@ def _number_options(config: Any, source: str) -> dict[str, float]:
     return _ACTIVATIONS[activation]
 
 
-def _find(source: str, name: str) -> Path | None:
-    """A file of a directory or of the hub; None where it is not there."""
-    try:
-        found = cached_file(source, name, _raise_exceptions_for_missing_entries=False)
-    except OSError as error:
-        raise ModelError(f"{source}: no way to tell if it has a {name}: {error}", "fetch the whole model") from None
-    return None if found is None else Path(found)
-
-
 def _read(source: str, name: str) -> dict[str, Any]:
     """A JSON file; empty where it is not there."""
-    found = _find(source, name)
+    file = Path(source) / name
     try:
-        return {} if found is None else dict(json.loads(found.read_text(encoding="utf-8")))
+        return dict(json.loads(file.read_text(encoding="utf-8"))) if file.is_file() else {}
     except ValueError as error:
-        raise ModelError(f"{found}: cannot be read: {error}", "save the model again") from None
+        raise ModelError(f"{file}: cannot be read: {error}", "save the model again") from None
 
 
 def _labels_of(config: Any, source: str) -> tuple[str, ...]:
