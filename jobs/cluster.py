@@ -13,7 +13,7 @@ from jobs.metrics import exported_progress
 from jobs.pool import MIN_LOGICAL_CPUS, Resources, choose_pool
 from jobs.quiet import muted_stderr, own_sigterm
 from pipeline.config import ElasticCompute, PoolOptions
-from pipeline.errors import ComputeError
+from pipeline.errors import ComputeError, first_line
 from pipeline.tracing import span
 
 _CONNECT_TIMEOUT_S = 5
@@ -51,7 +51,7 @@ def _open_session(compute: ElasticCompute, address: str | None) -> Iterator[Pool
             with span("connect to Ray"), own_sigterm():
                 ray.init(address=address, log_to_driver=False, logging_level="ERROR")
         except (ConnectionError, ValueError, RuntimeError) as error:
-            raise _no_cluster(address, str(error).splitlines()[0]) from None
+            raise _no_cluster(address, first_line(error)) from None
     try:
         pool = choose_pool(compute, _local_resources() if address is None else _cluster_resources())
         with contextlib.nullcontext() if address is None else exported_progress():

@@ -43,6 +43,11 @@ EXIT_INPUT = 2
 EXIT_RESUMABLE = 75  # EX_TEMPFAIL of sysexits.h: the same command, run again, goes on where it stopped
 
 
+def first_line(error: Exception) -> str:
+    """An error of others in one line; its kind where it says nothing."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+
+
 class BertmillError(Exception):
     """Base of the tree.
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import fsspec
 
-from pipeline.errors import InputError
+from pipeline.errors import InputError, first_line
 from pipeline.uris import split_uri
 
 _PACKAGES = {"gs": "gcsfs", "gcs": "gcsfs", "az": "adlfs", "abfs": "adlfs", "abfss": "adlfs"}
@@ -31,7 +31,7 @@ def open_fsspec(scheme: str) -> Any:
         if package and (isinstance(error, ImportError) or "not known" in str(error)):
             raise InputError(f"{scheme}:// needs {package}, not installed here", f"pip install {package}") from None
         raise InputError(
-            f"{scheme}:// cannot be opened: {str(error).splitlines()[0]}",
+            f"{scheme}:// cannot be opened: {first_line(error)}",
             "install or set up what that says, or use a local path, s3://, gs:// or az://",
         ) from None
 

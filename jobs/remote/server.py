@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from jobs.remote.states import RemoteJob, from_details
-from pipeline.errors import ClusterLostError, ComputeError
+from pipeline.errors import ClusterLostError, ComputeError, first_line
 
 _ADDRESS_VARIABLES = ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")
 _REQUEST_TIMEOUT_S = 60  # Ray's client has none, and a submitting pod would hang with a head node that does
@@ -114,7 +114,7 @@ def _translated(address: str) -> Iterator[None]:
         yield
     except AuthenticationError as error:
         remedy = "set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH (or RAY_AUTH_TOKEN) to the cluster's token"
-        raise ComputeError(f"{address} refused access: {str(error).splitlines()[0]}", remedy) from None
+        raise ComputeError(f"{address} refused access: {first_line(error)}", remedy) from None
     except RuntimeError as error:
         if "status code 404" in str(error):
             raise ComputeError(f"no such job at {address}", "see `bertmill jobs`") from None

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 
 from pipeline.corpus.listing import hive_keys
 from pipeline.corpus.nested import column_at, find_path
-from pipeline.errors import BertmillError, CorpusError
+from pipeline.errors import BertmillError, CorpusError, first_line
 from pipeline.storage import Storage, retrying
 
 _REMEDY = "name a column that it has"
@@ -50,7 +50,7 @@ def read_rows_at(
         raise
     except (pa.ArrowException, OSError) as error:
         raise CorpusError(
-            f"{uri}: cannot be read again: {str(error).splitlines()[0]}",
+            f"{uri}: cannot be read again: {first_line(error)}",
             "rows are read again from the corpus as it was when they were scored: restore the file",
         ) from None
     return pa.concat_tables(parts)

@@ -15,7 +15,7 @@ from pipeline.corpus.nested import field_at, find_path
 from pipeline.corpus.pieces import changed, column_indices, group_bytes, read_columns
 from pipeline.corpus.shards import FileLayout, Piece, RowGroup, Shard
 from pipeline.corpus.text import clean_text, find_broken_text, is_word_list
-from pipeline.errors import BertmillError, CorpusError, CorruptFileError
+from pipeline.errors import BertmillError, CorpusError, CorruptFileError, first_line
 from pipeline.schema import SOURCE_FILE, SOURCE_ROW, kept_field, told_field
 from pipeline.storage import Storage, map_threads, retrying
 
@@ -238,7 +238,7 @@ def _cast(column: pa.ChunkedArray, field: pa.Field, file: CorpusFile) -> pa.Chun
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
         raise CorpusError(
             f"{file.uri}: column {field.name!r} is {column.type} and cannot be kept as {field.type}: "
-            f"{str(error).splitlines()[0]}",
+            f"{first_line(error)}",
             "leave the column out, or store it with a type that fits",
         ) from None
 
@@ -295,9 +295,8 @@ def _guard(file: CorpusFile, read: Callable[[], ResultT]) -> ResultT:
     except FileNotFoundError:
         raise changed(file) from None
     except (pa.ArrowException, OSError, ValueError) as error:
-        first_line = str(error).splitlines()[0][:300]
         raise CorruptFileError(
-            f"{file.uri}: not a readable Parquet file: {first_line}",
+            f"{file.uri}: not a readable Parquet file: {first_line(error)}",
             "restore or remove the file, then run again",
         ) from None
 

@@ -13,7 +13,7 @@ from deltalake import DeltaTable
 from deltalake.exceptions import DeltaError
 
 from pipeline.corpus.walk import is_hidden
-from pipeline.errors import CorpusError
+from pipeline.errors import CorpusError, first_line
 from pipeline.storage import Storage, retrying
 from pipeline.uris import join_uri
 
@@ -100,7 +100,7 @@ def _live_uris(table: str, storage: Storage) -> list[str]:
         paths = [unquote(path) for path in pa.table(log.get_add_actions())["path"].to_pylist()]
     except (DeltaError, OSError) as error:
         raise CorpusError(
-            f"{table}: a Delta table whose log cannot be read: {str(error).splitlines()[0]}",
+            f"{table}: a Delta table whose log cannot be read: {first_line(error)}",
             "mend the table, or name data files in `uri`",
         ) from None
     if any(path.startswith("/") or "://" in path for path in paths):

@@ -21,7 +21,7 @@ from typing import Any, Literal
 from pydantic import Field, ValidationError
 
 from pipeline.config import EncoderUse
-from pipeline.errors import ModelError, OutputTakenError
+from pipeline.errors import ModelError, OutputTakenError, first_line
 from pipeline.storage import Storage
 from pipeline.uris import join_uri, split_uri
 
@@ -251,7 +251,7 @@ def _hub_directory(model: str) -> Path:
         return Path(snapshot_download(name, revision=revision or None, allow_patterns=patterns))
     except Exception as error:
         raise ModelError(
-            f"{model}: no such directory, and the Hugging Face hub does not give it: {str(error).splitlines()[0]}",
+            f"{model}: no such directory, and the Hugging Face hub does not give it: {first_line(error)}",
             "check the name; give a directory, or an id that the hub knows (HF_ENDPOINT, HF_TOKEN for a private one)",
         ) from None
 

@@ -9,8 +9,7 @@ import transformers
 from transformers import AutoConfig
 
 from pipeline.encoder.forward import positions_before_first
-from pipeline.encoder.loading import first_line
-from pipeline.errors import ModelError
+from pipeline.errors import ModelError, first_line
 
 EXPECTED_MODEL = "expected a Hugging Face directory with config.json and model.safetensors, or an id of a reachable hub"
 _FAMILIES = "BERT, RoBERTa, DistilBERT, ELECTRA, ALBERT, MPNet, ..."

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.errors import ModelError
+from pipeline.errors import ModelError, first_line
 
 
 def load_tokenizer(source: str | Path) -> Any:
@@ -59,11 +59,6 @@ def _not_loaded(source: str | Path, error: Exception) -> ModelError:
         f"{source}: its tokenizer cannot be loaded: {first_line(error)}",
         "save the tokenizer beside the weights with tokenizer.save_pretrained(directory)",
     )
-
-
-def first_line(error: Exception) -> str:
-    """An error in one line."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
 
 
 def quiet_transformers() -> None:

@@ -24,10 +24,10 @@ from pipeline.encoder.fast import FastEncoder
 from pipeline.encoder.flops import forward_flops
 from pipeline.encoder.forward import Encoded, ModelBatch, encode, lay_out, reads_firsts_only, takes_packs
 from pipeline.encoder.layers import has_known_layers
-from pipeline.encoder.loading import first_line, quiet_transformers
+from pipeline.encoder.loading import quiet_transformers
 from pipeline.encoder.pooling import merge_windows
 from pipeline.encoder.tokenize import Padding, TokenRows, flat_positions
-from pipeline.errors import ComputeError, ModelError
+from pipeline.errors import ComputeError, ModelError, first_line
 
 FloatArray = npt.NDArray[np.float32]
 _NOT_OF_THE_ENCODER = frozenset(

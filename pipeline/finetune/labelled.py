@@ -23,7 +23,7 @@ from pipeline.corpus.reader import (
 )
 from pipeline.corpus.rows import open_rows
 from pipeline.corpus.shards import Shard
-from pipeline.errors import CorpusError, Problem, SpecError
+from pipeline.errors import CorpusError, Problem, SpecError, first_line
 from pipeline.output.rows import check_nights
 from pipeline.schema import SOURCE_FILE, SOURCE_ROW
 from pipeline.storage import Storage, retrying
@@ -139,7 +139,7 @@ def open_split(
     except (pa.ArrowException, TypeError, KeyError) as error:
         raise CorpusError(
             f"{', '.join(uris)}: column {column!r} is {targets.type}; task {task.name} cannot learn from it: "
-            f"{str(error).splitlines()[0]}",
+            f"{first_line(error)}",
             "name the target column with data.label, or choose the task that fits it",
         ) from None
     return LabelledSet(opened.shards, texts, columns, opened.options, holds_words(opened.footers, columns), learned)
@@ -202,7 +202,7 @@ def _read_targets(files: Sequence[CorpusFile], schema: pa.Schema, storage: Stora
             chunks += retrying(read, f"read {file.uri}").cast(field.type).chunks
         except (pa.ArrowException, OSError) as error:
             raise CorpusError(
-                f"{file.uri}: column {field.name!r} cannot be read: {str(error).splitlines()[0]}",
+                f"{file.uri}: column {field.name!r} cannot be read: {first_line(error)}",
                 "restore the file, or take it out of the data",
             ) from None
     return pa.chunked_array(chunks, field.type)

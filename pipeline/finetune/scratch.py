@@ -15,9 +15,8 @@ import torch
 from transformers import AutoConfig, AutoModelForMaskedLM
 
 from pipeline.encoder.checks import check_encoder
-from pipeline.encoder.loading import first_line
 from pipeline.encoder.new_tokenizer import Vocabulary, train_tokenizer
-from pipeline.errors import ModelError, Problem, SpecError
+from pipeline.errors import ModelError, Problem, SpecError, first_line
 from pipeline.finetune.labelled import LabelledSet, LabelTarget, open_split, read_usable
 from pipeline.finetune.pretrain_spec import PretrainSpec, ScratchConfig
 from pipeline.storage import Storage

@@ -10,7 +10,7 @@ import pyarrow as pa
 from deltalake import DeltaTable
 from deltalake import Schema as DeltaSchema
 
-from pipeline.errors import OutputTakenError
+from pipeline.errors import OutputTakenError, first_line
 from pipeline.schema import BESIDE
 
 
@@ -29,7 +29,7 @@ def check_types(uri: str, schema: pa.Schema) -> None:
         DeltaSchema.from_arrow(schema)
     except Exception as error:
         raise OutputTakenError(
-            f"{uri}: a Delta table cannot hold these columns: {str(error).splitlines()[0]}",
+            f"{uri}: a Delta table cannot hold these columns: {first_line(error)}",
             "leave the column out of corpus.keep, or store it in the corpus with a plainer type",
         ) from None
 

@@ -9,7 +9,7 @@ import pyarrow as pa
 from deltalake import DeltaTable
 from deltalake.exceptions import DeltaError
 
-from pipeline.errors import CorpusError
+from pipeline.errors import CorpusError, first_line
 from pipeline.output.columns import columns_of
 from pipeline.output.log import require_night, require_table
 from pipeline.output.manifests import read_manifests
@@ -99,8 +99,7 @@ def _snapshot_files(uri: str, run_date: str, version: int, storage: Storage) -> 
         table = DeltaTable(uri, version=version, storage_options=storage.delta_options(uri))
     except DeltaError as error:
         raise CorpusError(
-            f"{uri}: version {version}, which {RUN_DATE}={run_date} left, cannot be opened: "
-            f"{str(error).splitlines()[0]}",
+            f"{uri}: version {version}, which {RUN_DATE}={run_date} left, cannot be opened: {first_line(error)}",
             "Delta forgets versions after 30 days; take a later night",
         ) from None
     files = live_files(table)

@@ -8,7 +8,7 @@ from functools import partial
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.errors import AccountingError
+from pipeline.errors import AccountingError, first_line
 from pipeline.output.columns import same_type
 from pipeline.schema import file_schema
 from pipeline.storage import Storage, classify_error, map_threads, retrying
@@ -104,6 +104,6 @@ def _there(found: pa.Schema, wanted: pa.Schema, uri: str) -> list[str]:
 
 def _unreadable(uri: str, error: Exception) -> AccountingError:
     return AccountingError(
-        f"{uri}: the table names this file, but it cannot be read: {str(error).splitlines()[0]}",
+        f"{uri}: the table names this file, but it cannot be read: {first_line(error)}",
         "`bertmill table verify` checks the whole night; score it again to replace the file",
     )

@@ -19,7 +19,7 @@ from deltalake import Schema as DeltaSchema
 from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
 from deltalake.transaction import AddAction, RemoveAction
 
-from pipeline.errors import CommitConflictError, OutputTakenError, TransientStorageError
+from pipeline.errors import CommitConflictError, OutputTakenError, TransientStorageError, first_line
 from pipeline.output.columns import check_types, columns_of, new_columns
 from pipeline.output.compacted import CompactedFile, read_compacted, stand_in
 from pipeline.schema import CURRENT, PROFILES, QUARANTINE, REPORTS, RUN_DATE
@@ -168,7 +168,7 @@ def _failure_that_may_pass(error: Exception, uri: str) -> Exception:
     if isinstance(error, CommitFailedError) or "already exists" in str(error).lower():
         return error
     if known is None and isinstance(error, DeltaError):
-        known = OutputTakenError(f"{uri}: cannot publish: {str(error).splitlines()[0]}")
+        known = OutputTakenError(f"{uri}: cannot publish: {first_line(error)}")
     raise known or error from None
 
 

@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from deltalake import DeltaTable
 
-from pipeline.errors import BertmillError
+from pipeline.errors import BertmillError, first_line
 from pipeline.output.columns import same_type
 from pipeline.output.compacted import CompactedFile
 from pipeline.output.keys import KEYS, KeyRange, key_ranges, overlapping, read_row_group, read_row_groups
@@ -190,7 +190,7 @@ def _read_part(part: _Part, scope: _Scope, storage: Storage) -> _Findings:
             except BertmillError:
                 raise
             except (pa.ArrowException, OSError, KeyError, ValueError) as error:
-                found.problems.append(f"{name}: cannot be read: {str(error).splitlines()[0]}")
+                found.problems.append(f"{name}: cannot be read: {first_line(error)}")
     return found
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.errors import AccountingError
+from pipeline.errors import AccountingError, first_line
 from pipeline.storage import Storage, retrying
 from pipeline.uris import split_uri
 
@@ -82,7 +82,7 @@ def read_footer(uri: str, storage: Storage) -> dict[str, str]:
         found = retrying(lambda: pq.read_metadata(path, filesystem=filesystem), f"read {uri}").metadata or {}
     except (pa.ArrowException, OSError) as error:
         raise AccountingError(
-            f"{uri}: the table names this file, but it cannot be read: {str(error).splitlines()[0]}",
+            f"{uri}: the table names this file, but it cannot be read: {first_line(error)}",
             "`bertmill table verify` checks the whole night; score it again to replace the file",
         ) from None
     return {key.decode(): value.decode() for key, value in found.items()}

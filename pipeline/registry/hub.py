@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.encoder.bundle import BUNDLE_FILE, Bundle, BundleInfo
-from pipeline.errors import BertmillError, ModelError, StorageDeniedError, StorageUnreachableError
+from pipeline.errors import BertmillError, ModelError, StorageDeniedError, StorageUnreachableError, first_line
 
 CARD = "README.md"
 _PIPELINES = {  # https://huggingface.co/docs/hub/models-widgets
@@ -64,7 +64,7 @@ def push_to_hub(bundle: Bundle, title: str, target: HubTarget) -> str:
     except HfHubHTTPError as error:
         raise _refused(target, error) from None
     except HFValidationError as error:
-        raise ModelError(f"{target.repo}: {_first_line(error)}", "NAME or ORGANISATION/NAME") from None
+        raise ModelError(f"{target.repo}: {first_line(error)}", "NAME or ORGANISATION/NAME") from None
     except NoAnswer as error:
         raise StorageUnreachableError(
             f"the hub at {_endpoint()} does not answer: {type(error).__name__}", "check HF_ENDPOINT and the network"
@@ -141,7 +141,3 @@ def _refused(target: HubTarget, error: Any) -> BertmillError:
 
 def _endpoint() -> str:
     return os.environ.get("HF_ENDPOINT") or "https://huggingface.co"
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
