@@ -160,15 +160,14 @@ def resolve_encoder(model: str, storage: Storage) -> str:
         return _checked_directory(_package_directory(model))
     scheme, path = split_uri(model)
     if scheme != "file":
-        names = [item.uri.removeprefix(model).strip("/") for item in storage.list_objects(model)]
+        items = storage.list_objects(model)
+        names = [item.uri.removeprefix(model).strip("/") for item in items]
         wanted = [name for name in names if name.endswith(_ALLOWED_SUFFIXES)]
         if not wanted:
             raise ModelError(f"{model}: no model files there", "point `model` at a Hugging Face directory")
-        key = hashlib.sha256("".join(f"{i.uri}{i.etag}" for i in storage.list_objects(model)).encode()).hexdigest()
+        key = hashlib.sha256("".join(f"{item.uri}{item.etag}" for item in items).encode()).hexdigest()
         return _checked_directory(_download(model, wanted, key, storage))
-    if Path(path).exists() or model.startswith((".", "/", "~")) or model.count("/") > 1:
-        return _checked_directory(Path(path))
-    return _checked_directory(_hub_directory(model))
+    return _checked_directory(_hub_directory(model) if _is_of_hub(model) else Path(path))
 
 
 def pin_model(model: str, directory: str) -> str:
@@ -178,8 +177,7 @@ def pin_model(model: str, directory: str) -> str:
         model: As it was resolved.
         directory: What that gave: of a model of the hub, a folder named by its commit.
     """
-    is_of_hub = Path(directory).parent.name == "snapshots" and not Path(model).exists() and "://" not in model
-    return f"{model.partition('@')[0]}@{Path(directory).name}" if is_of_hub else model
+    return f"{model.partition('@')[0]}@{Path(directory).name}" if _is_of_hub(model) else model
 
 
 def fingerprint_model(source: str, tokenizer_only: bool = False) -> str:
@@ -239,6 +237,12 @@ def _package_directory(model: str) -> Path:
         return Path(str(resources.files(package).joinpath(below)))
     except (ModuleNotFoundError, ValueError):
         raise ModelError(f"{model}: the Python package {package} is not installed", f"pip install {package}") from None
+
+
+def _is_of_hub(model: str) -> bool:
+    """Whether it names a model of the hub: no URI, no path that is there, and none that looks like one."""
+    is_place = "://" in model or model.startswith((".", "/", "~")) or model.count("/") > 1
+    return not is_place and not Path(model).exists()
 
 
 def _hub_directory(model: str) -> Path:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import dataclass
 
 import torch
+from transformers import AutoConfig
 
 from pipeline.encoder.bundle import (
     BundleInfo,
@@ -24,19 +26,41 @@ from pipeline.finetune.spec import BundleSpec
 from pipeline.registry.resolve import resolve_model
 from pipeline.storage import Storage
 from pipeline.tasks import check_long_text, find_task
+from pipeline.tasks.base import Learned, Task
 
 
-def bundle_encoder(spec: BundleSpec) -> BundleInfo:
-    """Write an encoder, its head if the task has one, its tokenizer and how to embed with it as a bundle.
+@dataclass(frozen=True)
+class PreparedBundle:
+    """What is known of a bundle before its weights are loaded.
+
+    Attributes:
+        spec: As it was given, with what it leaves out as the model's directory says.
+        task: What it is for.
+        encoder: The model's directory.
+        learned: Labels and options of its head.
+    """
+
+    spec: BundleSpec
+    task: Task
+    encoder: str
+    learned: Learned
+
+
+def prepare_bundle(spec: BundleSpec, source: str) -> PreparedBundle:
+    """Check task, model and output. Writes nothing.
+
+    Args:
+        spec: The spec.
+        source: Its name, for errors.
 
     Raises:
         SpecError: the task is unknown, none that a checkpoint has a head for, or of pairs that are to be windowed.
-        ModelError: the encoder cannot be loaded, or its head is of another task.
+        ModelError: the encoder cannot be used, or its head is of another task.
         OutputTakenError: the output holds something else.
     """
-    storage, checks, task = Storage(spec.storage), Checks(), find_task(spec.task, "spec")
+    storage, checks, task = Storage(spec.storage), Checks(), find_task(spec.task, source)
     checks.run(lambda: check_ready(task, "task"))
-    checks.run(lambda: check_long_text(task, spec.long_text, "spec"))
+    checks.run(lambda: check_long_text(task, spec.long_text, source))
     encoder = checks.run(lambda: resolve_encoder(resolve_model(spec.model, spec.registry, storage), storage))
     checks.run(lambda: check_bundle_target(spec.output, storage))
     checks.raise_failures()
@@ -45,10 +69,21 @@ def bundle_encoder(spec: BundleSpec) -> BundleInfo:
     check_encoder(encoder, task.head_class, spec.max_length, tokenizer)
     if len(task.inputs) > 1:
         check_segments(encoder, tokenizer)
+    config = AutoConfig.from_pretrained(encoder, trust_remote_code=False)
+    return PreparedBundle(spec, task, encoder, learned_of(task, config, encoder))
+
+
+def bundle_encoder(spec: BundleSpec) -> BundleInfo:
+    """Write an encoder, its head if the task has one, its tokenizer and how to embed with it as a bundle.
+
+    Raises:
+        InputError: `prepare_bundle` refuses it, or the weights cannot be loaded.
+    """
+    prepared = prepare_bundle(spec, "spec")
+    spec, task, encoder, learned = prepared.spec, prepared.task, prepared.encoder, prepared.learned
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)  # of a pooler that the checkpoint lacks: the same bundle each time
         network = load_network(encoder, task.head_class, is_ready=task.head_class != "AutoModel")
-    learned = learned_of(task, network.config, encoder)
     recipe = json.dumps(spec.encoder_use(), sort_keys=True)
     fingerprint = hashlib.sha256((recipe + fingerprint_model(encoder)).encode()).hexdigest()
     info = BundleInfo(
@@ -62,4 +97,4 @@ def bundle_encoder(spec: BundleSpec) -> BundleInfo:
         metrics={},
         **spec.encoder_use(),
     )
-    return write_bundle(spec.output, network, tokenizer, info, storage)
+    return write_bundle(spec.output, network, load_tokenizer(encoder), info, Storage(spec.storage))

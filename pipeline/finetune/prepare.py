@@ -157,6 +157,7 @@ def prepare_training(spec: FinetuneSpec, source: str) -> PreparedTraining:
     tasks = [find_task(head.task, source) for head in spec.all_heads.values()]
     spec = settle_use(spec, encoder, is_strict=any(task.head_class == "AutoModel" for task in tasks))
     heads, tokenizer = [], load_tokenizer(encoder)
+    tokenized_by = (fingerprint_model(encoder, tokenizer_only=True), tokenizer.truncation_side)
     for name, split in splits.items():
         assert split is not None
         task = find_task(spec.all_heads[name].task, source)
@@ -168,7 +169,7 @@ def prepare_training(spec: FinetuneSpec, source: str) -> PreparedTraining:
         if task.pairs_windows:
             check_pairs(encoder, tokenizer)
         options = _token_options(spec, task)
-        cache = _cache_uri(spec, task, split[0], (fingerprint_model(encoder, True), tokenizer.truncation_side))
+        cache = _cache_uri(spec, task, split[0], tokenized_by)
         heads.append(PreparedHead(name, spec.all_heads[name], *split, options, cache))
     parts = [(head.name, head.train, head.validation) for head in heads]
     prints = [[name, train.fingerprint, held.fingerprint if held else ""] for name, train, held in parts]

@@ -23,7 +23,7 @@ from pipeline.encoder.tokenize import Padding, TextTokenizer
 from pipeline.finetune.classes import make_emphasis, weigh_rows
 from pipeline.finetune.fitted import can_be_fitted, fit_new_heads, is_to_fit
 from pipeline.finetune.head_labels import match_labels, read_labels
-from pipeline.finetune.labelled import LabelledSet, read_split
+from pipeline.finetune.labelled import read_split
 from pipeline.finetune.layers import compile_layers, freeze_layers, recompute_layers, reset_layers
 from pipeline.finetune.linear_head import fit_linear_head
 from pipeline.finetune.loop import Judgements, LoopHooks, LoopJob, TrainingStatus, ValidationRows, status_record, train
@@ -63,7 +63,8 @@ def build_job(run: PreparedTraining, rank: int, world_size: int) -> tuple[LoopJo
     spec, recipe = run.spec, run.spec.training
     runtime = choose_runtime(spec.compute)
     torch.manual_seed(recipe.seed)
-    loaded = {head.name: _load_head(run, head) for head in run.heads}
+    encoder = run.encoder
+    loaded = {head.name: _load_head(encoder, head) for head in run.heads}
     unfitted = tuple(head.name for head in run.heads if is_to_fit(head.task, *loaded[head.name], recipe.head_start))
     networks = {name: network for name, (network, _) in loaded.items()}
     network: Any = JoinedHeads(networks, EmbeddingOptions(spec.pooling, spec.normalize))
@@ -79,7 +80,7 @@ def build_job(run: PreparedTraining, rank: int, world_size: int) -> tuple[LoopJo
         compile_layers(network, runtime.device)
     check_precision(spec.compute.data_parallel, runtime.autocast_dtype)
     network = network.to(runtime.device)
-    tokenizer = load_tokenizer(run.encoder)
+    tokenizer = load_tokenizer(encoder)
     padding = Padding.of(tokenizer)
     heads = tuple(_training_head(run, head, tokenizer) for head in run.heads)
     if recipe.method == "finetune":
@@ -89,7 +90,7 @@ def build_job(run: PreparedTraining, rank: int, world_size: int) -> tuple[LoopJo
     labels = {head.name: head.train.learned.labels for head in run.heads}
     plan = plan_run(context, labels)
     validation = {
-        head.name: _validation_rows(run, head, head.validation, slice(rank, None, world_size))
+        head.name: _validation_rows(run, head, load_tokenizer(encoder), slice(rank, None, world_size))
         for head in run.heads
         if head.validation is not None
     }
@@ -99,12 +100,12 @@ def build_job(run: PreparedTraining, rank: int, world_size: int) -> tuple[LoopJo
     return job, tokenizer
 
 
-def _load_head(run: PreparedTraining, head: PreparedHead) -> tuple[Any, frozenset[str]]:
+def _load_head(encoder: str, head: PreparedHead) -> tuple[Any, frozenset[str]]:
     """A head's network, and the names of those of its weights that are new."""
     learned = head.train.learned
-    network, new_weights = load_trainable(run.encoder, head.task.head_class, False, **head.task.head_config(learned))
+    network, new_weights = load_trainable(encoder, head.task.head_class, False, **head.task.head_config(learned))
     if learned.labels and can_be_fitted(head.task):
-        new_weights = match_labels(network, new_weights, read_labels(run.encoder), learned.labels)
+        new_weights = match_labels(network, new_weights, read_labels(encoder), learned.labels)
     return network, new_weights
 
 
@@ -162,13 +163,14 @@ def _training_head(run: PreparedTraining, head: PreparedHead, tokenizer: Any) ->
     return TrainingHead(head.name, head.task, data, head.spec.weight, emphasis, hiding, pairing)
 
 
-def _validation_rows(run: PreparedTraining, head: PreparedHead, split: LabelledSet, mine: slice) -> ValidationRows:
-    """This rank's part of the usable rows of validation, tokenised."""
+def _validation_rows(run: PreparedTraining, head: PreparedHead, tokenizer: Any, mine: slice) -> ValidationRows:
+    """This rank's part of the usable rows of validation, tokenised by a tokenizer of its own: it carries truncation."""
+    split = head.validation
+    assert split is not None
     usable = read_split(split, head.task, head.train.learned, head.spec.data.max_bad_fraction, run.storage)
     own = pa.array(np.arange(len(usable.targets))[mine])
     texts = tuple(column.take(own) for column in usable.texts)
-    # A tokenizer of its own: it carries this head's truncation.
-    inputs = encode_inputs(texts, split.texts, TextTokenizer(load_tokenizer(run.encoder), head.token_options))
+    inputs = encode_inputs(texts, split.texts, TextTokenizer(tokenizer, head.token_options))
     return ValidationRows(Examples(texts, inputs[-1], split.are_words), tuple(inputs), usable.targets.take(own))
 
 

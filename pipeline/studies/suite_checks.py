@@ -6,25 +6,21 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import pyarrow as pa
-from transformers import AutoConfig
 
-from pipeline.encoder.bundle import check_bundle_target, fingerprint_model, resolve_encoder
-from pipeline.encoder.checks import check_encoder
-from pipeline.encoder.loading import load_tokenizer
+from pipeline.encoder.bundle import fingerprint_model
 from pipeline.errors import Checks, InputError, Problem, SpecError
+from pipeline.finetune.bundling import prepare_bundle
 from pipeline.finetune.labelled import LabelTarget, open_split, read_split
 from pipeline.finetune.prepare import PreparedTraining, prepare_training
-from pipeline.finetune.ready import check_ready, learned_of
 from pipeline.finetune.spec import BundleSpec, FinetuneSpec
 from pipeline.inference.spec import EvaluateSpec
-from pipeline.registry.resolve import resolve_model
 from pipeline.storage import Storage
 from pipeline.studies.blocks import BlockPlace, merged, read_block
 from pipeline.studies.records import RecordStore, fingerprint_of
 from pipeline.studies.spec import BUNDLE_FILLED, FINETUNE_FILLED, SuiteRun, SuiteSpec
 from pipeline.studies.suite import PreparedSuite, PreparedSuiteRun, SuiteCell, SuiteResult
 from pipeline.studies.trivial import trivial_prediction
-from pipeline.tasks import check_inputs, find_task
+from pipeline.tasks import check_inputs
 from pipeline.tasks.base import Learned, Task
 from pipeline.uris import join_uri
 
@@ -125,14 +121,10 @@ def _trained(run: SuiteRun, suite: SuiteSpec, named: str) -> list[_Work]:
 def _bundled(run: SuiteRun, suite: SuiteSpec, named: str) -> _Work:
     additions = {"output": join_uri(suite.output, run.name, "bundle"), "storage": suite.storage.model_dump()}
     spec = read_block(run.bundle or {}, additions, BundleSpec, BlockPlace(named, BUNDLE_FILLED))
-    storage, task = Storage(suite.storage), find_task(spec.task, named)
-    check_ready(task, "task")
-    check_bundle_target(spec.output, storage)
-    encoder = resolve_encoder(resolve_model(spec.model, spec.registry, storage), storage)
-    check_encoder(encoder, task.head_class, spec.max_length, load_tokenizer(encoder))
-    learned = learned_of(task, AutoConfig.from_pretrained(encoder, trust_remote_code=False), encoder)
+    prepared = prepare_bundle(spec, named)
     recipe = spec.model_dump(exclude={"model", "output", "storage", "registry"})
-    return _Work(None, spec, fingerprint_of([recipe, fingerprint_model(encoder)]), task, learned)
+    fingerprint = fingerprint_of([recipe, fingerprint_model(prepared.encoder)])
+    return _Work(None, spec, fingerprint, prepared.task, prepared.learned)
 
 
 def _evaluation(run: SuiteRun, suite: SuiteSpec, bundle: str, named: str) -> EvaluateSpec:

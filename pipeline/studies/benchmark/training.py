@@ -127,10 +127,11 @@ def _run_trainer(work: TrainingWork, sampling: str, run: PreparedTraining) -> Pa
     import transformers
 
     recipe, runtime = run.spec.training, choose_runtime(run.spec.compute)
-    tokenizer = load_tokenizer(run.encoder)
+    encoder = run.encoder
+    tokenizer = load_tokenizer(encoder)
     torch.manual_seed(recipe.seed)  # the head's weights
     network = getattr(transformers, work.head.task.head_class).from_pretrained(
-        run.encoder, num_labels=len(work.head.train.learned.labels), use_safetensors=True, trust_remote_code=False
+        encoder, num_labels=len(work.head.train.learned.labels), use_safetensors=True, trust_remote_code=False
     )
     target = work.folder / f"trainer-{sampling}"
     arguments = transformers.TrainingArguments(

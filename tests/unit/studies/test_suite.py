@@ -79,6 +79,9 @@ def test_a_checkpoint_with_a_head_is_measured_as_its_task(tmp_path: Path) -> Non
     assert (result.num_test_rows, result.metrics.keys() >= {"macro_f1", "accuracy"}) == (30, True)
     with pytest.raises(SpecError, match=r"run as-is: 1 problem\n- task: 'masked-lm' has no head of its own"):
         make_suite(tmp_path, tmp_path, runs=[{**run, "bundle": {**block, "task": "masked-lm"}}])
+    pairs = {**block, "task": "pair-classification", "long_text": "window", "stride": 4}
+    with pytest.raises(SpecError, match=r"long_text: window, for the pairs of task pair-classification"):
+        make_suite(tmp_path, tmp_path, runs=[{**run, "bundle": pairs}])
 
 
 @pytest.mark.parametrize(
