@@ -10,11 +10,10 @@ from functools import partial
 from itertools import chain
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from pipeline.config import Uris
-from pipeline.corpus.listing import CorpusFile, list_corpus
-from pipeline.corpus.nested import column_at, find_path
+from pipeline.corpus.listing import list_corpus
+from pipeline.corpus.pieces import read_columns
 from pipeline.corpus.reader import (
     Columns,
     ReadOptions,
@@ -22,7 +21,7 @@ from pipeline.corpus.reader import (
     read_shard,
 )
 from pipeline.corpus.rows import open_rows
-from pipeline.corpus.shards import Shard
+from pipeline.corpus.shards import FileLayout, Piece, Shard
 from pipeline.errors import CorpusError, Problem, SpecError, first_line
 from pipeline.output.rows import check_nights
 from pipeline.schema import SOURCE_FILE, SOURCE_ROW
@@ -133,7 +132,7 @@ def open_split(
     opened = open_rows(list_corpus(uris, storage), columns, storage)
     targets = pa.chunked_array([pa.nulls(0)])
     if column and target.learned is None:
-        targets = _read_targets([footer.layout.file for footer in opened.footers], opened.options.kept_schema, storage)
+        targets = _read_targets([footer.layout for footer in opened.footers], opened.options.kept_schema, storage)
     try:
         learned = task.learn(targets) if target.learned is None else target.learned
     except (pa.ArrowException, TypeError, KeyError) as error:
@@ -192,27 +191,17 @@ def check_usable(num_rows: int, num_bad: int, reasons: Sequence[str], max_bad_fr
         )
 
 
-def _read_targets(files: Sequence[CorpusFile], schema: pa.Schema, storage: Storage) -> pa.ChunkedArray:
+def _read_targets(layouts: Sequence[FileLayout], schema: pa.Schema, storage: Storage) -> pa.ChunkedArray:
     """The target column of all files, cast to the type they share; a hive key counts as a column."""
     (field,) = schema
     chunks: list[pa.Array] = []
-    for file in files:
-        read = partial(_read_target, file, field.name, storage)
+    for layout in layouts:
+        read = partial(read_columns, Piece(layout.file, 0, layout.num_rows), [field.name], storage)
         try:
-            chunks += retrying(read, f"read {file.uri}").cast(field.type).chunks
+            chunks += retrying(read, f"read {layout.file.uri}")[field.name].cast(field.type).chunks
         except (pa.ArrowException, OSError) as error:
             raise CorpusError(
-                f"{file.uri}: column {field.name!r} cannot be read: {first_line(error)}",
+                f"{layout.file.uri}: column {field.name!r} cannot be read: {first_line(error)}",
                 "restore the file, or take it out of the data",
             ) from None
     return pa.chunked_array(chunks, field.type)
-
-
-def _read_target(file: CorpusFile, name: str, storage: Storage) -> pa.ChunkedArray:
-    filesystem, path = storage.open_arrow(file.uri)
-    with pq.ParquetFile(path, filesystem=filesystem) as parquet:
-        place = find_path(parquet.schema_arrow, name)
-        if place is not None:
-            return column_at(parquet.read([".".join(place)]), place)
-        value = pa.scalar(dict(file.partition)[name], pa.string())
-        return pa.chunked_array([pa.repeat(value, parquet.metadata.num_rows)])

@@ -179,9 +179,7 @@ def train(job: LoopJob, hooks: LoopHooks, remarks: tuple[str, ...] = ()) -> Judg
         at_epoch_end, at_evaluation = plan.ends_epoch(step), _is_evaluated(job, step)
         if at_epoch_end or at_evaluation or (step + 1) % _SYNC_EVERY_STEPS == 0:
             window.check(step)  # first: weights that are no numbers cannot be judged
-            if at_evaluation:
-                gather_weights(context.network)
-            judgements = evaluate(job) if at_evaluation else None
+            judgements = _evaluate_after(job, step) if at_evaluation else None
             if judgements:
                 keeper.note(step + 1, {head: found.evaluation.metrics for head, found in judgements.items()})
             window.close(step, factor, judgements or {}, _remarks(keeper))
@@ -203,7 +201,8 @@ def train(job: LoopJob, hooks: LoopHooks, remarks: tuple[str, ...] = ()) -> Judg
 def _writer(
     job: LoopJob, optimizer: torch.optim.Optimizer, progress: Progress, best: Weights
 ) -> Callable[[Path], None]:
-    """What writes a checkpoint on rank 0; what it writes is gathered here, on every rank."""
+    """What writes a checkpoint on rank 0; what it writes is checked and gathered here, on every rank."""
+    _check_weights(job, progress.next_step - 1)
     gather_weights(job.context.network)
     moments = gather_moments(optimizer, is_kept=job.rank == 0)
     return lambda target: save_checkpoint(target, job.context.joined, moments, progress, best)
@@ -222,6 +221,12 @@ def _remarks(keeper: BestKeeper) -> tuple[str, ...]:
         return ()
     standing = keeper.standing
     return (f"stopped early: {standing.num_worse} evaluations no better than after step {standing.best_step}",)
+
+
+def _evaluate_after(job: LoopJob, step: int) -> Judgements:
+    _check_weights(job, step)
+    gather_weights(job.context.network)
+    return evaluate(job)
 
 
 def evaluate(job: LoopJob) -> Judgements:
@@ -278,7 +283,7 @@ class _Window:
         self._results.append(result)
 
     def check(self, step: int) -> None:
-        """Sum over ranks, and stop on a loss or on weights that are not finite."""
+        """Sum over ranks, and stop on a loss that is not finite."""
         job, self._stepped_s = self._job, time.monotonic()
         results, first_step = self._results, step + 1 - len(self._results)
         by_step = torch.tensor(
@@ -291,7 +296,6 @@ class _Window:
             _check_finite(job, number, step_loss, 0.0 if result.is_skipped else result.grad_norm)
             remark = self._note_norm(number, result)
             self._remarks += (remark,) if remark else ()
-        _check_weights(job, step)
         self._sums = by_step.sum(dim=0)
 
     def _note_norm(self, step: int, result: StepResult) -> str | None:
@@ -339,11 +343,7 @@ class _Window:
 
     def _is_rank_0s(self, answer: bool) -> bool:
         """Rank 0's answer, on every rank."""
-        return (
-            answer
-            if self._job.context.world_size == 1
-            else bool(_sum_over_ranks(self._job, answer and self._job.rank == 0))
-        )
+        return bool(_sum_over_ranks(self._job, answer and self._job.rank == 0))
 
 
 def _planned_step(job: LoopJob, optimizer: torch.optim.Optimizer, step: int) -> StepResult:
@@ -368,7 +368,7 @@ def _check_finite(job: LoopJob, step: int, loss: float, grad_norm: float) -> Non
 
 
 def _check_weights(job: LoopJob, step: int) -> None:
-    """Stop on an update that left no numbers: no loss was computed from these weights yet."""
+    """Stop before weights that are no numbers are judged or kept: no loss was computed from them yet."""
     if _sum_over_ranks(job, not weights_are_finite(trained_part(job.context.network))):
         raise TrainingError(f"the update of step {step} left weights that are not finite", _CALMER)
 

@@ -140,8 +140,8 @@ def clip_gradients(network: Any, max_norm: float) -> float:
 
 def weights_are_finite(network: Any) -> bool:
     """Whether this rank's parts of all trained weights are numbers."""
-    parts = [weight for weight in network.parameters() if weight.requires_grad]
-    return all(bool(torch.isfinite(_own(part).detach().sum(dtype=torch.float64))) for part in parts)
+    parts = [_own(weight).detach() for weight in network.parameters() if weight.requires_grad]
+    return bool(torch.stack([part.sum(dtype=torch.float64) for part in parts]).isfinite().all())  # one wait for a GPU
 
 
 def gather_moments(optimizer: torch.optim.Optimizer, is_kept: bool) -> dict[str, torch.Tensor]:

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.inference.reference import FreshRow, PlainWindow
+from pipeline.inference.reference import FreshRow
 from pipeline.inference.tolerance import Tolerance
 from pipeline.tasks.tagging import read_tags
 from pipeline.tasks.words import is_mark, stands_alone
@@ -145,9 +145,10 @@ class _Word:
 
 def _heard_words(fresh: FreshRow) -> Iterator[_Word]:
     """Each word with what its first token says, in the window where that stands furthest from an edge."""
+    spans = [span for window in fresh.windows for span in window.spans.tolist()]
     for start, end in _list_words(fresh.text) if fresh.are_words else _tokenizer_words(fresh):
         room, scores = -1, None
-        earliest = _first_token(fresh.windows, start, end)
+        earliest = _first_token(spans, start, end)
         for window in fresh.windows:
             for token, (first, last) in enumerate(window.spans.tolist()):
                 if last > first and first <= earliest < last <= end:
@@ -166,9 +167,8 @@ def _list_words(text: str) -> Iterator[Span]:
         start += len(word) + 1
 
 
-def _first_token(windows: Sequence[PlainWindow], start: int, end: int) -> int:
+def _first_token(spans: Sequence[Sequence[int]], start: int, end: int) -> int:
     """Where the first token of a word begins, but not before the word; behind the word where there is none."""
-    spans = [span for window in windows for span in window.spans.tolist()]
     return min([max(first, start) for first, last in spans if last > first and start < last <= end], default=end)
 
 

@@ -56,7 +56,6 @@ ENTITY_TYPE = pa.list_(
 )
 _SPANS = pa.list_(pa.struct([("start", pa.int64()), ("end", pa.int64()), ("label", pa.string())]))
 _JUDGED = pa.schema([("truth", _SPANS), ("predicted", _SPANS), ("num_words", pa.int64()), ("num_right", pa.int64())])
-Place = tuple[int, int, str]
 
 
 class TokenClassification:
@@ -127,13 +126,7 @@ class TokenClassification:
     def decode(self, outputs: ModelOutputs, examples: Examples, learned: Learned) -> list[pa.Array]:
         """Entities of every row, in text order."""
         words = find_words(examples)
-        spoken = speaking_tokens(examples.tokens, words)
-        heard = spoken >= 0
-        scores = softmax(outputs.logits[spoken[heard]])
-        best = scores.argmax(axis=1) if len(scores) else np.zeros(0, np.int64)
-        tags, chances = np.full(len(words), -1, np.int64), np.zeros(len(words), np.float32)
-        tags[heard], chances[heard] = best, scores[np.arange(len(best)), best]
-        return [_entity_lists(examples.texts[-1], words, find_spans(tags, learned.labels, words.offsets), chances)]
+        return [_entities(outputs.logits, examples, words, learned)]
 
     def judge(
         self, outputs: Sequence[ModelOutputs], examples: Examples, targets: pa.ChunkedArray, learned: Learned
@@ -149,12 +142,12 @@ class TokenClassification:
         num_right = [sum(map(eq, true, told)) for true, told in zip(truth, predicted, strict=True)]
         if _are_spans(targets):
             texts = examples.texts[-1].to_pylist()
-            places = [_true_places(*row) for row in zip(targets.to_pylist(), texts, strict=True)]
-            found = [_places(row) for row in self.decode(outputs[0], examples, learned)[0].to_pylist()]
+            true_spans = [_trimmed(*row) for row in zip(targets.to_pylist(), texts, strict=True)]
+            told_spans = [_spans(row) for row in _entities(outputs[0].logits, examples, words, learned).to_pylist()]
         else:
-            places, found = ([_tagged_places(tags) for tags in rows] for rows in (truth, predicted))
+            true_spans, told_spans = ([read_tags(tags) for tags in rows] for rows in (truth, predicted))
         counts = [pa.array(map(len, truth), pa.int64()), pa.array(num_right, pa.int64())]
-        return pa.table([*(_span_lists(rows) for rows in (places, found)), *counts], schema=_JUDGED)
+        return pa.table([_span_lists(true_spans), _span_lists(told_spans), *counts], schema=_JUDGED)
 
     def tune(self, judged: pa.Table, learned: Learned) -> Learned:
         """Nothing to tune."""
@@ -170,32 +163,24 @@ class TokenClassification:
         return Evaluation(judged.num_rows, metrics)
 
 
-def _tagged_places(tags: Sequence[str]) -> list[Place]:
-    return [(span.start, span.stop, span.label) for span in read_tags(tags)]
-
-
-def _true_places(target: Sequence[Any], text: str) -> list[Place]:
+def _trimmed(target: Sequence[Any], text: str) -> list[TagSpan]:
     """Entities as they were given, without white space at their edges, which is never predicted."""
     trimmed = []
-    for start, end, label in _places(target):
-        inside = text[start:end]
-        first = start + len(inside) - len(inside.lstrip())
-        trimmed.append((first, max(first, start + len(inside.rstrip())), label))
+    for span in _spans(target):
+        inside = text[span.start : span.stop]
+        start = span.start + len(inside) - len(inside.lstrip())
+        trimmed.append(TagSpan(start, max(start, span.start + len(inside.rstrip())), span.label))
     return trimmed
 
 
-def _places(spans: Sequence[Any]) -> list[Place]:
-    return sorted({(span["start"], span["end"], span["label"]) for span in spans})
-
-
-def _span_lists(rows: Sequence[Sequence[Place]]) -> pa.Array:
-    return pa.array(
-        [[dict(zip(("start", "end", "label"), place, strict=True)) for place in row] for row in rows], _SPANS
-    )
-
-
 def _spans(row: Sequence[Any]) -> list[TagSpan]:
-    return [TagSpan(*place) for place in _places(row)]
+    """Entities over characters: those of a target, a prediction or a judgement."""
+    return sorted({TagSpan(span["start"], span["end"], span["label"]) for span in row})
+
+
+def _span_lists(rows: Sequence[Sequence[TagSpan]]) -> pa.Array:
+    found = [[{"start": span.start, "end": span.stop, "label": span.label} for span in row] for row in rows]
+    return pa.array(found, _SPANS)
 
 
 def _known_spans(target: Sequence[Any]) -> list[TagSpan]:
@@ -240,21 +225,24 @@ def _span_problem(target: Sequence[Any] | None, text: str, known: set[str]) -> s
         return "tags are null"
     if any(span is None or None in (span["start"], span["end"], span["label"]) for span in target):
         return "a span has nulls"
-    places = _places(target)
-    for start, end, label in places:
-        if not 0 <= start < end <= len(text):
-            return f"span {start}-{end} is outside the text"
-        if f"B-{label}" not in known:
-            return f"label is unknown: {label}" if label else f"span {start}-{end} has an empty label"
-    for (start, end, _), (other_start, other_end, _) in pairwise(places):
-        if other_start < end:
-            return f"spans {start}-{end} and {other_start}-{other_end} overlap; a word has one label"
+    spans = _spans(target)
+    for span in spans:
+        if not 0 <= span.start < span.stop <= len(text):
+            return f"span {span.start}-{span.stop} is outside the text"
+        if f"B-{span.label}" not in known:
+            place = f"span {span.start}-{span.stop}"
+            return f"label is unknown: {span.label}" if span.label else f"{place} has an empty label"
+    for span, after in pairwise(spans):
+        if after.start < span.stop:
+            return f"spans {span.start}-{span.stop} and {after.start}-{after.stop} overlap; a word has one label"
     return None
 
 
 def _problem(target: Sequence[Any] | None, text: str, known: set[str]) -> str | None:
-    if not isinstance(target, list) or None in target:
-        return "a tag is null" if isinstance(target, list) else f"tags are {'null' if target is None else 'no list'}"
+    if not isinstance(target, list):
+        return "tags are null" if target is None else "tags are no list"
+    if None in target:
+        return "a tag is null"
     if len(target) != len(text.split(" ")):
         return f"{len(target)} tags for {len(text.split(' '))} words"
     try:
@@ -288,6 +276,17 @@ def _word_tags(target: Sequence[Any], ranges: npt.NDArray[np.int64]) -> list[str
 def _with_tagged_words(examples: Examples, targets: pa.ChunkedArray) -> Examples:
     """Tags are counted against words between single spaces (`check`), also where the text is a plain string."""
     return examples if _are_spans(targets) else replace(examples, are_words=True)
+
+
+def _entities(logits: FloatArray, examples: Examples, words: Words, learned: Learned) -> pa.Array:
+    """What the first tokens of these words say, row by row; rows of `ENTITY_TYPE`."""
+    spoken = speaking_tokens(examples.tokens, words)
+    heard = spoken >= 0
+    scores = softmax(logits[spoken[heard]])
+    best = scores.argmax(axis=1) if len(scores) else np.zeros(0, np.int64)
+    tags, chances = np.full(len(words), -1, np.int64), np.zeros(len(words), np.float32)
+    tags[heard], chances[heard] = best, scores[np.arange(len(best)), best]
+    return _entity_lists(examples.texts[-1], words, find_spans(tags, learned.labels, words.offsets), chances)
 
 
 def _entity_lists(texts: pa.ChunkedArray, words: Words, spans: TagSpans, chances: FloatArray) -> pa.Array:

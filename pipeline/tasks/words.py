@@ -136,6 +136,7 @@ def _tokenizer_words(tokens: TokenRows, texts: pa.ChunkedArray) -> Words:
 
 def _splits(rows: IntArray, starts: IntArray, ends: IntArray, texts: pa.ChunkedArray) -> npt.NDArray[np.bool_]:
     """Which tokens, in order, begin a word of their own behind the token before."""
+    texts = pc.utf8_slice_codeunits(texts, 0, int(ends.max()))  # of texts of megabytes the beginning is tokenised alone
     codes_C = np.frombuffer("".join(texts.to_pylist()).encode("utf-32-le", "surrogatepass"), np.uint32)
     lengths = pc.utf8_length(texts).to_numpy().astype(np.int64)
     bases = (np.cumsum(lengths) - lengths)[rows]
