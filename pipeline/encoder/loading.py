@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,6 +60,19 @@ def _not_loaded(source: str | Path, error: Exception) -> ModelError:
         f"{source}: its tokenizer cannot be loaded: {first_line(error)}",
         "save the tokenizer beside the weights with tokenizer.save_pretrained(directory)",
     )
+
+
+def read_settings(directory: str | Path, name: str, may_lack: bool = False) -> Any:
+    """What a JSON file of a model's directory holds; empty where it may lack and does.
+
+    Raises:
+        ModelError: it cannot be read.
+    """
+    file = Path(directory) / name
+    try:
+        return {} if may_lack and not file.is_file() else json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{file}: cannot be read: {error}", "save the model again") from None
 
 
 def quiet_transformers() -> None:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any, TypeVar
 
 from pipeline.config import EncoderUse
-from pipeline.encoder.loading import load_tokenizer
+from pipeline.encoder.loading import load_tokenizer, read_settings
 from pipeline.errors import ModelError
 
 _KNOWN_MODULES = (["Transformer", "Pooling"], ["Transformer", "Pooling", "Normalize"])
@@ -28,8 +27,9 @@ def settle_use(spec: UseT, source: str, is_strict: bool = True) -> UseT:
     """
     if {"pooling", "normalize"} <= spec.model_fields_set or not (Path(source) / "modules.json").is_file():
         return spec
-    modules = {module["type"].rsplit(".", 1)[-1]: module["path"] for module in _read(Path(source), "modules.json")}
-    pooling = _pooling_of(_read(Path(source), modules["Pooling"], "config.json")) if "Pooling" in modules else "none"
+    modules = {module["type"].rsplit(".", 1)[-1]: module["path"] for module in read_settings(source, "modules.json")}
+    settings = read_settings(source, f"{modules['Pooling']}/config.json") if "Pooling" in modules else None
+    pooling = "none" if settings is None else _pooling_of(settings)
     if is_strict:
         _check_texts(Path(source))
     if list(modules) in _KNOWN_MODULES and pooling in _OLD_NAMES.values():
@@ -46,10 +46,8 @@ def settle_use(spec: UseT, source: str, is_strict: bool = True) -> UseT:
 
 def _check_texts(directory: Path) -> None:
     """Refuse a model that embeds another text than the one it is given."""
-    settings, transformer = (
-        _read(directory, name) if (directory / name).is_file() else {}
-        for name in ("config_sentence_transformers.json", "sentence_bert_config.json")
-    )
+    names = ("config_sentence_transformers.json", "sentence_bert_config.json")
+    settings, transformer = (read_settings(directory, name, may_lack=True) for name in names)
     prompt = (settings.get("prompts") or {}).get(settings.get("default_prompt_name"))
     changes = f"a prompt stands before each text ({prompt!r})" if prompt else ""
     if transformer.get("do_lower_case") and not _lowers(load_tokenizer(directory)):
@@ -71,11 +69,3 @@ def _pooling_of(settings: dict[str, Any]) -> str:
     flags = [name.removeprefix("pooling_mode_") for name, value in settings.items() if value is True]
     names = [mode] if isinstance(mode, str) else list(mode or [name for name in flags if name != "include_prompt"])
     return "+".join(_OLD_NAMES.get(name, name) for name in names)
-
-
-def _read(*parts: str | Path) -> Any:
-    file = Path(*parts)
-    try:
-        return json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{file}: cannot be read: {error}", "save the model again") from None

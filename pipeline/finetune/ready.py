@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from pipeline.encoder.bundle import BUNDLE_FILE, read_bundle_info
+from pipeline.encoder.loading import read_settings
 from pipeline.errors import ModelError, Problem, SpecError
 from pipeline.storage import Storage
 from pipeline.tasks.base import Learned, Task
@@ -73,7 +73,7 @@ def _number_options(config: Any, source: str) -> dict[str, float]:
     """How one output becomes a number: as a bundle or cross-encoder says; else a regression's is the number itself."""
     if (Path(source) / BUNDLE_FILE).is_file():  # its configuration says regression, with a sigmoid or without
         return dict(read_bundle_info(source, Storage()).options)
-    saved = _read(source, "config_sentence_transformers.json")
+    saved = read_settings(source, "config_sentence_transformers.json", may_lack=True)
     older = getattr(config, "sentence_transformers", None) or {}
     oldest = getattr(config, "sbert_ce_default_activation_function", None)
     activation = saved.get("activation_fn") or older.get("activation_fn") or oldest
@@ -85,15 +85,6 @@ def _number_options(config: Any, source: str) -> dict[str, float]:
             "save the CrossEncoder with one of these; scores then mean what that one makes of the logits",
         )
     return _ACTIVATIONS[activation]
-
-
-def _read(source: str, name: str) -> dict[str, Any]:
-    """A JSON file; empty where it is not there."""
-    file = Path(source) / name
-    try:
-        return dict(json.loads(file.read_text(encoding="utf-8"))) if file.is_file() else {}
-    except ValueError as error:
-        raise ModelError(f"{file}: cannot be read: {error}", "save the model again") from None
 
 
 def _labels_of(config: Any, source: str) -> tuple[str, ...]:

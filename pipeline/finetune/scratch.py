@@ -98,16 +98,18 @@ def _types_with_a_head() -> list[str]:
 def _can_be(model_type: str) -> bool:
     """Whether a family's usual configuration is one that can be pretrained."""
     scratch = ScratchConfig(config={"model_type": model_type})
-    config = _config_of(scratch.config, _train_tokenizer(scratch, tuple, _SHORTEST))
-    return hasattr(config, "num_hidden_layers") and not _kind_problems(config, scratch, _SHORTEST)
+    tokenizer = _train_tokenizer(scratch, tuple, _SHORTEST)
+    config = _config_of(scratch.config, tokenizer)
+    return hasattr(config, "num_hidden_layers") and not _kind_problems(config, tokenizer, _SHORTEST)
 
 
 def _try_config(scratch: ScratchConfig, max_length: int) -> list[Problem]:
     """Values that transformers cannot build a network from; it says so in errors of many kinds."""
     try:
-        config = _config_of(scratch.config, _train_tokenizer(scratch, tuple, max_length))
+        tokenizer = _train_tokenizer(scratch, tuple, max_length)
+        config = _config_of(scratch.config, tokenizer)
         num_layers = config.num_hidden_layers
-        problems = _kind_problems(config, scratch, max_length)
+        problems = _kind_problems(config, tokenizer, max_length)
         if not problems and num_layers > 0:
             with torch.device("meta"):
                 AutoModelForMaskedLM.from_config(config)
@@ -118,7 +120,7 @@ def _try_config(scratch: ScratchConfig, max_length: int) -> list[Problem]:
     return problems
 
 
-def _kind_problems(config: Any, scratch: ScratchConfig, max_length: int) -> list[Problem]:
+def _kind_problems(config: Any, tokenizer: Any, max_length: int) -> list[Problem]:
     """What would be refused of the finished encoder, said before anything is trained or written."""
     if getattr(config, "default_language", "") is None:
         languages = ", ".join(config.languages)
@@ -126,7 +128,7 @@ def _kind_problems(config: Any, scratch: ScratchConfig, max_length: int) -> list
     with tempfile.TemporaryDirectory() as directory:
         config.save_pretrained(directory)
         try:
-            check_encoder(directory, _TASK.head_class, max_length, _train_tokenizer(scratch, tuple, max_length))
+            check_encoder(directory, _TASK.head_class, max_length, tokenizer)
         except ModelError as error:
             return [Problem("model.config", error.message.removeprefix(f"{directory}: "), "", error.remedy)]
     return []

@@ -12,7 +12,7 @@ from deltalake.exceptions import DeltaError
 
 from pipeline.output.log import read_commits, require_night, require_table
 from pipeline.output.manifests import nights_with_manifests, read_manifests, was_empty
-from pipeline.output.table import DataFile, live_files, night_of, open_table
+from pipeline.output.table import DataFile, holds_snapshot, live_files, night_of, open_table
 from pipeline.schema import QUARANTINE
 from pipeline.storage import Storage
 from pipeline.uris import canonical_uri, join_uri
@@ -73,7 +73,8 @@ def read_nights(uri: str, storage: Storage) -> list[NightSummary]:
     versions: dict[str, int] = {}
     models: dict[str, str] = {}
     live = _by_night(live_files(table).values())
-    nights: dict[str, list[DataFile]] = {night: [] for night in _empty_nights(uri, live, storage)} | live
+    empty = [] if holds_snapshot(table) else _empty_nights(uri, live, storage)
+    nights: dict[str, list[DataFile]] = {night: [] for night in empty} | live
     for commit in read_commits(uri, storage):  # of a night's several, the last one's word stands
         night = commit.facts.get("run_date")
         if night:
@@ -149,13 +150,9 @@ def table_columns(uri: str, storage: Storage) -> pa.Schema:
 
 
 def _empty_nights(uri: str, others: Collection[str], storage: Storage) -> list[str]:
-    """Nights that were published without a row; not those of a snapshot, which leave the whole table."""
-    manifests = {
-        night: read_manifests(uri, storage, night)
-        for night in nights_with_manifests(uri, storage)
-        if night not in others
-    }
-    return [night for night, found in manifests.items() if was_empty(found) and not found[-1].is_snapshot]
+    """Nights that were published without a row."""
+    unseen = [night for night in nights_with_manifests(uri, storage) if night not in others]
+    return [night for night in unseen if was_empty(read_manifests(uri, storage, night))]
 
 
 def _by_night(files: Iterable[DataFile]) -> dict[str, list[DataFile]]:

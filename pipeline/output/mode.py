@@ -11,7 +11,7 @@ from deltalake import DeltaTable
 from pipeline.errors import OutputTakenError
 from pipeline.output.ledger import SNAPSHOT
 from pipeline.output.manifests import nights_with_manifests, read_manifests
-from pipeline.output.table import live_files, open_table
+from pipeline.output.table import holds_snapshot, live_files, open_table
 from pipeline.storage import Storage
 
 NIGHTS = "nights"
@@ -43,6 +43,6 @@ def _mode_of(uri: str, table: DeltaTable, storage: Storage) -> str | None:
     ]
     if manifests:
         return SNAPSHOT if manifests[-1].is_snapshot else NIGHTS
-    if table.transaction_version(f"bertmill:{SNAPSHOT}") is not None:
+    if holds_snapshot(table):
         return SNAPSHOT
     return NIGHTS if live_files(table) else None

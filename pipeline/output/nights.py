@@ -14,7 +14,7 @@ from pipeline.output.columns import columns_of
 from pipeline.output.log import require_night, require_table
 from pipeline.output.manifests import read_manifests
 from pipeline.output.row_groups import united_columns
-from pipeline.output.table import DataFile, live_files
+from pipeline.output.table import DataFile, holds_snapshot, live_files
 from pipeline.schema import RUN_DATE
 from pipeline.storage import Storage
 from pipeline.uris import join_uri
@@ -77,7 +77,7 @@ def read_night(uri: str, run_date: str, storage: Storage) -> StandingNight:
 
 
 def _find_files(table: DeltaTable, uri: str, run_date: str, storage: Storage) -> tuple[int, Mapping[str, DataFile]]:
-    if table.transaction_version("bertmill:snapshot") is None:
+    if not holds_snapshot(table):
         return table.version(), require_night(table, uri, run_date, storage)
     manifests = read_manifests(uri, storage, run_date)
     if not manifests:

@@ -72,8 +72,8 @@ def read_row_groups(uri: str, storage: Storage, columns: pa.Schema | None = None
     filesystem, path = storage.open_arrow(uri)
     try:
         with pq.ParquetFile(path, filesystem=filesystem, pre_buffer=True) as parquet:
+            names = None if columns is None else _there(parquet.schema_arrow, columns, uri)
             for index in range(parquet.num_row_groups):
-                names = None if columns is None else _there(parquet.schema_arrow, columns, uri)
                 group = retrying(partial(parquet.read_row_group, index, columns=names), f"read {uri}")
                 yield group if columns is None else fit_columns(group, columns)
     except (pa.ArrowException, OSError) as error:

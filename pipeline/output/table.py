@@ -22,11 +22,13 @@ from deltalake.transaction import AddAction, RemoveAction
 from pipeline.errors import CommitConflictError, OutputTakenError, TransientStorageError, first_line
 from pipeline.output.columns import check_types, columns_of, new_columns
 from pipeline.output.compacted import CompactedFile, read_compacted, stand_in
+from pipeline.output.ledger import SNAPSHOT
 from pipeline.schema import CURRENT, PROFILES, QUARANTINE, REPORTS, RUN_DATE
 from pipeline.storage import NUM_REQUEST_ATTEMPTS, Storage, classify_error, retrying
 from pipeline.tracing import span
 
 _NUM_ATTEMPTS = 6
+_APP_ID = "bertmill:{}"  # of a night's commits, or of a snapshot's
 _URL_MARKS = {"%": "an escape", "#": "the end of it", "?": "the end of it", "\\": "'/'"}
 _OWN_NAMES = ("_delta_log", "_bertmill", "_manifests", REPORTS, PROFILES, QUARANTINE, CURRENT, f"{RUN_DATE}=")
 
@@ -82,6 +84,11 @@ def _options(uri: str, storage: Storage) -> dict[str, str]:
     """As many attempts at a request as every other client makes, not ten inside of ours."""
     options = storage.delta_options(uri)
     return {**options, "max_retries": str(NUM_REQUEST_ATTEMPTS - 1)} if options else {}
+
+
+def holds_snapshot(table: DeltaTable) -> bool:
+    """Whether a snapshot was ever published in the table, as its log says."""
+    return table.transaction_version(_APP_ID.format(SNAPSHOT)) is not None
 
 
 def live_files(table: DeltaTable, run_date: str | None = None) -> dict[str, DataFile]:
@@ -228,7 +235,7 @@ def commit_actions(table: DeltaTable, actions: Sequence[AddAction | RemoveAction
     Raises:
         DeltaError: another did, or the store failed.
     """
-    app_id = f"bertmill:{night.scope or 'snapshot'}"
+    app_id = _APP_ID.format(night.scope or SNAPSHOT)
     transaction = Transaction(app_id=app_id, version=(table.transaction_version(app_id) or 0) + 1)
     table.create_write_transaction(
         list(actions),

@@ -22,10 +22,10 @@ from pipeline.errors import BertmillError, first_line
 from pipeline.output.columns import same_type
 from pipeline.output.compacted import CompactedFile
 from pipeline.output.keys import KEYS, KeyRange, key_ranges, overlapping, read_row_group, read_row_groups
-from pipeline.output.ledger import SNAPSHOT, DoneRecord, Ledger
+from pipeline.output.ledger import DoneRecord, Ledger
 from pipeline.output.log import last_publication, require_night, require_table
 from pipeline.output.manifests import Manifest, read_manifests
-from pipeline.output.table import DataFile, live_files, open_table, read_notes
+from pipeline.output.table import DataFile, holds_snapshot, live_files, open_table, read_notes
 from pipeline.schema import (
     FINGERPRINT_FOOTER,
     QUARANTINE,
@@ -138,7 +138,7 @@ def _scope_of(uri: str, run_date: str, table: DeltaTable, storage: Storage) -> _
     """The night; or the whole table, if the newest manifest (or the log, without any) says that it is a snapshot."""
     manifests = read_manifests(uri, storage)
     own = [manifest for manifest in manifests if manifest.run_date == run_date]
-    is_snapshot = manifests[-1].is_snapshot if manifests else table.transaction_version(f"bertmill:{SNAPSHOT}")
+    is_snapshot = manifests[-1].is_snapshot if manifests else holds_snapshot(table)
     if is_snapshot and (own or require_night(table, uri, run_date, storage)):
         newest = manifests[-1] if manifests else None
         return _Scope(None, newest, newest.kept_corpus(storage) if newest else None)
