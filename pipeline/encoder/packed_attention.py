@@ -22,6 +22,7 @@ from transformers.masking_utils import sdpa_mask
 
 from pipeline.encoder.dropout import draw_factors
 from pipeline.encoder.packing import Pack, Rectangle
+from pipeline.encoder.short_attention import attend_short, by_head, is_short
 
 PACKED = "packed"
 # Families whose attention goes through transformers' interface and whose positions can be given; each is compared with
@@ -68,12 +69,20 @@ class Attending:
             return self._attend_varlen(*states)
         outputs = []
         for rectangle, *parts in self._rectangles(*states):
-            query_NHLD, key_NHLD, value_NHLD = (part.transpose(1, 2) for part in parts)
-            output_NHLD = scaled_dot_product_attention(
-                query_NHLD, key_NHLD, value_NHLD, attn_mask=self._mask(rectangle), scale=self.scaling
-            )
-            outputs.append(self._gather(rectangle, output_NHLD.transpose(1, 2)))
+            outputs.append(self._gather(rectangle, self._attend_rectangle(self._mask(rectangle), *parts)))
         return torch.cat(outputs) if len(outputs) > 1 else outputs[0]
+
+    def _attend_rectangle(
+        self, mask: torch.Tensor | None, query_NQHD: torch.Tensor, key_NLHD: torch.Tensor, value_NLHD: torch.Tensor
+    ) -> torch.Tensor:
+        """What the tokens that ask get: [N, Q, H, D]."""
+        parts = (query_NQHD, key_NLHD, value_NLHD)
+        if is_short(*parts):
+            output = attend_short(*parts, mask, self.scaling)
+            if output is not None:
+                return output
+        query, key, value = (part.transpose(1, 2) for part in parts)
+        return scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=self.scaling).transpose(1, 2)
 
     def _attend_varlen(self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
         offsets, longest = self.pack.offsets, self.pack.longest
@@ -121,7 +130,7 @@ class _DroppingAttention(torch.autograd.Function):
         ctx.how, scale, outputs, kept = how, how.scaling or query_QHD.shape[-1] ** -0.5, [], []
         with torch.autocast(query_QHD.device.type, enabled=False):
             for rectangle, *parts in how._rectangles(query_QHD, key_THD, value_THD):
-                query, key, value = (_by_head(part) for part in parts)
+                query, key, value = (by_head(part) for part in parts)
                 weights = _weigh(query, key, scale, how._mask(rectangle), rectangle.shape[0])
                 factors = draw_factors(weights.shape, how.dropout, weights)
                 output_NHLD = torch.bmm((weights * factors).to(value.dtype), value)
@@ -137,7 +146,7 @@ class _DroppingAttention(torch.autograd.Function):
         parts = zip(how.pack.rectangles, how._split_queries(gradient_QHD), strict=True)
         with torch.autocast(gradient_QHD.device.type, enabled=False):
             for number, (rectangle, part) in enumerate(parts):
-                pull = _by_head(part.unsqueeze(1) if how.by_firsts else rectangle.spread(part))
+                pull = by_head(part.unsqueeze(1) if how.by_firsts else rectangle.spread(part))
                 of_query, *others = _pull_back(pull, scale, *kept[5 * number : 5 * number + 5])
                 num_windows = rectangle.shape[0]
                 pulls.append(
@@ -178,11 +187,6 @@ def _pull_back(
     of_query = torch.empty_like(query).baddbmm_(of_scores, key, beta=0, alpha=scale)
     of_key = torch.empty_like(key).baddbmm_(of_scores.transpose(1, 2), query, beta=0, alpha=scale)
     return of_query, of_key, of_value
-
-
-def _by_head(states_NLHD: torch.Tensor) -> torch.Tensor:
-    """[N, L, H, D] -> [B, L, D]."""
-    return states_NLHD.transpose(1, 2).flatten(0, 1).contiguous()
 
 
 def _by_window(states_BLD: torch.Tensor, num_windows: int) -> torch.Tensor:

@@ -109,9 +109,10 @@ def test_attention_is_block_diagonal(
     monkeypatch.setattr("pipeline.encoder.packing._MAX_PADDED_CELLS", max_padded_cells)
     parts, pack = states(LENGTHS), Pack.of(LENGTHS, CPU, is_training)
     sliding = None if reach is None else reach + 1
-    found, _ = packed_attention(
-        torch.nn.Module(), *parts, None, pack=pack, scaling=0.3, sliding_window=sliding, dropout=dropout
-    )
+    with torch.set_grad_enabled(is_training):
+        found, _ = packed_attention(
+            torch.nn.Module(), *parts, None, pack=pack, scaling=0.3, sliding_window=sliding, dropout=dropout
+        )
     torch.testing.assert_close(found, dense(parts, LENGTHS, reach), atol=1e-5, rtol=1e-5)
 
 
