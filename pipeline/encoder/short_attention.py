@@ -3,6 +3,8 @@
 torch's own kernel goes through windows one by one, and its softmax is slow over few keys. Here exponentials of all
 scores are taken at once, and a column of ones beside the values gives each token's sum. They are not shifted by the
 highest score first, which floats have room for; where they had not, the sums show it, and torch's kernel does the work.
+What all keys of a window have in common would shift all scores of a token, which changes no result but, as bf16 rounds
+scores, its precision: the mean key is subtracted first.
 
 Shape letters: N windows, L tokens of each, Q of them that ask, H heads, D numbers of a head, B heads of all windows.
 """
@@ -47,6 +49,7 @@ def attend_short(
     num_windows, num_asking, num_heads, size = query_NQHD.shape
     scale = size**-0.5 if scaling is None else scaling
     query_BQD, key_BLD = by_head(query_NQHD), by_head(key_NLHD)
+    key_BLD = key_BLD - key_BLD.mean(dim=1, keepdim=True)
     scores_BQL = query_BQD.new_empty(*query_BQD.shape[:2], key_BLD.shape[1])
     scores_BQL.baddbmm_(query_BQD, key_BLD.transpose(1, 2), beta=0, alpha=scale).exp_()
     if mask is not None:

@@ -41,11 +41,28 @@ def test_it_is_what_torch_computes(dtype: torch.dtype, num_asking: int, is_maske
     torch.testing.assert_close(found.float(), wanted, atol=TOLERANCE[dtype], rtol=TOLERANCE[dtype])
 
 
+def test_what_all_keys_have_in_common_costs_no_precision() -> None:
+    torch.manual_seed(6)
+    query, key, value = (states(16, torch.bfloat16) for _ in range(3))
+    query[..., 0], key[..., 0] = 8, 4 + key[..., 0] / 100  # adds 32 times 0.3 to every score
+    found = attend_short(query, key, value, None, 0.3)
+    assert found is not None
+    torch.testing.assert_close(found.float(), expected(query, key, value), atol=2e-2, rtol=2e-2)
+
+
 @pytest.mark.parametrize("sign", [1.0, -1.0])
 def test_scores_that_exponentials_have_no_room_for_are_left_to_torch(sign: float) -> None:
-    query, key, value = (torch.ones(1, 4, 1, SIZE) for _ in range(3))
-    assert attend_short(query * sign * 8, key, value, None, 1.0) is not None  # 64
-    assert attend_short(query * sign * 12, key, value, None, 1.0) is None  # 96
+    query, value = torch.ones(1, 2, 1, SIZE), torch.ones(1, 2, 1, SIZE)
+    key = torch.tensor([1.0, -1.0]).view(1, 2, 1, 1).expand_as(query)
+    assert attend_short(query * 8, key, value, None, sign) is not None  # scores of 64 and -64
+    assert attend_short(query * 12, key, value, None, sign) is None  # 96 and -96
+
+
+def test_windows_of_which_only_low_scores_are_seen_are_left_to_torch() -> None:
+    query, value, seen = torch.ones(1, 2, 1, SIZE), torch.ones(1, 2, 1, SIZE), torch.tensor([False, True])
+    key = torch.tensor([1.0, -1.0]).view(1, 2, 1, 1).expand_as(query)
+    assert attend_short(query * 8, key, value, seen, 1.0) is not None
+    assert attend_short(query * 12, key, value, seen, 1.0) is None
 
 
 def test_a_window_that_is_no_number_stays_so_alone() -> None:
