@@ -8,7 +8,7 @@ from typing import Any
 import transformers
 from transformers import AutoConfig
 
-from pipeline.encoder.forward import positions_before_first
+from pipeline.encoder.forward import counts_from_padding, positions_before_first
 from pipeline.errors import ModelError, first_line
 
 EXPECTED_MODEL = "expected a Hugging Face directory with config.json and model.safetensors, or an id of a reachable hub"
@@ -44,6 +44,11 @@ def check_encoder(source: str, head_class: str, max_length: int, tokenizer: Any)
         raise ModelError(
             f"{source}: a {config.model_type} model's {head_class} needs global attention, which is not supported",
             "choose an encoder of the BERT family with long positions, such as ModernBERT",
+        )
+    if counts_from_padding(config) and config.pad_token_id is None:
+        raise ModelError(
+            f"{source}: config.json has no pad_token_id, and a {config.model_type} model counts positions from it",
+            "write the id that the model was trained with into config.json (RoBERTa's is 1)",
         )
     num_positions = getattr(config, "max_position_embeddings", None)
     num_positions = num_positions and num_positions - positions_before_first(config)

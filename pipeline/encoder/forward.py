@@ -68,9 +68,14 @@ class ModelBatch:
         return spread_tokens(values_T, self.cells, self.shape)
 
 
+def counts_from_padding(config: Any) -> bool:
+    """Whether a family counts a text's positions from behind padding's id, as RoBERTa does."""
+    return config.model_type in _POSITIONS_AFTER_PAD
+
+
 def positions_before_first(config: Any) -> int:
-    """Positions that a family leaves unused before a text's first: RoBERTa-like ones count from behind padding's id."""
-    return int(config.pad_token_id) + 1 if config.model_type in _POSITIONS_AFTER_PAD else 0
+    """Positions that a family leaves unused before a text's first."""
+    return int(config.pad_token_id) + 1 if counts_from_padding(config) else 0
 
 
 def takes_packs(encoder: Any) -> bool:
@@ -111,7 +116,7 @@ def _pack(
     shape = (len(indices), int(lengths.max(initial=0)))
     arrays = {
         "input_ids": rows.ids[flat].astype(np.int64)[None],
-        "position_ids": (within + positions_before_first(encoder.config))[None],
+        "position_ids": _positions(rows.ids[flat], within, lengths, encoder.config)[None],
         "token_type_ids": None if rows.type_ids is None else rows.type_ids[flat].astype(np.int64)[None],
     }
     inputs = _known_inputs(arrays, encoder, device)
@@ -119,6 +124,23 @@ def _pack(
         inputs["attention_mask"] = dict.fromkeys(encoder.config.layer_types)
     cells = _to_device(within + np.repeat(np.arange(len(indices)) * shape[1], lengths), device)
     return ModelBatch(inputs, cells, shape, Pack.of(lengths, device, torch.is_grad_enabled()))
+
+
+def _positions(
+    ids: npt.NDArray[np.int32], within: npt.NDArray[np.int64], lengths: npt.NDArray[np.int64], config: Any
+) -> npt.NDArray[np.int64]:
+    """Positions of a pack's tokens, all int [T]; `within` their windows, of which `lengths` are int [B].
+
+    RoBERTa-like models leave every padding token that stands in a text at padding's own position, and do not count it.
+    """
+    before = positions_before_first(config)
+    is_padding = ids == config.pad_token_id
+    if not before or not is_padding.any():
+        return within + before
+    num_padding = np.cumsum(is_padding)
+    starts = np.cumsum(lengths) - lengths
+    in_window = num_padding - np.repeat(np.concatenate([[0], num_padding])[starts], lengths)
+    return np.where(is_padding, before - 1, within - in_window + before)
 
 
 def _known_inputs(

@@ -74,6 +74,17 @@ def test_a_pack_gives_the_outputs_and_gradients_of_a_padded_batch(family: str, h
         torch.testing.assert_close(packed_gradients[name], expected, atol=tolerance, rtol=1e-4, msg=name)
 
 
+@pytest.mark.parametrize("family", ["bert", "roberta", "xlm-roberta", "camembert"])
+def test_a_padding_token_that_stands_in_a_text_has_the_position_that_transformers_gives_it(family: str) -> None:
+    network = EVERY[family].network(HEADS["rows"])
+    pad = EVERY[family].tokenizer().pad_token
+    rows, padding = encoded(family, [f"the film {pad} was good", f"{pad}{pad}", "good film", f"was it {pad}", "it"])
+    assert (rows.ids == padding.pad_id).sum() >= 4
+    packed, _ = run(network, "rows", rows, ORDERS["mixed"], padding)
+    network.set_attn_implementation("sdpa")
+    torch.testing.assert_close(packed, run(network, "rows", rows, ORDERS["mixed"], padding)[0], atol=1e-5, rtol=1e-5)
+
+
 def test_modernbert_that_averages_its_tokens_is_packed_too() -> None:
     network = FAMILIES["modernbert"].network(HEADS["rows"])
     network.config.classifier_pooling = "mean"
