@@ -79,7 +79,7 @@ def stream_shards(shards: Sequence[Shard], factory: WorkerFactory, pool: PoolOpt
     # Not through reading tasks: each needs a CPU, and where workers have them all Ray Data waits for ever.
     dataset = ray.data.from_blocks([_pickle(_SHARD, shard) for shard in shards]).map_batches(
         _PoolActor,
-        batch_size=None,
+        batch_size=1 if pool.gpus_per_worker else None,  # a block is one row; with GPUs Ray Data asks for a number
         batch_format="pyarrow",
         fn_constructor_args=(factory, pool.shard_deadline_s, _open_book()),
         compute=ActorPoolStrategy(size=min(pool.num_workers, len(shards))),

@@ -112,7 +112,8 @@ class Guesser:
         """Judge every hidden token of some windows."""
         network, device = self.joined.network(self.name).eval(), self.runtime.device
         encoder = self.joined.encoder.eval()
-        parts = []
+        nothing = torch.zeros(0, encoder.config.vocab_size)  # of a rank without rows
+        parts = [self._judge(nothing, np.zeros(0, np.int64), False, examples, learned)]
         for indices in self._batches(hidden.rows):
             batch = lay_out(hidden.rows, indices, encoder, self.padding, device)
             places = hidden.places(indices).to(device)

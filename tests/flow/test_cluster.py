@@ -1,4 +1,7 @@
-"""`--address`: the same job on a cluster of two nodes, started apart from the job, as `ray job submit` would run it."""
+"""`--address`: the same job on a cluster of two nodes, started apart from the job, as `ray job submit` would run it.
+
+The nodes say that they have a GPU each, as Ray places workers then; there is none, so the workers compute on CPUs.
+"""
 
 from __future__ import annotations
 
@@ -18,8 +21,8 @@ from tests.tiny import make_bundle
 _TWO_NODES = """
 import sys
 from tests.flow.clusters import own_cluster, run_on
-with own_cluster(num_cpus=2) as cluster:
-    cluster.add_node(num_cpus=2)
+with own_cluster(num_cpus=2, num_gpus=1) as cluster:
+    cluster.add_node(num_cpus=2, num_gpus=1)
     sys.exit(run_on(cluster, [sys.executable, "-m", "jobs.score", *sys.argv[1:]]))
 """
 

@@ -116,7 +116,7 @@ def test_positions_before_a_text_s_first_do_not_count(tmp_path: Path, encoder_di
 def test_a_model_that_counts_positions_from_padding_has_such_a_token(tmp_path: Path, encoder_directory: Path) -> None:
     transformers.RobertaConfig(max_position_embeddings=66, pad_token_id=None).save_pretrained(tmp_path)
     tokenizer = load_tokenizer(encoder_directory)
-    with pytest.raises(ModelError, match="config.json has no pad_token_id, and a roberta model counts positions"):
+    with pytest.raises(ModelError, match=r"config\.json has no pad_token_id, and a roberta model counts positions"):
         check_encoder(str(tmp_path), "AutoModel", 8, tokenizer)
 
 

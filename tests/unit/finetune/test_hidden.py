@@ -128,3 +128,13 @@ def test_figures_of_several_parts_are_those_of_the_whole(tokenizer: Any) -> None
     small = replace(job.context.runtime, budget=replace(job.context.runtime.budget, tokens=12))
     parts = evaluate(replace(job, context=replace(job.context, runtime=small)))["masked-lm"].evaluation
     assert parts.metrics == pytest.approx(evaluate(job)["masked-lm"].evaluation.metrics, rel=1e-4)
+
+
+def test_a_rank_without_validation_rows_judges_none(tokenizer: Any) -> None:
+    head = head_of(tokenizer)
+    job = job_of(head, joined(), tokenizer)
+    full = evaluate(job)[head.name]
+    none = evaluate(replace(job, validation={head.name: text_rows(tokenizer, 0, seed=3)}))[head.name]
+    assert none.own.num_rows == none.evaluation.num_rows == 0
+    assert none.own.schema == full.own.schema
+    assert full.own.num_rows > 0
