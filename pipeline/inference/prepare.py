@@ -46,7 +46,8 @@ class PreparedRun:
         footers: Of the files this night is about: all, or those that are new.
         skipped: Corrupt files that the spec allows to leave out.
         coverage: What earlier nights hold; nothing unless only new files are selected.
-        rescores: Everything is scored again, whatever the ledger says.
+        rescores: Everything was asked to be scored again.
+        starts_anew: It is, whatever the ledger says; else a rescoring that was begun goes on.
         models: What bundles that a registry names were resolved to, by name.
         added_columns: What publishing adds to the table's columns.
     """
@@ -58,6 +59,7 @@ class PreparedRun:
     skipped: tuple[SkippedFile, ...]
     coverage: Coverage
     rescores: bool
+    starts_anew: bool
     cache: LayoutCache
     source: InputSource
     table_schema: pa.Schema
@@ -150,14 +152,13 @@ def prepare_run(spec: ScoreSpec, run_date: str, rescore: bool = False) -> Prepar
     size = ShardSize(spec.corpus.shard_rows, spec.corpus.shard_bytes)
     shards = cut_shards((footer.layout for footer in footers), size, packs_files=not output.keeps_files_apart)
     if not shards and not coverage.etags:
-        left_out = f" ({len(survey.skipped)} corrupt ones left out)" if survey.skipped else ""
-        found = f"no rows in {len(footers)} files{left_out}"
-        raise CorpusError(f"{', '.join(spec.corpus.uri)}: {found}", "nothing to score")
+        without = f" ({len(survey.skipped)} corrupt ones left out)" if survey.skipped else ""
+        raise CorpusError(f"{', '.join(spec.corpus.uri)}: no rows in {len(footers)} files{without}", "nothing to score")
     kept = _kept_columns(footers, spec) if footers else _kept_before(spec, storage)
     schema = _table_schema(spec, kept, {name: task for name, task in tasks.items() if name in spec.answering})
     added = check_table_target(output.uri, schema, storage)
     check_mode(output.uri, output.mode, storage)
-    starts_anew = rescore and not ledger.is_rescored()
+    starts_anew = rescore and not ledger.is_rescoring()
     records = {} if starts_anew else ledger.read(ledger.names() & {shard.name for shard in shards})
     plan = plan_scoring(shards, records, standing_files(ledger, records.values()))
     annotate_span(files=len(files), shards=len(shards), pending_shards=len(plan.pending), rows=plan.num_rows)
@@ -170,6 +171,7 @@ def prepare_run(spec: ScoreSpec, run_date: str, rescore: bool = False) -> Prepar
         footers,
         survey.skipped,
         coverage,
+        rescore,
         starts_anew,
         cache,
         InputSource(columns, options, texts),

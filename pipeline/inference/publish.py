@@ -110,6 +110,7 @@ def publish_run(
         publish_current(ledger.table_uri, ledger.run_date, run.covers.nights, facts, storage)
     if ledger.is_snapshot:
         ledger.drop(ledger.names() - records.keys())  # what the corpus no longer has would otherwise be kept for ever
+    ledger.end_rescoring()
     annotate_span(run_id=run_id, rows=run.plan.num_rows, files=len(shown), table_version=published.version)
     work = _Work(run_id, new, pool, time.monotonic() - started_s)
     return _write_manifest(run, records, work, published)
@@ -125,8 +126,9 @@ def lacks_manifest(run: PreparedRun) -> bool:
 
 
 def complete_manifest(run: PreparedRun, run_id: str, started_s: float) -> None:
-    """Write the manifest of a published night that has none; nothing if there is one by now, or another night."""
+    """End a published night that has no manifest, and write it; nothing if there is one by now, or another night."""
     if run.is_published and lacks_manifest(run):
+        run.ledger.end_rescoring()
         table = require_table(run.ledger.table_uri, run.ledger.storage)
         unchanged = Published(table.version(), 0, 0)
         records = dict(run.plan.done)

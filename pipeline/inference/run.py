@@ -24,7 +24,7 @@ def score_pending(run: PreparedRun, pool: PoolOptions, run_id: str, trace_uri: s
         run_id: The run's name.
         trace_uri: Where a trace of the first shard is written, if one is asked for.
     """
-    if run.rescores:
+    if run.starts_anew:
         run.ledger.begin_rescoring()
     run.ledger.drop(run.plan.stale)
     run.cache.save(run.footers)

@@ -21,6 +21,7 @@ from pipeline.uris import join_uri
 
 _THREADS = 16
 SNAPSHOT = "snapshot"
+_BEGUN, _DONE = b"begun", b"done"
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,13 +139,22 @@ class Ledger:
             self.storage.delete(self._uri(name))
 
     def is_rescored(self) -> bool:
-        """Whether this night has begun to score everything again."""
+        """Whether this night was ever begun to be scored again: done or not, it stays whole."""
         return self.storage.read_bytes(self._rescore_mark) is not None
+
+    def is_rescoring(self) -> bool:
+        """Whether this night was begun to be scored again, and not published since."""
+        return self.storage.read_bytes(self._rescore_mark) == _BEGUN
 
     def begin_rescoring(self) -> None:
         """Forget every record; killed meanwhile, it is begun again."""
         self.drop(self.names())
-        self.storage.write_bytes(self._rescore_mark, b"")
+        self.storage.write_bytes(self._rescore_mark, _BEGUN)
+
+    def end_rescoring(self) -> None:
+        """The night is published: asked for again, everything is scored again."""
+        if self.is_rescoring():
+            self.storage.write_bytes(self._rescore_mark, _DONE)
 
     @property
     def _rescore_mark(self) -> str:

@@ -119,7 +119,7 @@ class Story:
 
 def begin(run: PreparedRun) -> None:
     """What a run does before its first shard."""
-    if run.rescores:
+    if run.starts_anew:
         run.ledger.begin_rescoring()
     run.ledger.drop(run.plan.stale)
 

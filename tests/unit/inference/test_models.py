@@ -17,7 +17,7 @@ from pipeline.registry.aliases import Alias
 from pipeline.registry.versions import Registry
 from pipeline.storage import Storage
 from tests.tiny import make_bundle, write_corpus
-from tests.unit.inference.nights import finish
+from tests.unit.inference.nights import begin, finish
 from tests.unit.inference.scoring import prepare_run, score_spec
 
 D21, D22 = "2026-11-21", "2026-11-22"
@@ -96,6 +96,20 @@ def test_a_night_that_is_scored_again_follows_the_alias(alias: Alias) -> None:
     promote_second(alias)
     assert score(prepare(alias, D21, rescore=True))["models"][""]["version"] == "sentiment@2"
     assert prepare(alias, D21).models[""].version == "sentiment@2"
+
+
+@pytest.mark.parametrize("is_killed", [True, False], ids=["killed before", "done before"])
+def test_after_a_rollback_a_night_is_scored_again_with_the_earlier_version(alias: Alias, is_killed: bool) -> None:
+    first = prepare(alias, D21, rescore=True)
+    if is_killed:
+        first.keep_models()
+        begin(first)
+    else:
+        score(first)
+    promote_second(alias)
+    score(prepare(alias, D21, rescore=True))
+    alias.move(alias.registry.version("sentiment", 1), alias.now())
+    assert score(prepare(alias, D21, rescore=True))["models"][""]["version"] == "sentiment@1"
 
 
 def test_another_question_gets_another_answer(alias: Alias) -> None:

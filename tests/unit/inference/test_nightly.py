@@ -10,8 +10,9 @@ import pyarrow.compute as pc
 import pytest
 from deltalake import DeltaTable
 
-from pipeline.inference.publish import publish_run
+from pipeline.inference.publish import complete_manifest, publish_run
 from pipeline.output.compact import compact_night
+from pipeline.output.ledger import Ledger
 from pipeline.output.table import Night, Published, publish_night
 from pipeline.output.vacuum import vacuum_table
 from pipeline.output.vacuum_plan import VacuumOptions
@@ -150,7 +151,6 @@ def test_a_file_that_changes_before_a_backfill_is_taken_by_the_next_night(story:
 def test_rescoring_takes_everything_once_and_a_plain_run_does_not_undo_it(story: Story) -> None:
     story.night(D20)
     assert story.night(D21, rescore=True).num_rows_this_run == 78
-    assert story.prepare(D21, rescore=True).is_published
     assert story.prepare(D21).is_published
     story.put("d", 10, 3)
     assert story.night(D22).num_rows == 10
@@ -168,11 +168,36 @@ def test_a_rescoring_killed_half_way_goes_on(story: Story, rescore: bool) -> Non
     for shard in run.plan.pending[:2]:
         scorer.process(shard)
     again = story.prepare(D20, rescore)
-    assert (len(again.plan.done), again.rescores, again.is_published) == (2, False, False)
+    assert (len(again.plan.done), again.starts_anew, again.is_published) == (2, False, False)
     before = story.live(D20)
     finish(again, "run-2")
     assert not before & story.live(D20)
     assert story.current() == story.rows
+
+
+def test_a_night_is_scored_again_as_often_as_it_is_asked_for(story: Story) -> None:
+    story.night(D20)
+    for _ in range(2):
+        before = story.live(D20)
+        assert story.night(D20, rescore=True).num_rows_this_run == 78
+        assert not before & story.live(D20)
+        assert story.current() == story.rows
+
+
+def test_a_rescoring_killed_after_its_commit_has_ended(story: Story, monkeypatch: pytest.MonkeyPatch) -> None:
+    story.night(D20)
+
+    def die(_ledger: Ledger) -> None:
+        raise KeyboardInterrupt("killed")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Ledger, "end_rescoring", die)
+        with pytest.raises(KeyboardInterrupt, match="killed"):
+            story.night(D20, rescore=True)
+    again = story.prepare(D20, rescore=True)
+    assert again.is_published
+    complete_manifest(again, "run-2", 0.0)
+    assert story.night(D20, rescore=True).num_rows_this_run == 78
 
 
 def test_a_night_killed_before_its_commit_is_not_built_upon(story: Story, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -324,7 +349,8 @@ def test_a_snapshots_rescoring_goes_on_and_ends(story: Story) -> None:
     finish(again, "run-2")
     assert story.live() == story.live(D21)
     assert story.shown() == story.rows
-    assert story.prepare(D21, rescore=True).is_published
+    assert story.prepare(D21).is_published
+    assert story.night(D21, rescore=True).num_rows_this_run == 78
 
 
 @pytest.mark.parametrize("vanished", ["drop", "keep"])
