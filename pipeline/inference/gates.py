@@ -82,25 +82,32 @@ class MetricGate:
             What was found, as one line.
 
         Raises:
-            GateError: the candidate is worse.
+            GateError: the candidate is worse, or was not judged on as many rows.
             ModelError: the task has no such metric.
         """
-        found = self._measure(candidate, rows)
+        found, num_rows = self._measure(candidate, rows)
         if present is None:
-            return f"{self.metric} {found:.4f} on {rows.uri}; no present model to compare with"
-        standing = self._measure(present, rows)
-        line = f"{self.metric} {found:.4f}, present model {standing:.4f}, on {rows.uri}"
+            return f"{self.metric} {found:.4f} on {num_rows} rows of {rows.uri}; no present model to compare with"
+        standing, num_standing = self._measure(present, rows)
+        if num_rows != num_standing:  # rows that a bundle cannot judge are left out of its own figure
+            raise GateError(
+                f"{self.metric}: judged on {num_rows} rows of {rows.uri}, present model on {num_standing}; "
+                "labels that one of them does not know are left out",
+                "nothing was promoted; take labelled rows that both know",
+            )
+        line = f"{self.metric} {found:.4f}, present model {standing:.4f}, on {num_rows} rows of {rows.uri}"
         loss = found - standing if self.metric in LOWER_IS_BETTER else standing - found
         if not loss <= self.allowance:  # NaN does not pass
             raise GateError(f"{line}: worse by {loss:.4f}; allowed is {self.allowance}", "nothing was promoted")
         return line
 
-    def _measure(self, bundle_uri: str, rows: LabelledRows) -> float:
-        run = rows.prepare(bundle_uri)
-        metrics = evaluate_alone(run, rows.num_threads).metrics
+    def _measure(self, bundle_uri: str, rows: LabelledRows) -> tuple[float, int]:
+        """The figure, and of how many rows it is."""
+        evaluation = evaluate_alone(rows.prepare(bundle_uri), rows.num_threads)
+        metrics = evaluation.metrics
         if self.metric not in metrics:
             raise ModelError(f"{bundle_uri}: has no metric {self.metric!r}", f"it has: {', '.join(metrics)}")
-        return metrics[self.metric]
+        return metrics[self.metric], evaluation.num_rows
 
 
 @dataclass(frozen=True)

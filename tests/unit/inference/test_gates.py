@@ -50,7 +50,8 @@ def skewed(rows: LabelledRows, label: str, count: int) -> LabelledRows:
 def test_a_better_model_passes_and_a_worse_one_does_not(rows: LabelledRows, always: list[str]) -> None:
     rows = skewed(rows, "neutral", 5)  # 10 negative, 5 neutral, 10 positive
     negative, neutral = always
-    assert MetricGate("accuracy").check(negative, neutral, rows).startswith("accuracy 0.4000, present model 0.2000")
+    found = MetricGate("accuracy").check(negative, neutral, rows)
+    assert found == f"accuracy 0.4000, present model 0.2000, on 25 rows of {rows.uri}"
     with pytest.raises(GateError, match=r"accuracy 0\.2000, present model 0\.4000, .*: worse by 0\.2000"):
         MetricGate("accuracy").check(neutral, negative, rows)
     MetricGate("accuracy", allowance=0.21).check(neutral, negative, rows)
@@ -66,7 +67,21 @@ def test_of_a_loss_less_is_better(rows: LabelledRows, always: list[str]) -> None
 
 
 def test_the_first_model_is_measured_alone(rows: LabelledRows, always: list[str]) -> None:
-    assert "no present model" in MetricGate("accuracy").check(always[0], None, rows)
+    found = MetricGate("accuracy").check(always[0], None, rows)
+    assert found == f"accuracy 0.3333 on 30 rows of {rows.uri}; no present model to compare with"
+
+
+def test_models_that_judge_different_rows_are_not_compared(
+    rows: LabelledRows, tmp_path: Path, always: list[str]
+) -> None:
+    rows = skewed(rows, "neutral", 1)  # 1 in 21: few enough to be left out of the figure of a bundle without it
+    make_bundle(tmp_path / "fewer", ("negative", "positive"))
+    fewer = str(tmp_path / "fewer")
+    with pytest.raises(GateError, match=r"accuracy: judged on 20 rows of .*, present model on 21; .*\n.*both know"):
+        MetricGate("accuracy", allowance=1).check(fewer, always[0], rows)
+    with pytest.raises(GateError, match=r"accuracy: judged on 21 rows of .*, present model on 20; "):
+        MetricGate("accuracy", allowance=1).check(always[0], fewer, rows)
+    assert "on 20 rows of" in MetricGate("accuracy").check(fewer, None, rows)
 
 
 def test_an_unknown_figure_is_named(rows: LabelledRows, always: list[str]) -> None:
