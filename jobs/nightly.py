@@ -7,12 +7,12 @@ import time
 import typer
 
 from jobs.night import finish_published, run_night
-from jobs.nights import Date, DryRun, Rescore, Until, nights_between
+from jobs.nights import Date, DryRun, Remark, Rescore, Until, gravest, nights_between
 from jobs.profile import Profile, scoring
 from jobs.running import running
 from jobs.session import Address, Debug, Overrides, SpecPath, preparing, stopping_on_sigterm
 from pipeline.config import load_spec
-from pipeline.errors import DriftError, FilesSkippedError
+from pipeline.errors import DriftError, FilesSkippedError, NightTakenError
 from pipeline.inference.spec import ScoreSpec
 
 
@@ -32,8 +32,9 @@ def nightly(
         from pipeline.inference.estimate import explain_plan
         from pipeline.inference.prepare import prepare_run
 
-        parsed, remarks = load_spec(spec, ScoreSpec, set_ or ()), list[FilesSkippedError | DriftError]()
-        for night in nights_between(date_, until):
+        parsed, remarks = load_spec(spec, ScoreSpec, set_ or ()), dict[str, Remark]()
+        nights = nights_between(date_, until)
+        for night in nights:
             started_s = time.monotonic()
             with preparing():
                 run = prepare_run(parsed, night, rescore)
@@ -45,10 +46,10 @@ def nightly(
                     finish_published(run, started_s, dry_run)
                 elif not dry_run:
                     run_night(run, address, started_s, scoring(profile))
-            except (FilesSkippedError, DriftError) as error:  # the night is published: the range goes on, and ends so
-                remarks.append(error)
+            except (FilesSkippedError, DriftError, NightTakenError) as error:
+                remarks[night] = error  # published, or another run's to publish: the range goes on, and ends so
         if remarks:
-            raise max(reversed(remarks), key=lambda remark: remark.exit_code)  # drift is graver than files left out
+            raise gravest(remarks, len(nights))
 
 
 if __name__ == "__main__":

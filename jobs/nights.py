@@ -7,12 +7,14 @@ from typing import Annotated
 
 import typer
 
-from pipeline.errors import Problem, SpecError
+from pipeline.errors import DriftError, FilesSkippedError, NightsTakenError, NightTakenError, Problem, SpecError
 
 Date = Annotated[str, typer.Option("--date", help="the night, YYYY-MM-DD, a plain calendar date; always explicit")]
 Until = Annotated[str | None, typer.Option(help="backfill: every night from --date to this one")]
 Rescore = Annotated[bool, typer.Option(help="score everything again, whatever is done")]
 DryRun = Annotated[bool, typer.Option(help="say what would be done; write nothing")]
+
+Remark = FilesSkippedError | DriftError | NightTakenError
 
 
 def parse_date(text: str | None, option: str = "--date") -> str:
@@ -40,3 +42,15 @@ def nights_between(first: str, last: str | None) -> list[str]:
         raise SpecError("command line", (Problem("--until", repr(last), f"{start} or later"),))
     days = (date.fromisoformat(end) - date.fromisoformat(start)).days
     return [(date.fromisoformat(start) + timedelta(days=day)).isoformat() for day in range(days + 1)]
+
+
+def gravest(remarks: dict[str, Remark], num_nights: int) -> Remark | NightsTakenError:
+    """What a command for so many nights ends with, of what was said of some; a range is done when each of them is."""
+    taken = {night: remark for night, remark in remarks.items() if isinstance(remark, NightTakenError)}
+    if taken and num_nights > 1:
+        first = next(iter(taken.values())).message
+        return NightsTakenError(
+            f"{len(taken)} of {num_nights} nights are left to other runs: {', '.join(taken)}\n{first}",
+            "when those have ended, run the command again for these nights",
+        )
+    return max(reversed(remarks.values()), key=lambda remark: remark.exit_code)  # drift is graver than files left out

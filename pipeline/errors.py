@@ -18,6 +18,7 @@ process boundaries by pickle unchanged, and carries the exit status a job ends w
     ├── TransientStorageError      the network or the store; retried, then exit 75 (run again to resume)
     ├── ClusterLostError           a cluster that runs the job gives no answer; exit 75 (run again to follow it)
     ├── NightTakenError            another run is at work on the night; nothing was done; exit 0
+    ├── NightsTakenError           so it was with nights of a range, the others are done; exit 75
     ├── StorageFullError           no room on the disk or in the quota; exit 75
     ├── ShardDeadlineError         a shard took too long, three times; finished work is kept; exit 75
     ├── ShardLostError             a shard's process ended, ten times; finished work is kept; exit 75
@@ -198,6 +199,12 @@ class NightTakenError(BertmillError):
     """Another run holds the night: it does the work, so there is nothing wrong with doing none."""
 
     exit_code = 0
+
+
+class NightsTakenError(BertmillError):
+    """Other runs hold nights of a range; the others are done, and whether those will be is not known."""
+
+    exit_code = EXIT_RESUMABLE
 
 
 class StorageFullError(BertmillError):

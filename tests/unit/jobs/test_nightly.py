@@ -91,12 +91,16 @@ def test_a_dry_run_says_what_it_would_do_and_writes_nothing(nightly_raw: dict[st
     assert not (tmp_path / "output").exists()
 
 
-def test_a_night_that_another_run_holds_is_left_to_it(
-    nightly_raw: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def short_lease(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A night that is held shows it soon."""
     monkeypatch.setattr(lock, "RENEW_S", 0.2)
     monkeypatch.setattr(lock, "POLL_S", 0.05)
     monkeypatch.setattr(lock.time, "sleep", lambda seconds: threading.Event().wait(seconds))
+
+
+@pytest.mark.usefixtures("short_lease")
+def test_a_night_that_another_run_holds_is_left_to_it(nightly_raw: dict[str, Any], tmp_path: Path) -> None:
     with NightLock(str(tmp_path / "output"), f"run_date={D21}", "other", Storage()):
         before = files_below(tmp_path / "output")
         finished = nightly(nightly_raw, tmp_path, "--date", D21)
@@ -104,6 +108,17 @@ def test_a_night_that_another_run_holds_is_left_to_it(
     assert finished.stderr.startswith(f"note: run_date={D21}: ")
     assert "run other is at work on it" in finished.stderr
     assert files_below(tmp_path / "output") == before
+
+
+@pytest.mark.usefixtures("no_ray", "short_lease")
+def test_a_range_goes_on_after_a_night_that_another_run_holds(nightly_raw: dict[str, Any], tmp_path: Path) -> None:
+    with NightLock(str(tmp_path / "output"), f"run_date={D22}", "other", Storage()):
+        finished = nightly(nightly_raw, tmp_path, "--date", D21, "--until", D23)
+    assert finished.exit_code == 75
+    assert f"error: 1 of 3 nights are left to other runs: {D22}\nrun_date={D22}: " in finished.stderr
+    assert [manifest["run_date"] for manifest in manifests(tmp_path)] == [D21, D23]
+    assert nightly(nightly_raw, tmp_path, "--date", D21, "--until", D23).exit_code == 0
+    assert [manifest["run_date"] for manifest in manifests(tmp_path)] == [D21, D22, D23]
 
 
 @pytest.mark.usefixtures("no_ray")
@@ -233,14 +248,11 @@ def test_an_older_manifest_does_not_speak_for_a_later_publication(
     assert sorted(manifest["num_scored_rows"] for manifest in manifests(tmp_path)) == [40, 60]
 
 
-@pytest.mark.usefixtures("no_ray")
+@pytest.mark.usefixtures("no_ray", "short_lease")
 def test_a_missing_manifest_is_left_to_the_run_that_holds_the_night(
     nightly_raw: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kill_before_the_manifest(nightly_raw, tmp_path, monkeypatch)
-    monkeypatch.setattr(lock, "RENEW_S", 0.2)
-    monkeypatch.setattr(lock, "POLL_S", 0.05)
-    monkeypatch.setattr(lock.time, "sleep", lambda seconds: threading.Event().wait(seconds))
     with NightLock(str(tmp_path / "output"), f"run_date={D21}", "other", Storage()):
         finished = nightly(nightly_raw, tmp_path, "--date", D21)
     assert finished.exit_code == 0
