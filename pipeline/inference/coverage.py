@@ -21,8 +21,7 @@ import pyarrow.parquet as pq
 
 from pipeline.corpus.listing import CorpusFile
 from pipeline.errors import AccountingError
-from pipeline.output.compacted import read_compacted, stand_in
-from pipeline.output.table import live_files, night_of, open_table
+from pipeline.output.table import live_files, night_of, open_table, shows_files
 from pipeline.output.writer import read_footer
 from pipeline.schema import FINGERPRINT_FOOTER, RUN_DATE
 from pipeline.storage import Storage, map_threads
@@ -123,10 +122,7 @@ class CoverageStore:
 
     def _is_shown(self, run_date: str, paths: Collection[str]) -> bool:
         table = open_table(self.table_uri, self.storage)
-        if table is None:
-            return False
-        live = set(live_files(table, run_date))
-        return live == stand_in(paths, live, read_compacted(self.table_uri, run_date, self.storage))
+        return table is not None and shows_files(table, self.table_uri, paths, run_date, self.storage)
 
     def _nights(self) -> set[str]:
         root = self._root

@@ -22,14 +22,13 @@ from pipeline.inference.plan import ScorePlan, fingerprint_run, plan_scoring
 from pipeline.inference.reuse import ReuseSource
 from pipeline.inference.source import FirstModel, InputSource, ModelSource, TextSource, joined_versions
 from pipeline.inference.spec import FIRST, ScoreSpec
-from pipeline.inference.standing import shown_files, standing_files
-from pipeline.output.compacted import stand_in
+from pipeline.inference.standing import shown_files, shown_quarantine, standing_files
 from pipeline.output.current import says_current
 from pipeline.output.ledger import Ledger
 from pipeline.output.mode import check_mode
-from pipeline.output.table import check_table_target, live_files, open_table, read_notes
+from pipeline.output.table import check_table_target, open_table, shows_files
 from pipeline.output.texts import TextStore
-from pipeline.schema import BundleFields, scored_schema, written_name
+from pipeline.schema import QUARANTINE, BundleFields, scored_schema, written_name
 from pipeline.storage import Storage
 from pipeline.tasks import check_inputs, find_task
 from pipeline.tasks.base import Task
@@ -91,20 +90,23 @@ class PreparedRun:
 
     @property
     def is_published(self) -> bool:
-        """Whether the table already shows exactly this plan's files."""
-        table = open_table(self.ledger.table_uri, self.ledger.storage)
+        """Whether table and quarantine already show exactly this plan's files."""
+        uri, storage, records = self.ledger.table_uri, self.ledger.storage, self.plan.done.values()
+        table = open_table(uri, storage)
         if self.plan.pending or table is None:
             return False
         night = None if self.ledger.is_snapshot else self.ledger.run_date
-        wanted = {file.path for file in shown_files(self.ledger, self.plan.done.values(), self.kept_uris)}
-        live = set(live_files(table, night))
-        if live != stand_in(wanted, live, read_notes(self.ledger.table_uri, table, night, self.ledger.storage)):
+        scored = {file.path for file in shown_files(self.ledger, records, self.kept_uris)}
+        if not shows_files(table, uri, scored, night, storage):
+            return False
+        bad_uri = join_uri(uri, QUARANTINE)  # holds all there is of a night without a good row
+        bad = {file.path for file in shown_quarantine(self.ledger, records, self.kept_uris)}
+        if not shows_files(open_table(bad_uri, storage), bad_uri, bad, night, storage):
             return False
         if self.covered is None:
             return True
-        uri, run_date, storage = self.ledger.table_uri, self.ledger.run_date, self.ledger.storage
-        is_covered = self.covered.published(run_date) is not None
-        return is_covered and says_current(uri, run_date, self.covers.nights, storage)
+        is_covered = self.covered.published(self.ledger.run_date) is not None
+        return is_covered and says_current(uri, self.ledger.run_date, self.covers.nights, storage)
 
     @property
     def covers(self) -> Coverage:

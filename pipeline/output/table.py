@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -99,6 +99,16 @@ def live_files(table: DeltaTable, run_date: str | None = None) -> dict[str, Data
         if run_date is None or str(row[f"partition.{RUN_DATE}"]) == run_date:
             files[row["path"]] = DataFile(row["path"], row["size_bytes"], row["num_records"] or 0)
     return files
+
+
+def shows_files(
+    table: DeltaTable | None, uri: str, paths: Collection[str], run_date: str | None, storage: Storage
+) -> bool:
+    """Whether a table, or one night of it, shows exactly these files; a table that is not there shows none."""
+    if table is None:
+        return not paths
+    live = live_files(table, run_date)
+    return live.keys() == stand_in(paths, live, read_notes(uri, table, run_date, storage))
 
 
 def check_table_target(uri: str, schema: pa.Schema, storage: Storage) -> list[pa.Field]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -11,7 +12,7 @@ from deltalake import DeltaTable
 
 from pipeline.analysis.run import analyse_duplicates
 from pipeline.analysis.spec import DuplicatesSpec
-from pipeline.errors import CorpusError
+from pipeline.errors import CorpusError, TooManyBadRowsError
 from pipeline.inference.verify import SampleCheck, rescore_sample
 from pipeline.output.compact import compact_night
 from pipeline.output.compare import compare_nights
@@ -23,6 +24,7 @@ from pipeline.output.verify import verify_night
 from pipeline.storage import Storage
 from tests.tiny import make_rows
 from tests.unit.inference.nights import Story
+from tests.unit.inference.scoring import score_all
 
 FIRST, SECOND = "2026-11-23", "2026-11-24"
 STORAGE = Storage()
@@ -38,14 +40,23 @@ def quiet(tmp_path: Path, bundle_directory: Path) -> Story:
     return story
 
 
+def put_bad(story: Story, name: str) -> None:
+    """Write or replace a corpus file by four rows, none of which can be scored."""
+    story.corpus.mkdir(exist_ok=True)
+    rows = make_rows(4, 1)
+    pq.write_table(rows.set_column(1, "text", pa.nulls(4, pa.string())), story.corpus / f"{name}.parquet")
+
+
 def all_bad(tmp_path: Path, bundle: Path) -> Story:
     """A night of four rows, none of which can be scored."""
-    story = Story(tmp_path, bundle, blocks={"corpus": {"keep": ["id"], "max_bad_fraction": 1.0}})
-    story.corpus.mkdir()
-    rows = make_rows(4, 1)
-    pq.write_table(rows.set_column(1, "text", pa.nulls(4, pa.string())), story.corpus / "a.parquet")
+    story = Story(tmp_path, bundle, blocks=allowing(1.0))
+    put_bad(story, "a")
     story.night(FIRST)
     return story
+
+
+def allowing(max_bad_fraction: float) -> dict[str, Any]:
+    return {"corpus": {"keep": ["id"], "shard_rows": 4, "max_bad_fraction": max_bad_fraction}}
 
 
 def test_what_checks_and_shows_a_night_takes_one_of_no_rows(quiet: Story) -> None:
@@ -85,6 +96,44 @@ def test_a_night_of_quarantined_rows_alone_is_verified_with_them(tmp_path: Path,
     (bad,) = (story.table / "_quarantine").glob("run_date=*/*.parquet")
     bad.unlink()
     assert any("is missing" in problem for problem in verify_night(str(story.table), FIRST, STORAGE).problems)
+
+
+@pytest.mark.parametrize("output", [{}, {"select": "new"}, {"mode": "snapshot"}])
+def test_a_night_refused_for_its_bad_rows_is_refused_again(
+    tmp_path: Path, bundle_directory: Path, output: dict[str, Any]
+) -> None:
+    story = Story(tmp_path, bundle_directory, output, blocks=allowing(0.5))
+    story.put("a", 4, 1)
+    story.night(FIRST)
+    put_bad(story, "a")
+    for _ in range(2):
+        assert not story.prepare(SECOND).is_published
+        with pytest.raises(TooManyBadRowsError, match="4 of 4 rows cannot be scored"):
+            story.night(SECOND)
+    story.blocks = allowing(1.0)
+    assert not story.prepare(SECOND).is_published
+    story.night(SECOND)
+    assert story.prepare(SECOND).is_published
+
+
+@pytest.mark.parametrize("output", [{"mode": "snapshot"}, {"mode": "snapshot", "vanished": "keep"}])
+def test_a_snapshot_that_lacks_only_quarantined_rows_is_not_published(
+    tmp_path: Path, bundle_directory: Path, output: dict[str, Any]
+) -> None:
+    story = Story(tmp_path, bundle_directory, output, blocks=allowing(0.5))
+    story.put("a", 4, 1)
+    story.night(FIRST)
+    put_bad(story, "b")
+    score_all(story.prepare(SECOND))  # the driver dies before it publishes
+    assert not story.prepare(SECOND).is_published
+    story.night(SECOND)
+    assert story.prepare(SECOND).is_published
+    assert len(story.quarantined()) == 4
+    story.remove("b")
+    keeps = "vanished" in output
+    assert story.prepare(SECOND).is_published is keeps
+    story.night(SECOND)
+    assert len(story.quarantined()) == (4 if keeps else 0)
 
 
 def test_a_night_of_a_snapshot_that_changed_nothing_is_one(tmp_path: Path, bundle_directory: Path) -> None:
