@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -21,7 +22,7 @@ from pipeline.encoder.loading import load_tokenizer
 from pipeline.encoder.model import load_network
 from pipeline.encoder.sentence import settle_use
 from pipeline.errors import Checks
-from pipeline.finetune.ready import check_ready, learned_of
+from pipeline.finetune.ready import check_ready, learned_of, read_own
 from pipeline.finetune.spec import BundleSpec
 from pipeline.registry.resolve import resolve_model
 from pipeline.storage import Storage
@@ -38,12 +39,14 @@ class PreparedBundle:
         task: What it is for.
         encoder: The model's directory.
         learned: Labels and options of its head.
+        inputs: The column of each input, as a bundle says; else called as the input is.
     """
 
     spec: BundleSpec
     task: Task
     encoder: str
     learned: Learned
+    inputs: Mapping[str, str]
 
 
 def prepare_bundle(spec: BundleSpec, source: str) -> PreparedBundle:
@@ -55,7 +58,7 @@ def prepare_bundle(spec: BundleSpec, source: str) -> PreparedBundle:
 
     Raises:
         SpecError: the task is unknown, none that a checkpoint has a head for, or of pairs that are to be windowed.
-        ModelError: the encoder cannot be used, or its head is of another task.
+        ModelError: the encoder or its `bundle.json` cannot be used, or its head is of another task.
         OutputTakenError: the output holds something else.
     """
     storage, checks, task = Storage(spec.storage), Checks(), find_task(spec.task, source)
@@ -70,7 +73,9 @@ def prepare_bundle(spec: BundleSpec, source: str) -> PreparedBundle:
     if len(task.inputs) > 1:
         check_segments(encoder, tokenizer)
     config = AutoConfig.from_pretrained(encoder, trust_remote_code=False)
-    return PreparedBundle(spec, task, encoder, learned_of(task, config, encoder))
+    own = read_own(task, encoder)
+    inputs = {name: name for name in task.inputs} if own is None else own.inputs
+    return PreparedBundle(spec, task, encoder, learned_of(task, config, encoder, own), inputs)
 
 
 def bundle_encoder(spec: BundleSpec) -> BundleInfo:
@@ -88,7 +93,7 @@ def bundle_encoder(spec: BundleSpec) -> BundleInfo:
     fingerprint = hashlib.sha256((recipe + fingerprint_model(encoder)).encode()).hexdigest()
     info = BundleInfo(
         task=task.name,
-        inputs={name: name for name in task.inputs},
+        inputs=dict(prepared.inputs),
         base_model=spec.model,
         data_fingerprint="",
         run_fingerprint=fingerprint,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from pipeline.encoder.bundle import BUNDLE_FILE, read_bundle_info
+from pipeline.encoder.bundle import BUNDLE_FILE, BundleInfo, read_bundle_info
 from pipeline.encoder.loading import read_settings
 from pipeline.errors import ModelError, Problem, SpecError
 from pipeline.storage import Storage
@@ -40,15 +40,32 @@ def check_ready(task: Task, field: str) -> None:
         raise SpecError("spec", (problem,))
 
 
-def learned_of(task: Task, config: Any, source: str) -> Learned:
-    """What a bundle of the head knows: labels in the head's order; answers are never declined.
+def read_own(task: Task, source: str) -> BundleInfo | None:
+    """What a directory that is a bundle of the task says of itself.
 
-    A similarity is 0 to 1, or any number where the head was trained without a sigmoid.
+    Raises:
+        ModelError: its `bundle.json` cannot be read.
+    """
+    info = read_bundle_info(source, Storage()) if (Path(source) / BUNDLE_FILE).is_file() else None
+    return info if info is not None and info.task == task.name else None
+
+
+def learned_of(task: Task, config: Any, source: str, own: BundleInfo | None) -> Learned:
+    """What a bundle of the head knows: labels in the head's order, and its own options, thresholds for instance.
+
+    Of a checkpoint of others, answers are never declined, and a similarity is 0 to 1, or any number where the head was
+    trained without a sigmoid.
+
+    Args:
+        task: What the head does.
+        config: The checkpoint's.
+        source: Its directory.
+        own: What it says of itself if it is a bundle of the task.
 
     Raises:
         ModelError: the head is of another kind, its labels are no tags, or its number is made in an unknown way.
     """
-    options = _OPTIONS[task.name]
+    options = _OPTIONS[task.name] if own is None else own.options
     if task.name in ("embedding", "question-answering"):
         return Learned((), options)
     kind = getattr(config, "problem_type", None)
@@ -62,7 +79,7 @@ def learned_of(task: Task, config: Any, source: str) -> Learned:
             "choose the task that the checkpoint was trained for",
         )
     if is_number:
-        return Learned((), {**options, **_number_options(config, source)})
+        return Learned((), options if own is not None else {**options, **_number_options(config, source)})
     labels = _labels_of(config, source)
     if task.classes_of == "tokens":
         _check_tags(labels, source)
@@ -70,9 +87,7 @@ def learned_of(task: Task, config: Any, source: str) -> Learned:
 
 
 def _number_options(config: Any, source: str) -> dict[str, float]:
-    """How one output becomes a number: as a bundle or cross-encoder says; else a regression's is the number itself."""
-    if (Path(source) / BUNDLE_FILE).is_file():  # its configuration says regression, with a sigmoid or without
-        return dict(read_bundle_info(source, Storage()).options)
+    """How one output becomes a number: as a cross-encoder says; else a regression's is the number itself."""
     saved = read_settings(source, "config_sentence_transformers.json", may_lack=True)
     older = getattr(config, "sentence_transformers", None) or {}
     oldest = getattr(config, "sbert_ce_default_activation_function", None)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -37,14 +37,11 @@ class _Work:
     fingerprint: str
     task: Task
     learned: Learned
+    inputs: Mapping[str, str]
 
     @property
     def output(self) -> str:
         return self.todo.output if isinstance(self.todo, BundleSpec) else self.todo.spec.output
-
-    @property
-    def inputs(self) -> dict[str, str]:
-        return {} if isinstance(self.todo, BundleSpec) else self.todo.heads[0].inputs
 
     @property
     def num_train_rows(self) -> int | None:
@@ -114,7 +111,7 @@ def _trained(run: SuiteRun, suite: SuiteSpec, named: str) -> list[_Work]:
         spec = read_block(block, additions, FinetuneSpec, BlockPlace(named, FINETUNE_FILLED))
         prepared = prepare_training(spec, named)
         head = prepared.heads[0]
-        works.append(_Work(seed, prepared, prepared.fingerprint, head.task, head.train.learned))
+        works.append(_Work(seed, prepared, prepared.fingerprint, head.task, head.train.learned, head.inputs))
     return works
 
 
@@ -124,7 +121,7 @@ def _bundled(run: SuiteRun, suite: SuiteSpec, named: str) -> _Work:
     prepared = prepare_bundle(spec, named)
     recipe = spec.model_dump(exclude={"model", "output", "storage", "registry"})
     fingerprint = fingerprint_of([recipe, fingerprint_model(prepared.encoder)])
-    return _Work(None, spec, fingerprint, prepared.task, prepared.learned)
+    return _Work(None, spec, fingerprint, prepared.task, prepared.learned, prepared.inputs)
 
 
 def _evaluation(run: SuiteRun, suite: SuiteSpec, bundle: str, named: str) -> EvaluateSpec:

@@ -13,11 +13,13 @@ from sentence_transformers import CrossEncoder
 
 from pipeline.config import ComputeConfig
 from pipeline.corpus.reader import input_column
+from pipeline.encoder.bundle import read_bundle_info
 from pipeline.errors import ModelError, SpecError
 from pipeline.finetune.bundling import bundle_encoder
 from pipeline.finetune.spec import BundleSpec
 from pipeline.inference.predictor import ModelSource, TextSource, load_predictor
 from pipeline.storage import Storage
+from pipeline.tasks import find_task
 from tests.tiny import make_bundle, make_tokenizer, tiny_config
 
 TEXTS = ["good film", "it was a dull and awful film", "seven blue tables"]
@@ -118,6 +120,30 @@ def test_a_trained_bundles_range_and_sigmoid_are_kept(tmp_path: Path) -> None:
         decode(bundle, TEXTS, TEXTS[::-1]) for bundle in (f"{tmp_path}/m", bundle_as("similarity", tmp_path / "m"))
     )
     assert found == expected
+
+
+@pytest.mark.parametrize(
+    ("task", "head", "labels", "options"),
+    [
+        ("multi-label", "AutoModelForSequenceClassification", ("a", "b"), {"threshold.a": 0.1, "threshold.b": 0.7}),
+        ("question-answering", "AutoModelForQuestionAnswering", (), {"may_decline": 1.0, "null_threshold": -2.5}),
+    ],
+)
+def test_a_trained_bundles_thresholds_and_columns_are_kept(
+    tmp_path: Path, task: str, head: str, labels: tuple[str, ...], options: dict[str, float]
+) -> None:
+    config = {"problem_type": "multi_label_classification"} if task == "multi-label" else {}
+    network = save_trained(tmp_path / "raw", head, labels or ("start", "end"), **config)
+    inputs = {name: f"{name}_column" for name in find_task(task, "test").inputs}
+    make_bundle(tmp_path / "m", labels, network=network, task=task, inputs=inputs, options=options)
+    found = read_bundle_info(bundle_as(task, tmp_path / "m"), Storage())
+    assert (found.labels, found.options, found.inputs) == (labels, options, inputs)
+
+
+def test_a_bundle_of_another_task_says_nothing_of_this_one(tmp_path: Path) -> None:
+    make_bundle(tmp_path / "m", options={"threshold.a": 0.1}, inputs={"text": "body"})
+    found = read_bundle_info(bundle_as("embedding", tmp_path / "m"), Storage())
+    assert (found.options, found.inputs) == ({}, {"text": "text"})
 
 
 def test_a_trained_tagger_finds_the_entities_of_its_tags(tmp_path: Path) -> None:
