@@ -18,6 +18,7 @@ from pipeline.analysis.spec import DuplicatesSpec, IndexSpec, TopicsSpec, Vector
 from pipeline.analysis.texts import check_text
 from pipeline.analysis.topics import NO_TOPIC, Topics, check_topics, find_topics
 from pipeline.analysis.vectors import KEYS, NightVectors, VectorColumn
+from pipeline.errors import CorpusError
 from pipeline.output.nights import read_night
 from pipeline.output.writer import write_row_groups
 from pipeline.schema import EMBEDDING, MODEL_VERSION_FIELD
@@ -37,10 +38,11 @@ class Analysis:
 
 @dataclass(frozen=True)
 class _Job:
-    """A prepared job: its place and its column."""
+    """A prepared job: its place, its column, and the version of the model that this is of, where it is known."""
 
     place: ResultPlace
     column: VectorColumn
+    versions: list[str]
 
     @property
     def storage(self) -> Storage:
@@ -80,7 +82,8 @@ def analyse_topics(spec: TopicsSpec, run_date: str) -> Analysis:
 
     Raises:
         InputError: scikit-learn is not installed.
-        CorpusError: there is no such table or night, it has fewer rows than topics, or its texts are gone.
+        CorpusError: there is no such table or night, its vectors are of several models, it has fewer rows than
+            topics, or its texts are gone.
         SpecError: a column is not there.
         OutputTakenError: the output holds something else.
     """
@@ -110,16 +113,13 @@ def analyse_index(spec: IndexSpec, run_date: str) -> Analysis:
 
     Raises:
         InputError: faiss is not installed.
-        CorpusError: there is no such table or night, or it has no vectors.
+        CorpusError: there is no such table or night, or it has no vectors, or those of several models.
         SpecError: a column is not there.
         OutputTakenError: the output holds something else.
     """
     check_index()
 
     def work(job: _Job) -> tuple[list[str], Mapping[str, Any]]:
-        version = spec.column.removesuffix(EMBEDDING) + MODEL_VERSION_FIELD.name
-        is_known = version in job.column.schema.names
-        versions = model_versions(job.column.row_groups([version], job.storage), version) if is_known else []
         with job.column.read(job.storage) as vectors:
             build_index(vectors, spec, job.place.uri(INDEX), job.storage)
             schema = pa.schema([job.column.schema.field(name) for name in (*KEYS, *spec.keep)])
@@ -127,7 +127,7 @@ def analyse_index(spec: IndexSpec, run_date: str) -> Analysis:
             return [INDEX, ROWS], {
                 "num_rows": len(vectors),
                 "num_without_embedding": vectors.num_without,
-                "model_versions": versions,
+                "model_versions": job.versions,
             }
 
     return _analyse("index", spec, run_date, work)
@@ -147,9 +147,27 @@ def _analyse(
     found = place.standing()
     is_new = found is None
     if found is None:
-        names, facts = work(_Job(place, column))
+        names, facts = work(_Job(place, column, _versions_of(column, storage)))
         found = place.switch(names, facts)
     return Analysis(found, is_new, tuple(place.remove_replaced(spec.keep_hours * 3_600)))
+
+
+def _versions_of(column: VectorColumn, storage: Storage) -> list[str]:
+    """The version of the model that a night's vectors are of; none where no column says it.
+
+    Raises:
+        CorpusError: they are of several models.
+    """
+    name = column.column.removesuffix(EMBEDDING) + MODEL_VERSION_FIELD.name
+    versions = model_versions(column.row_groups([name], storage), name) if name in column.schema.names else []
+    if len(versions) > 1:
+        raise CorpusError(
+            f"{column.night.table}: night {column.night.run_date} has vectors of {len(versions)} models in "
+            f"{column.column!r} ({name} {', '.join(versions)}), which cannot be compared",
+            "rows of files that are gone keep their old model's: restore these files, or publish a night with "
+            "`output: {vanished: drop}`",
+        )
+    return versions
 
 
 def _kept_columns(job: _Job, spec: VectorsConfig, vectors: NightVectors, groups: DuplicateGroups) -> pa.Table:

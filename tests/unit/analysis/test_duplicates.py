@@ -12,6 +12,7 @@ from pipeline.analysis import duplicates as duplicates_module
 from pipeline.analysis.duplicates import close_pairs
 from pipeline.analysis.run import Analysis, analyse_duplicates
 from pipeline.analysis.spec import DuplicatesSpec
+from pipeline.errors import CorpusError
 from tests.unit.analysis.embedded import Rows, embedded_rows, make_night, noisy_copies
 from tests.unit.output.scored import NIGHT
 
@@ -126,3 +127,12 @@ def test_what_rounding_could_decide_is_decided_exactly() -> None:
     pairs = set(zip(*(side.tolist() for side in close_pairs(one, other, threshold - 1e-15)), strict=True))
     assert pairs == set(zip(*(side.tolist() for side in np.nonzero(exact >= threshold - 1e-15)), strict=True))
     assert len(pairs) == 200
+
+
+def test_vectors_of_several_models_are_refused(tmp_path: Path) -> None:
+    rows = embedded_rows([[1.0, 0.0], [1.0, 0.1], [0.0, 1.0]])
+    make_night(tmp_path / "scores", [{**row, "model_version": f"m{index % 2}"} for index, row in enumerate(rows)])
+    with pytest.raises(CorpusError, match=r"vectors of 2 models in 'embedding' \(model_version m0, m1\)") as refused:
+        analyse(tmp_path)
+    assert "vanished: drop" in str(refused.value)
+    assert not (tmp_path / "found").exists()
