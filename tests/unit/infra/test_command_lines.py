@@ -77,9 +77,22 @@ def test_the_pod_s_night_is_the_one_it_was_scheduled_for(
     assert done.stdout.split() == ["submit", "nightly", "/etc/bertmill/nightly.yaml", "--date", night], done.stderr
 
 
-def test_a_job_made_by_hand_must_say_its_night(stub: dict[str, str]) -> None:
+@pytest.mark.parametrize(
+    "environment",
+    [
+        {"JOB_NAME": "by-hand"},
+        {"JOB_NAME": "manual-1"},
+        {"JOB_NAME": "night-2026-11-22"},
+        {"JOB_NAME": "night-29920410"},
+        {"JOB_NAME": "bertmill-nightly-manual-7"},
+        {"JOB_NAME": "bertmill-nightly-7"},
+        {"JOB_NAME": "bertmill-nightly-00000007"},
+        {"JOB_NAME": "bertmill-nightly-29920410", "NIGHT": "today"},
+    ],
+)
+def test_a_job_made_by_hand_must_say_its_night(stub: dict[str, str], environment: dict[str, str]) -> None:
     command = ["/bin/sh", "-euc", script()]
-    done = subprocess.run(command, env={**stub, "JOB_NAME": "by-hand"}, capture_output=True, text=True)
+    done = subprocess.run(command, env={**stub, **environment}, capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (2, "")
     assert "set NIGHT" in done.stderr
 
