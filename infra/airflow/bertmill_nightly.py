@@ -10,7 +10,7 @@ from airflow.sdk import dag, task
 from airflow.sdk.exceptions import AirflowException, AirflowFailException
 
 SPEC = os.environ.get("BERTMILL_SPEC", "/etc/bertmill/nightly.yaml")
-LEFT_OUT, RESUMABLE = 6, 75
+LEFT_OUT, FINAL = 6, (2, 3, 4, 5, 8)
 
 
 def command(night: str) -> list[str]:
@@ -21,12 +21,12 @@ def command(night: str) -> list[str]:
 def score_night(night: str) -> None:
     """Submit, follow, and tell Airflow whether another try can help."""
     code = subprocess.run(command(night), check=False).returncode
-    if code == RESUMABLE:
-        raise AirflowException("interrupted: the next try goes on where it stopped")
+    if code in FINAL:
+        raise AirflowFailException(f"exit status {code}: the same again would end the same; see the log")
     if code == LEFT_OUT:
         print("published; corrupt files were left out, as the spec allows")
     elif code:
-        raise AirflowFailException(f"exit status {code}: the same again would end the same; see the log")
+        raise AirflowException(f"exit status {code}: the next try follows the night, or goes on where it stopped")
 
 
 @dag(
