@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import subprocess
+from datetime import datetime
 from pathlib import Path
+from zoneinfo import ZoneInfo
 
 import pytest
 
@@ -97,18 +99,22 @@ def test_a_job_made_by_hand_must_say_its_night(stub: dict[str, str], environment
     assert "set NIGHT" in done.stderr
 
 
-def test_cron_s_line_gives_today(stub: dict[str, str]) -> None:
+@pytest.mark.parametrize("zone", ["Etc/UTC", "Europe/Berlin", "America/Los_Angeles", "Pacific/Auckland"])
+def test_cron_s_lines_give_one_night_in_any_time_zone(stub: dict[str, str], tmp_path: Path, zone: str) -> None:
+    (tmp_path / "date").write_text('#!/bin/sh\nexec /usr/bin/date -d "@$NOW" "$@"\n')
+    (tmp_path / "date").chmod(0o755)
     text = (INFRA / "schedules" / "crontab").read_text(encoding="utf-8")
-    lines = [line for line in text.splitlines() if line[:1].isdigit()]
+    lines = [line for line in text.splitlines() if not line.startswith("#")]
     assert len(lines) == 2
     for line in lines:
-        *_fields, user, command = line.split(None, 6)
+        minute, hour, *_fields, user, command = line.split(None, 6)
         assert user == "bertmill"
         assert "%" not in command.replace("\\%", "")
         shell = command.replace("\\%", "%").replace(". /etc/bertmill/environment; /opt/bertmill/bin/", "")
-        done = subprocess.run(["/bin/sh", "-c", shell], env=stub, capture_output=True, text=True)
-        today = subprocess.run(["date", "-u", "+%F"], capture_output=True, text=True).stdout.strip()
-        assert done.stdout.split() == ["nightly", "/etc/bertmill/nightly.yaml", "--date", today]
+        now = datetime(2026, 11, 23, int(hour), int(minute), tzinfo=ZoneInfo(zone)).timestamp()
+        environment = {**stub, "TZ": zone, "NOW": f"{now:.0f}"}
+        done = subprocess.run(["/bin/sh", "-c", shell], env=environment, capture_output=True, text=True)
+        assert done.stdout.split() == ["nightly", "/etc/bertmill/nightly.yaml", "--date", "2026-11-23"]
 
 
 def shell_texts() -> list[str]:
