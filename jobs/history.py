@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -10,7 +9,7 @@ import typer
 from jobs.session import Debug, guarded, preparing
 from jobs.table.options import Endpoint, TableUri, open_storage
 
-Output = Annotated[str | None, typer.Option(help="a file for the page; default: beside the nights' reports")]
+Output = Annotated[str | None, typer.Option(help="a file or URI for the page; default: beside the nights' reports")]
 Nights = Annotated[int, typer.Option(min=1, help="the newest nights to show")]
 
 
@@ -25,7 +24,7 @@ def history(
     with guarded(debug):
         from pipeline.report.nights import read_table_nights
         from pipeline.report.nights_page import render_nights
-        from pipeline.report.saved import save_nights_page
+        from pipeline.report.saved import save_nights_page, save_page
 
         storage = open_storage(endpoint_url)
         with preparing():
@@ -33,7 +32,7 @@ def history(
         if output is None:
             print(f"history: {save_nights_page(found.uri, render_nights(found, True), storage)}")
         else:
-            Path(output).write_text(render_nights(found, False), encoding="utf-8")
+            save_page(output, render_nights(found, False), storage)
             print(f"history: {output}")
         print(f"  nights: {len(found.nights):,}; runs that failed: {len(found.failures):,}")
         if found.unfinished:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -11,7 +10,7 @@ from jobs.nights import parse_date
 from jobs.session import Debug, guarded, preparing
 from jobs.table.options import Endpoint, Night, TableUri, open_storage
 
-Output = Annotated[str | None, typer.Option(help="a file for the page; default: beside the table's manifests")]
+Output = Annotated[str | None, typer.Option(help="a file or URI for the page; default: beside the table's manifests")]
 SampleRows = Annotated[int | None, typer.Option(min=1, help="rows of each night to read; default: as the spec said")]
 
 
@@ -27,7 +26,7 @@ def report(
     with guarded(debug):
         from pipeline.report.build import build_report
         from pipeline.report.page import render_report
-        from pipeline.report.saved import check_drift, save_report
+        from pipeline.report.saved import check_drift, save_page, save_report
         from pipeline.report.source import spec_limits
 
         storage = open_storage(endpoint_url)
@@ -38,7 +37,7 @@ def report(
         if output is None:
             print(f"report: {save_report(found, storage)}")
         else:
-            Path(output).write_text(render_report(found), encoding="utf-8")
+            save_page(output, render_report(found), storage)
             print(f"report: {output}")
         for finding in found.findings:
             print(f"  {finding}")

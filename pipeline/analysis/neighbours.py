@@ -18,7 +18,7 @@ import pyarrow as pa
 
 from pipeline.analysis.results import Found, read_current
 from pipeline.analysis.spec import IndexSpec
-from pipeline.analysis.vectors import KEYS, FloatMatrix, NightVectors, VectorColumn
+from pipeline.analysis.vectors import KEYS, FloatMatrix, NightVectors, VectorColumn, work_folder
 from pipeline.corpus.lookup import read_rows_at
 from pipeline.errors import CorpusError, InputError, ModelError, Problem, SpecError
 from pipeline.storage import Storage
@@ -67,9 +67,9 @@ def build_index(vectors: NightVectors, spec: IndexSpec, uri: str, storage: Stora
         for start in range(0, len(vectors), _BLOCK_ROWS):
             index.add(np.ascontiguousarray(vectors.unit_ND[start : start + _BLOCK_ROWS]))
             progress.update(index.ntotal, "")
-    with tempfile.TemporaryDirectory(prefix="bertmill-", dir=spec.work) as folder:
-        faiss.write_index(index, f"{folder}/{INDEX}")
-        storage.upload(Path(folder) / INDEX, uri)
+    with work_folder(spec.work) as folder:
+        faiss.write_index(index, str(folder / INDEX))
+        storage.upload(folder / INDEX, uri)
 
 
 def indexed_rows(vectors: NightVectors, spec: IndexSpec, column: VectorColumn, storage: Storage) -> Iterable[pa.Table]:

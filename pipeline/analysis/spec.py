@@ -20,7 +20,9 @@ class VectorsConfig(SpecModel):
     output: Uri = Field(description="URI under which results go: a folder for each night")
     keep_hours: float = Field(24.0, ge=0, description="hours for which a replaced result of a night stays")
     work: str | None = Field(
-        None, description="local folder for the night's vectors while the job runs; default: the system's temporary one"
+        None,
+        description="local folder for the night's vectors while the job runs, made if it is not there; default: the "
+        "system's temporary one",
     )
     storage: StorageConfig = StorageConfig()
 

@@ -16,7 +16,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.errors import CorpusError, Problem, SpecError
+from pipeline.errors import CorpusError, InputError, Problem, SpecError
 from pipeline.output.nights import StandingNight
 from pipeline.output.row_groups import read_row_groups
 from pipeline.schema import SOURCE_FILE, SOURCE_ROW
@@ -84,7 +84,7 @@ class VectorColumn:
         night: The night.
         schema: Its columns; where one of its files lacks one, rows have null there.
         column: The column.
-        work: The local folder that its vectors may be kept in meanwhile.
+        work: The local folder that its vectors may be kept in meanwhile; made if it is not there.
     """
 
     night: StandingNight
@@ -118,12 +118,13 @@ class VectorColumn:
         """The night's vectors, for as long as the context lasts.
 
         Raises:
+            InputError: the local folder cannot be used.
             CorpusError: vectors differ in width, or there are none.
             StorageFullError: the local folder has no room for them.
             AccountingError: a file of the night is gone.
         """
-        with tempfile.TemporaryDirectory(prefix="bertmill-", dir=self.work) as folder:
-            yield self._spool(Path(folder) / "vectors", storage)
+        with work_folder(self.work) as folder:
+            yield self._spool(folder / "vectors", storage)
 
     def row_groups(self, columns: Sequence[str], storage: Storage) -> Iterator[pa.Table]:
         """The night's rows, in the order of its files."""
@@ -195,6 +196,24 @@ class VectorColumn:
         return NightVectors(
             self.night, unit_ND, spots, at, num_rows - len(at), tuple(ordered), all_codes[spots], all_rows[spots]
         )
+
+
+@contextlib.contextmanager
+def work_folder(work: str | None) -> Iterator[Path]:
+    """A new folder in `work`, which is made if it is not there, for as long as the context lasts.
+
+    Raises:
+        InputError: none can be made there.
+    """
+    try:
+        if work is not None:
+            Path(work).mkdir(parents=True, exist_ok=True)
+        folder = tempfile.TemporaryDirectory(prefix="bertmill-", dir=work)
+    except OSError as error:
+        found = f"work: {work or tempfile.gettempdir()} cannot be used: {error.strerror}"
+        raise InputError(found, "name a local folder that can be written to") from None
+    with folder as name:
+        yield Path(name)
 
 
 def unit_vectors(column: pa.Array) -> tuple[npt.NDArray[np.bool_], FloatMatrix]:

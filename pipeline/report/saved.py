@@ -7,7 +7,7 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-from pipeline.errors import DriftError, InterruptedRunError
+from pipeline.errors import DriftError, InterruptedRunError, OutputTakenError
 from pipeline.output.ledger import Ledger
 from pipeline.output.manifests import read_manifests
 from pipeline.report.build import NightReport, build_report
@@ -35,6 +35,18 @@ def save_nights_page(table_uri: str, content: str, storage: Storage) -> str:
     uri = join_uri(table_uri, REPORTS, "nights.html")
     storage.write_bytes(uri, content.encode())
     return uri
+
+
+def save_page(place: str, content: str, storage: Storage) -> None:
+    """Write a page where it was asked for, over one that is there.
+
+    Raises:
+        OutputTakenError: a folder is there, or a file where its folder would be.
+    """
+    try:
+        storage.write_bytes(place, content.encode())
+    except (FileExistsError, IsADirectoryError, NotADirectoryError) as error:
+        raise OutputTakenError(f"{place} cannot be written: {error.strerror}", "name a file for the page") from None
 
 
 @span("report")

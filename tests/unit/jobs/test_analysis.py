@@ -46,6 +46,17 @@ def test_topics_are_told(raw: dict[str, Any], tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("job", ["duplicates", "topics"])
+def test_the_work_folder_is_made_or_refused(job: str, raw: dict[str, Any], tmp_path: Path) -> None:
+    options = {"num_topics": 2, "text": "label"} if job == "topics" else {}
+    made = run(job, {**raw, **options, "work": str(tmp_path / "new" / "work")}, tmp_path)
+    assert made.exit_code == 0, made.stderr
+    assert list((tmp_path / "new" / "work").iterdir()) == []
+    (tmp_path / "file").touch()
+    refused = run(job, {**raw, **options, "output": f"{tmp_path}/other", "work": f"{tmp_path}/file/work"}, tmp_path)
+    assert_refused(refused, f"work: {tmp_path}/file/work cannot be used")
+
+
+@pytest.mark.parametrize("job", ["duplicates", "topics"])
 def test_mistakes_are_told_before_anything_is_written(job: str, raw: dict[str, Any], tmp_path: Path) -> None:
     for change, words in (
         ({"column": "embeding"}, "column: 'embeding' is not in the table"),
