@@ -9,7 +9,7 @@ import typer
 
 from jobs.nights import parse_date
 from jobs.session import Debug, guarded
-from jobs.table.options import AsJson, Endpoint, Night, open_storage
+from jobs.table.options import AsJson, Endpoint, Night, RegistryUri, open_storage
 
 IndexUri = Annotated[str, typer.Argument(help="where `bertmill index` put it", metavar="URI", show_default=False)]
 Bundle = Annotated[str, typer.Option(help="the bundle that scored the night, or models://...", show_default=False)]
@@ -24,6 +24,7 @@ def search(
     query: Query,
     count: Count = 10,
     json_: AsJson = False,
+    registry: RegistryUri = None,
     endpoint_url: Endpoint = None,
     debug: Debug = False,
 ) -> None:
@@ -39,7 +40,7 @@ def search(
         storage = open_storage(endpoint_url)
         check_queries(query)
         opened = open_index(canonical_uri(uri), parse_date(date_), storage)
-        model = canonical_uri(resolve_model(bundle, None, storage))
+        model = canonical_uri(resolve_model(bundle, registry, storage))
         opened.check_model(read_bundle_info(model, storage).model_version)
         found = opened.search(embed_texts(model, query, storage), count)
         if json_:

@@ -6,10 +6,11 @@ from typing import Annotated
 
 import typer
 
-from jobs.models.options import ModelName, RegistryUri, open_registry
+from jobs.models.options import ModelName, open_registry
 from jobs.nights import parse_date
 from jobs.session import Debug, guarded, preparing
-from jobs.table.options import Endpoint, Night, TableUri
+from jobs.table.options import Endpoint, Night, RegistryUri, TableUri
+from pipeline.errors import ModelError
 from pipeline.registry.aliases import Alias, list_aliases
 from pipeline.registry.reference import parse_reference
 from pipeline.registry.resolve import find_version
@@ -23,7 +24,12 @@ def list_models(
     """Print models, their versions and the aliases that name them."""
     with guarded(debug), preparing():
         place = open_registry(registry, endpoint_url)
-        for model in [name] if name else place.names():
+        names = place.names()
+        if name is not None and name not in names:
+            raise ModelError(
+                f"{place.uri}: no model {name}; there are: {', '.join(names) or 'none'}", "name one of them"
+            )
+        for model in [name] if name else names:
             aliases = {alias: Alias(place, model, alias).now().version for alias in list_aliases(place, model)}
             for version in place.versions(model):
                 named = "".join(f" @{alias}" for alias, number in aliases.items() if number == version.number)

@@ -8,9 +8,9 @@ import typer
 
 from jobs.models.check import check_gates
 from jobs.models.gates import Allowance, Gates, Inputs, Label, LatencyMs, Metric, On, Parity, Slowdown
-from jobs.models.options import ModelName, RegistryUri, open_registry
+from jobs.models.options import ModelName, open_registry
 from jobs.session import Debug, guarded, preparing
-from jobs.table.options import Endpoint
+from jobs.table.options import Endpoint, RegistryUri
 from pipeline.registry.aliases import NEVER_SET, Alias
 from pipeline.registry.reference import check_name, parse_reference
 from pipeline.registry.resolve import find_version

@@ -10,7 +10,6 @@ from jobs.table.options import open_storage
 from pipeline.registry.reference import find_registry
 from pipeline.registry.versions import Registry
 
-RegistryUri = Annotated[str | None, typer.Option("--registry", help="URI of the registry; default: $BERTMILL_REGISTRY")]
 ModelName = Annotated[str, typer.Argument(help="NAME@VERSION or NAME@ALIAS", metavar="MODEL", show_default=False)]
 
 

@@ -6,9 +6,9 @@ from typing import Annotated
 
 import typer
 
-from jobs.models.options import RegistryUri, open_registry
+from jobs.models.options import open_registry
 from jobs.session import Debug, guarded, preparing
-from jobs.table.options import Endpoint
+from jobs.table.options import Endpoint, RegistryUri
 
 BundleUri = Annotated[str, typer.Argument(help="the bundle's URI", metavar="BUNDLE", show_default=False)]
 Name = Annotated[str, typer.Option("--name", help="the model's name: sentiment", show_default=False)]

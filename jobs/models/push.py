@@ -6,9 +6,9 @@ from typing import Annotated
 
 import typer
 
-from jobs.models.options import RegistryUri, open_registry
+from jobs.models.options import open_registry
 from jobs.session import Debug, guarded, preparing
-from jobs.table.options import Endpoint, open_storage
+from jobs.table.options import Endpoint, RegistryUri, open_storage
 from pipeline.errors import Problem, SpecError
 from pipeline.registry.reference import is_reference, parse_reference
 from pipeline.registry.resolve import find_version

@@ -14,6 +14,7 @@ from pipeline.storage import Storage
 TableUri = Annotated[str, typer.Argument(help="the table's URI", metavar="URI", show_default=False)]
 Endpoint = Annotated[str | None, typer.Option(help="S3 endpoint; default: $AWS_ENDPOINT_URL")]
 Night = Annotated[str, typer.Option("--date", help="the night, YYYY-MM-DD", show_default=False)]
+RegistryUri = Annotated[str | None, typer.Option("--registry", help="URI of the registry; default: $BERTMILL_REGISTRY")]
 AnyNight = Annotated[str | None, typer.Option("--date", help="one night, YYYY-MM-DD; default: all")]
 AsJson = Annotated[bool, typer.Option("--json", help="print JSON")]
 

@@ -8,15 +8,13 @@ import typer
 
 from jobs.nights import parse_date
 from jobs.session import Debug, guarded, preparing
-from jobs.table.options import Endpoint, Night, TableUri, open_storage, parse_inputs
+from jobs.table.options import Endpoint, Night, RegistryUri, TableUri, open_storage, parse_inputs
 from pipeline.errors import AccountingError, InputError
 from pipeline.uris import canonical_uri
 
 BundleUri = Annotated[str | None, typer.Option("--bundle", help="score a sample again, with the bundle that did it")]
 Sample = Annotated[int, typer.Option("--sample", min=1, help="rows to score again")]
-Inputs = Annotated[
-    list[str] | None, typer.Option("--input", help="where the corpus column has another name: text=body")
-]
+Inputs = Annotated[list[str] | None, typer.Option("--input", help="where a column has another name: text=body")]
 BundleName = Annotated[str, typer.Option("--name", help="the bundle's name in the spec, if it was one of several")]
 
 
@@ -27,6 +25,7 @@ def verify(
     sample: Sample = 64,
     input_: Inputs = None,
     name: BundleName = "",
+    registry: RegistryUri = None,
     endpoint_url: Endpoint = None,
     debug: Debug = False,
 ) -> None:
@@ -44,7 +43,7 @@ def verify(
             from pipeline.inference.verify import SampleCheck, rescore_sample
 
             try:
-                rescored = rescore_sample(uri, night, SampleCheck(bundle, sample, inputs, name), storage)
+                rescored = rescore_sample(uri, night, SampleCheck(bundle, sample, inputs, name, registry), storage)
                 print_rescored(rescored)
                 problems += rescored.problems
             except InputError as error:

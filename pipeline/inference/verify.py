@@ -45,16 +45,18 @@ class SampleCheck:
     """Which rows are scored again, and how.
 
     Attributes:
-        bundle_uri: The bundle that scored the night.
+        bundle_uri: The bundle that scored the night, or models://...
         num_rows: Size of the sample, spread over the night's rows; the same rows each time.
         inputs: Task input -> corpus column, where the spec that scored the night named another than the bundle.
         bundle_name: What its columns are prefixed by, if it was one of several.
+        registry: Where models:// are; default: the environment's.
     """
 
     bundle_uri: str
     num_rows: int = 64
     inputs: Mapping[str, str] = field(default_factory=dict)
     bundle_name: str = ""
+    registry: str | None = None
     tolerance: Tolerance = field(default_factory=Tolerance)
 
 
@@ -68,7 +70,7 @@ def rescore_sample(uri: str, run_date: str, check: SampleCheck, storage: Storage
     uri = canonical_uri(uri)
     table = require_table(uri, storage)
     files = require_night(table, uri, run_date, storage)
-    bundle = fetch_bundle(canonical_uri(resolve_model(check.bundle_uri, None, storage)), storage)
+    bundle = fetch_bundle(canonical_uri(resolve_model(check.bundle_uri, check.registry, storage)), storage)
     task = find_task(bundle.info.task, check.bundle_uri)
     check_inputs(check.inputs, task.inputs, "command line")
     there = shared_columns(columns_of(table), [join_uri(uri, path) for path in files], storage)

@@ -57,6 +57,13 @@ def test_publish_promote_roll_back(bundles: list[str], tmp_path: Path) -> None:
     assert "accuracy 1.0000, present model 0.0000" in shown
 
 
+def test_a_model_that_is_not_there_is_named_with_those_that_are(bundles: list[str], tmp_path: Path) -> None:
+    assert_refused(run_command("models", "list", "polarity"), f"{tmp_path}/registry: no model polarity", "are: none")
+    models("publish", bundles[0], "--name", "sentiment")
+    assert_refused(run_command("models", "list", "polarity"), "no model polarity; there are: sentiment")
+    assert models("list", "sentiment").startswith("sentiment@1  ")
+
+
 def gate(tmp_path: Path) -> list[str]:
     return ["--metric", "accuracy", "--on", str(tmp_path / "labelled.parquet")]
 

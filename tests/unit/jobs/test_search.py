@@ -8,6 +8,8 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
+from pipeline.registry.versions import Registry
+from pipeline.storage import Storage
 from tests.tiny import make_bundle
 from tests.unit.inference.nights import Story
 from tests.unit.jobs.command_line import Finished, assert_refused, run_command
@@ -49,6 +51,16 @@ def test_a_text_of_the_corpus_finds_its_own_row(story: Story) -> None:
     table = search(story, "--query", texts[0]["text"], "-k", "1").stdout
     assert "cosine" in table
     assert "source_row" in table
+
+
+def test_the_bundle_may_be_a_registry_s(story: Story, tmp_path: Path) -> None:
+    assert index(story).exit_code == 0
+    registry = Registry(str(tmp_path / "registry"), Storage())
+    registry.publish(str(story.bundle), "sentiment")
+    arguments = ["--bundle", "models://sentiment@1", "--registry", registry.uri, "--query", "x"]
+    found = run_command("search", str(story.root / "index"), "--date", NIGHT, *arguments)
+    assert found.exit_code == 0, found.stderr
+    assert "cosine" in found.stdout
 
 
 def test_mistakes_are_told(story: Story, tmp_path: Path) -> None:

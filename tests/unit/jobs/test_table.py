@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from pipeline.registry.versions import Registry
+from pipeline.storage import Storage
 from tests.unit.inference.scoring import NIGHT as SCORED_NIGHT
 from tests.unit.inference.scoring import prepared, score_all
 from tests.unit.jobs.command_line import Finished, assert_refused, run_command
@@ -129,6 +131,11 @@ def test_verify_scores_a_sample_again(score_raw: dict[str, Any], tmp_path: Path,
     assert "9 rows scored again in fp32: label, score, class_scores, embedding, num_tokens" in finished.stdout
     assert "least cosine of embeddings: 1.0000" in finished.stdout
     assert "no problems" in finished.stdout
+    registry = Registry(str(tmp_path / "registry"), Storage())
+    registry.publish(str(bundle_directory), "sentiment")
+    arguments = ["--date", SCORED_NIGHT, "--bundle", "models://sentiment@1", "--registry", registry.uri]
+    finished = table_command(tmp_path / "output", "verify", *arguments)
+    assert "rows scored again in fp32" in finished.stdout
 
 
 @pytest.mark.parametrize("text", ["text", "=body", "text="])
