@@ -59,7 +59,8 @@ def choose_attempt(wanted: Wanted, known: Sequence[RemoteJob], again: bool = Fal
     last = attempts[max(attempts)]
     is_same = last.metadata.get(DIGEST_KEY) == wanted.digest
     if not last.is_over and not is_same:
-        remedy = f"wait for it (bertmill logs {last.submission_id}), or bertmill stop {last.submission_id}"
+        own = f"wait for it (bertmill logs {last.submission_id}), or bertmill stop {last.submission_id}"
+        remedy = f"if it is other work, give yours a --name of its own; else {own}"
         raise ComputeError(f"{last.submission_id} is running with another spec", remedy)
     if not last.is_over or (last.status == "SUCCEEDED" and is_same and not again):
         return Choice(last.submission_id, last)

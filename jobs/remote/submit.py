@@ -79,7 +79,8 @@ def _submit(server: JobServer, wanted: Wanted, pins: Pins | None, resources: dic
     for _ in range(3):  # another submitter may take the attempt in between
         choice = choose_attempt(wanted, server.find(), again)
         if choice.standing is not None:
-            print(f"{choice.submission_id} is already {choice.standing.status.lower()} at {server.address}")
+            hint = "; --again makes a new attempt" if choice.standing.status == "SUCCEEDED" else ""
+            print(f"{choice.submission_id} is already {choice.standing.status.lower()} at {server.address}{hint}")
             return choice
         with tempfile.TemporaryDirectory() as directory:
             stage_project(Path(directory), wanted.content, pins)

@@ -1,12 +1,18 @@
-"""`bertmill submit` with input that is wrong: refused before any cluster is asked."""
+"""`bertmill submit` with input that is wrong, refused before any cluster is asked, or with nothing left to do."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from jobs.remote.attempts import DIGEST_KEY, Wanted
+from jobs.remote.project import spec_as_yaml
+from jobs.remote.states import RemoteJob
+from pipeline.config import load_spec
+from pipeline.inference.spec import ScoreSpec
 from tests.unit.jobs.command_line import assert_refused, run_command, write_spec
 
 
@@ -50,3 +56,18 @@ def test_an_address_that_is_no_job_server_is_refused(
     spec = write_spec(tmp_path / "score.yaml", score_raw)
     for command in (["submit", "nightly", spec, "--date", "2026-11-23"], ["jobs"], ["logs", "a-1"], ["stop", "a-1"]):
         assert_refused(run_command(*command, *address), expected)
+
+
+@pytest.mark.parametrize(("status", "told"), [("SUCCEEDED", "; --again makes a new attempt"), ("RUNNING", "")])
+def test_work_that_is_there_already_is_told(
+    tmp_path: Path, score_raw: dict[str, Any], monkeypatch: pytest.MonkeyPatch, status: str, told: str
+) -> None:
+    spec = write_spec(tmp_path / "score.yaml", score_raw)
+    wanted = Wanted("nightly", "score", "2026-11-23", spec_as_yaml(load_spec(spec, ScoreSpec)))
+    standing = RemoteJob(f"{wanted.stem}-1", status, metadata={DIGEST_KEY: wanted.digest})
+    server = SimpleNamespace(address="http://head:8265", find=lambda: [standing])
+    monkeypatch.setattr("jobs.remote.submit.connect", lambda address: server)
+    finished = run_command("submit", "nightly", spec, "--date", "2026-11-23", "--no-wait")
+    assert finished.exit_code == 0, finished.stderr
+    expected = f"nightly-score-2026-11-23-1 is already {status.lower()} at http://head:8265{told}\n"
+    assert finished.stdout == expected

@@ -42,8 +42,9 @@ def test_another_spec_or_a_wish_is_a_new_attempt_after_success() -> None:
 
 
 def test_another_spec_of_a_running_night_is_refused() -> None:
-    with pytest.raises(ComputeError, match=r"nightly-scores-2026-11-23-1 is running with another spec"):
+    with pytest.raises(ComputeError, match=r"nightly-scores-2026-11-23-1 is running with another spec") as caught:
         choose_attempt(OTHER, [job(1, "RUNNING")], again=True)
+    assert "if it is other work, give yours a --name of its own" in caught.value.remedy
 
 
 def test_jobs_of_other_names_and_nights_do_not_count() -> None:
