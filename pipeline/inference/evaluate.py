@@ -32,7 +32,7 @@ from pipeline.registry.resolve import resolve_model
 from pipeline.storage import Storage
 from pipeline.tasks import check_inputs, find_task
 from pipeline.tasks.base import Evaluation, Learned, Task, targets_of
-from pipeline.tasks.usable import MAX_NAMED, find_usable, list_reasons
+from pipeline.tasks.usable import MAX_NAMED, check_target, find_usable, list_reasons
 from pipeline.telemetry import Meter, ProgressDisplay
 from pipeline.tracing import span
 
@@ -136,6 +136,7 @@ def prepare_evaluation(spec: EvaluateSpec) -> PreparedEvaluation:
     columns = Columns(tuple(chain.from_iterable(texts)), (label,) if label else ())
     size = ShardSize(corpus.shard_rows, corpus.shard_bytes)
     opened = open_rows(files, columns, storage, size, corpus.empty_text == "quarantine")
+    check_target(opened.options.kept_schema, columns, task, Learned(bundle.labels, bundle.options))
     groups = tuple(TextSource(group, holds_words(opened.footers, Columns(group))) for group in texts)
     return PreparedEvaluation(spec, corpus, bundle, opened.shards, LabelledSource(columns, opened.options, groups))
 

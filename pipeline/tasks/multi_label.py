@@ -49,8 +49,7 @@ class MultiLabel:
         Raises:
             TypeError: there are no lists, or they are multi-hot: a 0 or a 1 for each label, without its name.
         """
-        if not is_list(targets.type):
-            raise TypeError("expected lists: the names of a row's labels")
+        _check_type(targets.type)
         if _are_multi_hot(targets):
             raise TypeError(
                 "its lists hold a 0 or a 1 for each label (multi-hot); expected the names of a row's labels"
@@ -62,7 +61,12 @@ class MultiLabel:
         return {**class_names(learned.labels), "problem_type": "multi_label_classification"}
 
     def check(self, targets: pa.ChunkedArray, texts: Sequence[pa.ChunkedArray], learned: Learned) -> pa.Array:
-        """The list is there (it may be empty) and holds known labels only."""
+        """The list is there (it may be empty) and holds known labels only.
+
+        Raises:
+            TypeError: there are no lists.
+        """
+        _check_type(targets.type)
         lists = combined(targets)
         names = label_names(pc.list_flatten(lists))
         is_unknown = pc.invert(pc.is_in(names, value_set=pa.array(learned.labels, pa.string())))
@@ -131,6 +135,11 @@ class MultiLabel:
             "exact_match": float((truth == predicted).all(axis=1).mean()),
         }
         return Evaluation(judged.num_rows, metrics)
+
+
+def _check_type(kind: pa.DataType) -> None:
+    if not is_list(kind):
+        raise TypeError("expected lists: the names of a row's labels")
 
 
 def _are_multi_hot(targets: pa.ChunkedArray) -> bool:

@@ -70,7 +70,12 @@ class QuestionAnswering:
         return {"num_labels": 2}
 
     def check(self, targets: pa.ChunkedArray, texts: Sequence[pa.ChunkedArray], learned: Learned) -> pa.Array:
-        """Every answer stands in its context where `answer_start` says."""
+        """Every answer stands in its context where `answer_start` says.
+
+        Raises:
+            TypeError: answers are of another type than SQuAD's.
+        """
+        _check_type(targets.type)
         pairs = zip(targets.to_pylist(), texts[1].to_pylist(), strict=True)
         return pa.array([_problem(answers, context) for answers, context in pairs], pa.string())
 

@@ -63,8 +63,7 @@ class TextClassification:
             return Learned(tuple(field.name for field in targets.type))
         if holds_vectors(targets.type):
             raise TypeError("a list of scores does not say which labels they are of: name the bundle as data.teacher")
-        if pa.types.is_nested(targets.type):
-            raise TypeError("expected one label, text or a number; several labels a row are for multi-label")
+        _check_type(targets.type)
         return Learned(distinct_labels(targets))
 
     def head_config(self, learned: Learned) -> dict[str, object]:
@@ -72,12 +71,17 @@ class TextClassification:
         return {**class_names(learned.labels), "problem_type": "single_label_classification"}
 
     def check(self, targets: pa.ChunkedArray, texts: Sequence[pa.ChunkedArray], learned: Learned) -> pa.Array:
-        """A label is there and known; soft labels are finite, not negative, and not all zero."""
+        """A label is there and known; soft labels are finite, not negative, and not all zero.
+
+        Raises:
+            TypeError: a row has several labels.
+        """
         if _is_soft(targets):
             soft = _soft_targets(targets, learned)
             usable = np.isfinite(soft).all(axis=1) & (soft >= 0).all(axis=1) & (soft.sum(axis=1) > 0)
             reason = pc.if_else(pa.array(usable), pa.scalar(None, pa.string()), "soft label is not a distribution")
             return _name_unknown(targets, learned, reason)
+        _check_type(targets.type)
         known = encode_labels(targets, learned.labels) >= 0
         reason = pc.if_else(pc.is_null(label_names(targets)), pa.scalar("label is null"), pa.scalar("label is unknown"))
         return pc.if_else(pa.array(known), pa.scalar(None, pa.string()), combined(reason))
@@ -198,6 +202,11 @@ def combined(values: pa.Array | pa.ChunkedArray) -> pa.Array:
     if isinstance(values, pa.ChunkedArray):
         return pa.concat_arrays(values.chunks) if values.num_chunks else pa.array([], values.type)
     return values
+
+
+def _check_type(kind: pa.DataType) -> None:
+    if pa.types.is_nested(kind):
+        raise TypeError("expected one label, text or a number; several labels a row are for multi-label")
 
 
 def _is_soft(targets: pa.ChunkedArray) -> bool:

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.corpus.reader import REASON, Columns
-from pipeline.errors import CorpusError
+from pipeline.errors import CorpusError, first_line
 from pipeline.schema import SOURCE_FILE, SOURCE_ROW
 from pipeline.tasks.base import Learned, Task, targets_of
 
@@ -32,22 +32,39 @@ def find_usable(rows: pa.Table, columns: Columns, task: Task, learned: Learned) 
         CorpusError: the target column is of a type that the task has no use for.
     """
     good = rows.filter(pc.is_null(rows[REASON]))
-    targets = targets_of(good, columns.kept)
-    try:
-        why = task.check(targets, [good[name] for name in columns.input_names], learned)
-    except TypeError as error:
-        raise CorpusError(
-            f"column {columns.kept[0]!r} is {targets.type}, of no use to task {task.name}: {error}",
-            "name the target column with label, or mend the data",
-        ) from None
+    texts = [good[name] for name in columns.input_names]
+    why = _check(targets_of(good, columns.kept), texts, columns, task, learned)
     bad_text, bad_target = rows.filter(pc.is_valid(rows[REASON])), good.filter(pc.is_valid(why))
     reasons = _located(bad_text, bad_text[REASON]) + _located(bad_target, pc.drop_null(why))
     return good.filter(pc.is_null(why)), reasons
 
 
+def check_target(kept: pa.Schema, columns: Columns, task: Task, learned: Learned) -> None:
+    """`find_usable` of no rows: whether the target column's type is of use, before any row is read.
+
+    Raises:
+        CorpusError: it is not.
+    """
+    texts = [pa.chunked_array([pa.nulls(0, pa.large_string())]) for _ in columns.input_names]
+    targets = pa.chunked_array([pa.nulls(0, kept.field(0).type if columns.kept else pa.null())])
+    _check(targets, texts, columns, task, learned)
+
+
 def list_reasons(reasons: Sequence[str]) -> str:
     """The first of some reasons, a line each."""
     return "\n".join(f"- {reason}" for reason in reasons[:MAX_NAMED])
+
+
+def _check(
+    targets: pa.ChunkedArray, texts: Sequence[pa.ChunkedArray], columns: Columns, task: Task, learned: Learned
+) -> pa.Array:
+    try:
+        return task.check(targets, texts, learned)
+    except (TypeError, pa.ArrowException) as error:
+        raise CorpusError(
+            f"column {columns.kept[0]!r} is {targets.type}, of no use to task {task.name}: {first_line(error)}",
+            "name the target column with label, or mend the data",
+        ) from None
 
 
 def _located(rows: pa.Table, reasons: pa.Array | pa.ChunkedArray) -> list[str]:

@@ -11,13 +11,13 @@ import pyarrow.parquet as pq
 import pytest
 import scipy.stats
 import torch
-from transformers import AutoModel, AutoTokenizer
+from transformers import AutoModel, AutoTokenizer, BertForSequenceClassification
 
 from pipeline.errors import CorpusError
 from pipeline.inference.evaluate import evaluate_alone, prepare_evaluation
 from pipeline.inference.spec import EvaluateSpec
 from pipeline.tasks.base import Evaluation
-from tests.tiny import make_rows
+from tests.tiny import make_bundle, make_rows, tiny_config
 from tests.unit.inference.bundles import write
 from tests.unit.tasks.searching import slow_metrics
 
@@ -113,3 +113,55 @@ def test_no_usable_pair_at_all_is_an_error(bundle: Path) -> None:
     rows = pa.table({"text_a": pa.array([None, None], pa.string()), "text_b": ["x", "y"]})
     with pytest.raises(CorpusError, match="2 of 2 rows have no usable text"):
         evaluate(bundle, rows, max_bad_fraction=1.0)
+
+
+SPANS: Any = {"text": ["good"], "answer_start": [0]}
+
+
+@pytest.mark.parametrize(
+    ("task", "label", "reason"),
+    [
+        ("multi-label", "good", "expected lists: the names of a row's labels"),
+        ("multi-label", 0.5, "expected lists: the names of a row's labels"),
+        ("multi-label", [SPANS], "Unsupported cast"),
+        ("text-classification", ["good"], "expected one label, text or a number"),
+        ("similarity", [0.5], "Unsupported cast from list"),
+        ("embedding", [0.5], "Unsupported cast from list"),
+        ("question-answering", "good", "expected struct<text: list<string>"),
+        ("question-answering", [SPANS], "expected struct<text: list<string>"),
+    ],
+)
+def test_a_target_of_another_type_is_refused_before_ray(tmp_path: Path, task: str, label: Any, reason: str) -> None:
+    with pytest.raises(CorpusError, match=rf"column 'told' is .*, of no use to task {task}: {reason}"):
+        prepare_evaluation(_told(tmp_path, task, label))
+
+
+@pytest.mark.parametrize("task", ["similarity", "embedding"])
+def test_text_that_is_no_number_is_refused_where_it_is_read(tmp_path: Path, task: str) -> None:
+    assert evaluate_alone(prepare_evaluation(_told(tmp_path, task, "0.5")), num_threads=1).num_rows == 2
+    run = prepare_evaluation(_told(tmp_path, task, "high"))
+    with pytest.raises(CorpusError, match=rf"column 'told' is string, of no use to task {task}: Failed to parse"):
+        evaluate_alone(run, num_threads=1)
+
+
+def _told(root: Path, task: str, label: Any) -> EvaluateSpec:
+    """A bundle of a task, and two rows with that label in `told`."""
+    if task in ("multi-label", "similarity"):
+        labels, inputs = (("a", "b"), ("text",)) if task == "multi-label" else ((), ("text_a", "text_b"))
+        network = BertForSequenceClassification(tiny_config(labels or ("x",))).eval()
+        fields: Any = {
+            "inputs": {name: name for name in inputs},
+            "options": {} if labels else {"low": 0.0, "high": 1.0},
+        }
+        make_bundle(root / "told", labels, network=network, task=task, **fields)
+    else:
+        write(root / "told", task)
+    texts = {name: ["good film", "bad film"] for name in ("text", "title", "text_a", "text_b")}
+    pq.write_table(pa.table({**texts, "told": [label, label]}), root / "told.parquet")
+    raw = {
+        "bundle": str(root / "told"),
+        "corpus": {"uri": str(root / "told.parquet")},
+        "label": "told",
+        "compute": {"device": "cpu", "precision": "fp32"},
+    }
+    return EvaluateSpec.model_validate(raw)
