@@ -10,6 +10,7 @@ import pyarrow as pa
 from pipeline.encoder.bundle import BundleInfo
 from pipeline.errors import Problem, SpecError
 from pipeline.inference.reuse import Answers
+from pipeline.inference.source import columns_read
 from pipeline.inference.spec import FIRST
 from pipeline.output.texts import IntArray
 from pipeline.tasks import find_task
@@ -17,8 +18,12 @@ from pipeline.tasks import find_task
 SCORE = "score"
 
 
-def check_cascade(bundles: Mapping[str, BundleInfo]) -> None:
-    """A cascade's bundles answer the same question, with a score that says how sure they are.
+def check_cascade(bundles: Mapping[str, BundleInfo], inputs: Mapping[str, str]) -> None:
+    """A cascade's bundles answer the same question of the same columns, with a score that says how sure they are.
+
+    Args:
+        bundles: Both, by name.
+        inputs: The spec's `corpus.inputs`.
 
     Raises:
         SpecError: they do not.
@@ -34,6 +39,9 @@ def check_cascade(bundles: Mapping[str, BundleInfo]) -> None:
         problem = Problem(
             "cascade.first", found, f"as bundle: {last.task} with {', '.join(last.labels)}, in that order"
         )
+    elif (read := columns_read(first, inputs)) != (wanted := columns_read(last, inputs)):
+        expected = f"what `bundle` reads, {', '.join(wanted)}; or set corpus.inputs"
+        problem = Problem("cascade.first", f"reads {', '.join(read)}", expected)
     if problem is not None:
         raise SpecError("spec", (problem,))
 

@@ -14,7 +14,6 @@ import pyarrow as pa
 from pipeline.config import PoolOptions
 from pipeline.corpus.shards import Shard
 from pipeline.encoder.bundle import read_bundle_info
-from pipeline.errors import Problem, SpecError
 from pipeline.inference.cascade import check_cascade
 from pipeline.inference.evaluate import (
     TOKENS,
@@ -136,14 +135,12 @@ def prepare_trial(spec: EvaluateSpec) -> PreparedTrial:
         InputError: whatever the user has to mend.
     """
     assert spec.cascade is not None
+    assert spec.corpus is not None
     storage, last = Storage(spec.storage), prepare_evaluation(spec)
     uri = resolve_model(spec.cascade.first, spec.registry, storage)
-    check_cascade({FIRST: read_bundle_info(uri, storage), "": last.bundle})  # before its inputs are asked for
+    bundles = {FIRST: read_bundle_info(uri, storage), "": last.bundle}
+    check_cascade(bundles, spec.corpus.inputs)  # before the first one's inputs are asked for
     first = prepare_evaluation(spec.model_copy(update={"bundle": uri, "cascade": None}))
-    if first.source.columns != last.source.columns:
-        found, expected = (", ".join(run.source.columns.inputs) for run in (first, last))
-        problem = Problem("cascade.first", f"reads {found}", f"what `bundle` reads, {expected}; or set corpus.inputs")
-        raise SpecError("spec", (problem,))
     return PreparedTrial(first, last)
 
 

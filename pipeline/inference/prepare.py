@@ -20,7 +20,7 @@ from pipeline.inference.job import ScoreJob
 from pipeline.inference.models import NightModels, UsedModel, resolve_bundles
 from pipeline.inference.plan import ScorePlan, fingerprint_run, plan_scoring
 from pipeline.inference.reuse import ReuseSource
-from pipeline.inference.source import FirstModel, InputSource, ModelSource, TextSource, joined_versions
+from pipeline.inference.source import FirstModel, InputSource, ModelSource, TextSource, columns_read, joined_versions
 from pipeline.inference.spec import FIRST, ScoreSpec
 from pipeline.inference.standing import shown_files, shown_quarantine, standing_files
 from pipeline.output.current import says_current
@@ -140,8 +140,8 @@ def prepare_run(spec: ScoreSpec, run_date: str, rescore: bool = False) -> Prepar
     tasks = {name: find_task(info.task, spec.bundles[name]) for name, info in bundles.items()}
     check_inputs(spec.corpus.inputs, [name for task in tasks.values() for name in task.inputs], "spec")
     if spec.cascade is not None:
-        check_cascade(bundles)
-    read = {name: _bundle_inputs(spec, bundles[name], task) for name, task in tasks.items()}
+        check_cascade(bundles, spec.corpus.inputs)
+    read = {name: columns_read(info, spec.corpus.inputs) for name, info in bundles.items()}
     columns = Columns(tuple(dict.fromkeys(chain.from_iterable(read.values()))), spec.corpus.keep)
     ledger = Ledger(output.uri, run_date, fingerprint_run(spec, bundles), storage, output.mode == "snapshot")
     coverage = NOTHING
@@ -229,12 +229,6 @@ def open_inputs(
     checks.raise_failures()
     assert files is not None
     return {name: info for name, info in infos.items() if info is not None}, files
-
-
-def _bundle_inputs(spec: ScoreSpec, bundle: BundleInfo, task: Task) -> tuple[str, ...]:
-    """The corpus columns a bundle reads."""
-    columns = {**bundle.inputs, **spec.corpus.inputs}
-    return tuple(columns[name] for name in task.inputs)
 
 
 def _table_schema(spec: ScoreSpec, kept: pa.Schema, tasks: Mapping[str, Task]) -> pa.Schema:

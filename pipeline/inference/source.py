@@ -59,6 +59,12 @@ class InputSource:
     texts: Mapping[str, TextSource]
 
 
+def columns_read(bundle: BundleInfo, inputs: Mapping[str, str]) -> tuple[str, ...]:
+    """The corpus columns a bundle reads, where a spec's `corpus.inputs` names some of them otherwise."""
+    columns = {**bundle.inputs, **inputs}
+    return tuple(columns[name] for name in find_task(bundle.task, "bundle").inputs)
+
+
 def token_groups(infos: Mapping[str, BundleInfo], texts: Mapping[str, TextSource]) -> list[list[str]]:
     """Names of bundles that tokenise alike: same tokenizer, same options, same columns."""
     groups: dict[object, list[str]] = {}

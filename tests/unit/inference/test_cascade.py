@@ -201,6 +201,15 @@ def test_bundles_that_answer_other_questions_are_refused(story: Story) -> None:
         story.prepare(NIGHT)
 
 
+def test_bundles_that_read_other_columns_are_refused(story: Story) -> None:
+    story.blocks = cascade(story, 0.5)
+    write(story.root / "small", "text-classification", inputs={"text": "title"})
+    with pytest.raises(SpecError, match=r"cascade\.first: reads title; expected what `bundle` reads, text; or set"):
+        story.prepare(NIGHT)
+    story.blocks["corpus"] = {"inputs": {"text": "text"}}
+    assert story.prepare(NIGHT).plan.num_pending_rows == 100
+
+
 def test_a_night_of_another_min_score_says_nothing_of_the_pace(story: Story, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pace, "_MIN_TOKENS", 1)
     story.blocks = cascade(story, 0.5)
