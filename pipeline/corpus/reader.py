@@ -191,7 +191,7 @@ def read_shard(shard: Shard, columns: Columns, options: ReadOptions, storage: St
 
 def _read_piece(piece: Piece, columns: Columns, options: ReadOptions, storage: Storage) -> pa.Table:
     try:
-        values = _guard(piece.file, lambda: read_columns(piece, columns.needed, storage))
+        values = guard_read(piece.file, lambda: read_columns(piece, columns.needed, storage))
     except CorruptFileError as problem:
         _check_unchanged(piece.file, storage)
         if not options.quarantine_corrupt:
@@ -256,7 +256,7 @@ def input_column(name: str) -> str:
 
 def _footer_or_problem(file: CorpusFile, columns: Columns, storage: Storage) -> FileFooter | CorpusError:
     try:
-        return _guard(file, lambda: _read_footer(file, columns, storage))
+        return guard_read(file, lambda: _read_footer(file, columns, storage))
     except CorpusError as problem:
         return problem
 
@@ -286,8 +286,12 @@ def _read_footer(file: CorpusFile, columns: Columns, storage: Storage) -> FileFo
     )
 
 
-def _guard(file: CorpusFile, read: Callable[[], ResultT]) -> ResultT:
-    """Run a read of one file; storage errors keep their kind, anything else means the file is no good."""
+def guard_read(file: CorpusFile, read: Callable[[], ResultT]) -> ResultT:
+    """Run a read of one file; storage errors keep their kind, anything else means the file is no good.
+
+    Raises:
+        CorpusError: the file is corrupt, or vanished.
+    """
     try:
         return retrying(read, f"read {file.uri}")
     except BertmillError:

@@ -14,13 +14,13 @@ import pyarrow.compute as pc
 import pyarrow.dataset as ds
 
 from pipeline.config import PoolOptions
-from pipeline.corpus.listing import list_corpus
-from pipeline.corpus.reader import REASON, Columns, ReadOptions, read_shard
+from pipeline.corpus.listing import CorpusFile, list_corpus
+from pipeline.corpus.reader import REASON, Columns, ReadOptions, guard_read, read_shard
 from pipeline.corpus.rows import open_rows
 from pipeline.corpus.shards import Shard
 from pipeline.corpus.stream import stream_shards
 from pipeline.encoder.bundle import read_bundle_info
-from pipeline.errors import Checks, CorpusError, ModelError
+from pipeline.errors import Checks, CorpusError, ModelError, first_line
 from pipeline.inference.predictor import Predictor, load_predictor
 from pipeline.inference.source import ModelSource, TextSource
 from pipeline.inference.spec import EvaluateSpec, RetrievalConfig
@@ -201,19 +201,36 @@ def _check_bundle(spec: EvaluateSpec, storage: Storage) -> None:
 def _open_texts(uris: Iterable[str], config: RetrievalConfig, storage: Storage) -> TextSet:
     columns = Columns((config.text,), (config.id,))
     opened = open_rows(list_corpus(uris, storage), columns, storage)
+    _cast(pa.nulls(0, opened.options.kept_schema.field(0).type), pa.string(), f"column {config.id!r}")
     return TextSet(opened.shards, columns, opened.options)
 
 
 def _read_relevance(config: RetrievalConfig, storage: Storage) -> pa.Table:
-    tables = []
-    for file in list_corpus(config.relevance, storage):
-        filesystem, path = storage.open_arrow(file.uri)
-        table = ds.dataset(path, filesystem=filesystem, format="parquet").to_table()
-        missing = [name for name in (config.query_id, config.document_id) if name not in table.column_names]
-        if missing:
-            raise CorpusError(f"{file.uri}: no column {missing[0]!r}", f"it has: {', '.join(table.column_names)}")
-        judged = config.gain in table.column_names
-        gain = table[config.gain].cast(pa.float64()) if judged else pa.array(np.ones(table.num_rows))
-        ids = [table[name].cast(pa.string()) for name in (config.query_id, config.document_id)]
-        tables.append(pa.table([*ids, gain], names=["query", "document", "gain"]))
-    return pa.concat_tables(tables)
+    return pa.concat_tables([_relevance_of(file, config, storage) for file in list_corpus(config.relevance, storage)])
+
+
+def _relevance_of(file: CorpusFile, config: RetrievalConfig, storage: Storage) -> pa.Table:
+    filesystem, path = storage.open_arrow(file.uri)
+    table = guard_read(file, lambda: ds.dataset(path, filesystem=filesystem, format="parquet").to_table())
+    missing = [name for name in (config.query_id, config.document_id) if name not in table.column_names]
+    if missing:
+        raise CorpusError(f"{file.uri}: no column {missing[0]!r}", f"it has: {', '.join(table.column_names)}")
+    if config.gain not in table.column_names:
+        table = table.append_column(config.gain, pa.array(np.ones(table.num_rows)))
+    found = {}
+    for name, column in (("query", config.query_id), ("document", config.document_id), ("gain", config.gain)):
+        kind = pa.float64() if name == "gain" else pa.string()
+        found[name] = _cast(table[column], kind, f"{file.uri}: column {column!r}")
+        is_value = pc.is_finite(found[name]) if name == "gain" else pc.is_valid(found[name])
+        if not pc.all(pc.fill_null(is_value, False)).as_py():
+            row = pc.index(pc.fill_null(is_value, False), False).as_py()
+            raise CorpusError(f"{file.uri}: column {column!r} holds {table[column][row]} in row {row}", "mend the data")
+    return pa.table(found)
+
+
+def _cast(values: pa.Array | pa.ChunkedArray, kind: pa.DataType, what: str) -> pa.ChunkedArray:
+    try:
+        return values.cast(kind)
+    except pa.ArrowException as error:
+        expected = "numbers" if kind == pa.float64() else "ids: text or numbers"
+        raise CorpusError(f"{what} is {values.type}: {first_line(error)}", f"expected {expected}") from None

@@ -77,6 +77,36 @@ def test_ids_that_are_in_no_set_are_named(spec: EvaluateSpec, tmp_path: Path) ->
         run_retrieval(prepare_retrieval(spec), POOL)
 
 
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"relevance": [1, None]}, "column 'relevance' holds None in row 1"),
+        ({"relevance": [float("nan"), 1.0]}, "column 'relevance' holds nan in row 0"),
+        ({"query_id": ["q0", None]}, "column 'query_id' holds None in row 1"),
+        ({"relevance": ["high", "low"]}, "column 'relevance' is string: .*\n.*expected numbers"),
+        ({"document_id": [[13], [11]]}, "column 'document_id' is list<.*\n.*expected ids: text or numbers"),
+    ],
+)
+def test_relevance_that_cannot_be_used_is_told_first(
+    spec: EvaluateSpec, tmp_path: Path, changes: dict[str, list[object]], words: str
+) -> None:
+    write(tmp_path / "relevance.parquet", {"query_id": ["q0", "q1"], "document_id": [13, 11], **changes})
+    with pytest.raises(CorpusError, match=rf"relevance\.parquet: {words}"):
+        prepare_retrieval(spec)
+
+
+def test_a_corrupt_file_of_relevance_is_named(spec: EvaluateSpec, tmp_path: Path) -> None:
+    (tmp_path / "relevance.parquet").write_bytes(b"PAR1xxxx")
+    with pytest.raises(CorpusError, match=r"relevance\.parquet: not a readable Parquet file"):
+        prepare_retrieval(spec)
+
+
+def test_ids_that_are_lists_are_refused(spec: EvaluateSpec, tmp_path: Path) -> None:
+    write(tmp_path / "queries.parquet", {"id": [["q0"], ["q1"]], "text": TEXTS[:2]})
+    with pytest.raises(CorpusError, match=r"column 'id' is list<.*\n.*expected ids: text or numbers"):
+        prepare_retrieval(spec)
+
+
 def test_an_id_given_twice_is_refused(spec: EvaluateSpec, tmp_path: Path) -> None:
     write(tmp_path / "documents.parquet", {"id": [11, 11, 13], "text": TEXTS[:3]})
     with pytest.raises(CorpusError, match=r"retrieval\.documents: 1 ids stand there more than once"):
