@@ -180,12 +180,9 @@ def pin_model(model: str, directory: str) -> str:
     return f"{model.partition('@')[0]}@{Path(directory).name}" if _is_of_hub(model) else model
 
 
-def fingerprint_model(source: str, tokenizer_only: bool = False) -> str:
-    """Hash of a model directory's files, or of its tokenizer's."""
-    directory = Path(source)
-    wanted = [path for path in sorted(directory.iterdir()) if path.suffix in _ALLOWED_SUFFIXES]
-    if tokenizer_only:
-        wanted = [path for path in wanted if path.name in _TOKENIZER_FILES]
+def fingerprint_model(source: str) -> str:
+    """Hash of a model directory's files."""
+    wanted = [path for path in sorted(Path(source).iterdir()) if path.suffix in _ALLOWED_SUFFIXES]
     return hashlib.sha256("".join(f"{path.name}{_hash_file(path)}" for path in wanted).encode()).hexdigest()
 
 

@@ -5,6 +5,8 @@ Shape letters: R rows, W windows (one per row unless long text is windowed), T t
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -114,12 +116,7 @@ class TextTokenizer:
     """
 
     def __init__(self, tokenizer: Any, options: TokenOptions) -> None:
-        backend = getattr(tokenizer, "backend_tokenizer", None)
-        if backend is None:
-            raise ModelError(
-                f"the tokenizer {type(tokenizer).__name__} has no fast form",
-                "save it with a tokenizer.json (tokenizer.save_pretrained of a fast tokenizer)",
-            )
+        backend = _fast_form(tokenizer)
         windowed = options.long_text == "window"
         self._room = options.max_length - backend.num_special_tokens_to_add(is_pair=True)
         if windowed and options.stride >= self._room:
@@ -194,6 +191,29 @@ class TextTokenizer:
                 offsets = self._backend.encode(kept, add_special_tokens=False).offsets
             fitting.append(kept)
         return fitting
+
+
+def fingerprint_tokenizer(tokenizer: Any) -> str:
+    """Hash of all that decides which tokens a text becomes, whatever files it was loaded from.
+
+    Args:
+        tokenizer: A Hugging Face fast tokenizer, as it was loaded.
+
+    Raises:
+        ModelError: the tokenizer has no fast (Rust) form.
+    """
+    decides = [_fast_form(tokenizer).to_str(), list(tokenizer.model_input_names), tokenizer.truncation_side]
+    return hashlib.sha256(json.dumps(decides).encode()).hexdigest()
+
+
+def _fast_form(tokenizer: Any) -> Any:
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        raise ModelError(
+            f"the tokenizer {type(tokenizer).__name__} has no fast form",
+            "save it with a tokenizer.json (tokenizer.save_pretrained of a fast tokenizer)",
+        )
+    return backend
 
 
 def _not_moving(options: TokenOptions, room: int) -> ModelError:

@@ -22,7 +22,7 @@ from pipeline.encoder.loading import load_tokenizer
 from pipeline.encoder.masking import find_mask
 from pipeline.encoder.pairing import check_pairs
 from pipeline.encoder.sentence import settle_use
-from pipeline.encoder.tokenize import TokenOptions
+from pipeline.encoder.tokenize import TokenOptions, fingerprint_tokenizer
 from pipeline.errors import Checks, ModelError, Problem, SpecError
 from pipeline.finetune.best import check_best
 from pipeline.finetune.classes import check_classes
@@ -157,7 +157,7 @@ def prepare_training(spec: FinetuneSpec, source: str) -> PreparedTraining:
     tasks = [find_task(head.task, source) for head in spec.all_heads.values()]
     spec = settle_use(spec, encoder, is_strict=any(task.head_class == "AutoModel" for task in tasks))
     heads, tokenizer = [], load_tokenizer(encoder)
-    tokenized_by = (fingerprint_model(encoder, tokenizer_only=True), tokenizer.truncation_side)
+    tokenized_by = fingerprint_tokenizer(tokenizer)
     for name, split in splits.items():
         assert split is not None
         task = find_task(spec.all_heads[name].task, source)
@@ -246,8 +246,8 @@ def _token_options(spec: FinetuneSpec, task: Task) -> TokenOptions:
     return TokenOptions(max_length, "truncate" if task.compares_rows else long_text, spec.stride, task.needs_spans)
 
 
-def _cache_uri(spec: FinetuneSpec, task: Task, train: LabelledSet, tokenizer: tuple[str, str]) -> str:
-    """Where the ids for these columns are kept of a tokenizer: the hash of its files, and the side it truncates."""
+def _cache_uri(spec: FinetuneSpec, task: Task, train: LabelledSet, tokenizer: str) -> str:
+    """Where the ids for these columns are kept of a tokenizer, which its fingerprint tells."""
     learned = train.learned
     key = {
         "tokenizer": tokenizer,

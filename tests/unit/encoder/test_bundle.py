@@ -27,7 +27,7 @@ from pipeline.encoder.model import EmbeddingOptions, EncoderModel, Head, load_ne
 from pipeline.encoder.tokenize import Padding, TextTokenizer, TokenOptions
 from pipeline.errors import ModelError, OutputTakenError
 from pipeline.storage import Storage
-from tests.tiny import LABELS, make_bundle, make_encoder, make_rows, make_tokenizer
+from tests.tiny import LABELS, make_bundle, make_encoder, make_rows
 
 STORAGE = Storage()
 
@@ -203,14 +203,8 @@ def test_a_package_that_is_not_installed_is_an_error() -> None:
 
 def test_the_model_fingerprint_follows_content_and_not_place(encoder: Path, encoder_directory: Path) -> None:
     assert fingerprint_model(str(encoder)) == fingerprint_model(str(encoder_directory))
-    tokenizer_only = fingerprint_model(str(encoder), tokenizer_only=True)
     make_encoder(encoder, seed=9)
     assert fingerprint_model(str(encoder)) != fingerprint_model(str(encoder_directory))
-    assert fingerprint_model(str(encoder), tokenizer_only=True) == tokenizer_only
-    tokenizer = make_tokenizer(encoder)
-    tokenizer.add_tokens(["bertmill"])
-    tokenizer.save_pretrained(encoder)
-    assert fingerprint_model(str(encoder), tokenizer_only=True) != tokenizer_only
 
 
 def test_a_bundle_may_go_where_nothing_is_or_another_bundle_stands(tmp_path: Path, bundle: Path) -> None:

@@ -104,12 +104,21 @@ def test_the_token_cache_is_shared_by_recipes_and_not_by_tokenizers(place: dict[
     assert prepare_only(place, data={"train": place["data"]["train"], "label": "id"}).cache_uri != cache
 
 
-def test_the_token_cache_is_of_the_side_that_is_cut(place: dict[str, Any], tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "changed",
+    [{"truncation_side": "left"}, {"do_lower_case": False}, {"model_input_names": ["input_ids", "attention_mask"]}],
+    ids=lambda changed: next(iter(changed)),
+)
+def test_the_token_cache_is_of_what_the_tokenizer_does(
+    place: dict[str, Any], tmp_path: Path, changed: dict[str, Any]
+) -> None:
+    """Whatever file of the model says it."""
     other = tmp_path / "other"
     shutil.copytree(place["model"], other)
+    (other / "README.md").write_text("tokenises alike", encoding="utf-8")
     assert prepare_only(place, model=str(other)).cache_uri == prepare_only(place).cache_uri
     settings = json.loads((other / "tokenizer_config.json").read_text(encoding="utf-8"))
-    (other / "tokenizer_config.json").write_text(json.dumps({**settings, "truncation_side": "left"}), encoding="utf-8")
+    (other / "tokenizer_config.json").write_text(json.dumps({**settings, **changed}), encoding="utf-8")
     assert prepare_only(place, model=str(other)).cache_uri != prepare_only(place).cache_uri
 
 
