@@ -31,7 +31,8 @@ def check_encoder(source: str, head_class: str, max_length: int, tokenizer: Any)
         tokenizer: The model's.
 
     Raises:
-        ModelError: it has not, its tokenizer knows more tokens than it, or the configuration cannot be read.
+        ModelError: it has not, its tokenizer knows more tokens than it or makes none of some texts, or the
+            configuration cannot be read.
     """
     try:
         config = AutoConfig.from_pretrained(source, trust_remote_code=False)
@@ -58,6 +59,11 @@ def check_encoder(source: str, head_class: str, max_length: int, tokenizer: Any)
             f"set max_length to {num_positions} or less; long_text: window keeps longer texts",
         )
     _check_vocabulary(source, config, tokenizer)
+    if not tokenizer.num_special_tokens_to_add():
+        raise ModelError(
+            f"{source}: its tokenizer adds no special tokens, so a text can be one without any token",
+            "set backend_tokenizer.post_processor = TemplateProcessing(single='[CLS] $A [SEP]', ...) and save it",
+        )
 
 
 def check_segments(source: str, tokenizer: Any) -> None:

@@ -136,6 +136,16 @@ def test_a_tokenizer_with_tokens_that_the_model_has_not_is_refused(encoder_direc
         check_encoder(str(encoder_directory), "AutoModel", 64, tokenizer)
 
 
+def test_a_tokenizer_that_makes_no_token_of_some_texts_is_refused(encoder_directory: Path) -> None:
+    tokenizer = FAMILIES["bert"].tokenizer()
+    check_encoder(str(encoder_directory), "AutoModel", 64, tokenizer)
+    tokenizer.backend_tokenizer.post_processor = None
+    assert tokenizer("")["input_ids"] == []
+    with pytest.raises(ModelError, match="its tokenizer adds no special tokens") as caught:
+        check_encoder(str(encoder_directory), "AutoModel", 64, tokenizer)
+    assert "post_processor" in caught.value.remedy
+
+
 def test_a_family_that_takes_no_bf16_runs_in_fp32(encoder_directory: Path) -> None:
     tokenizer = load_tokenizer(encoder_directory)
     config = transformers.DebertaConfig(
