@@ -267,15 +267,41 @@ def parse_spec(raw: dict[str, Any], model: type[SpecT], source: str) -> SpecT:
 
 def _read_yaml(source: str) -> dict[str, Any]:
     try:
-        raw = yaml.safe_load(Path(source).read_text(encoding="utf-8"))
+        text = Path(source).read_text(encoding="utf-8")
+        doubled = _doubled_keys(yaml.compose(text, Loader=yaml.SafeLoader))
+        raw = yaml.safe_load(text)
     except FileNotFoundError:
         problem = Problem("(file)", "does not exist", "a YAML spec", f"looked in {os.getcwd()}")
         raise SpecError(source, (problem,)) from None
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise SpecError(source, (Problem("(file)", f"cannot be read: {error}", "a YAML spec"),)) from None
+    if doubled:
+        raise SpecError(source, doubled)
     if not isinstance(raw, dict):
         raise SpecError(source, (Problem("(file)", f"holds {type(raw).__name__}", "a mapping of fields"),))
     return raw
+
+
+def _doubled_keys(root: yaml.Node | None) -> tuple[Problem, ...]:
+    """Keys that stand twice in one block: of these YAML takes the last, without a word."""
+    problems, pending, seen = [], [root], set()
+    while pending:
+        node = pending.pop(0)
+        if id(node) in seen:  # what an anchor names may hold itself
+            continue
+        seen.add(id(node))
+        if isinstance(node, yaml.SequenceNode):
+            pending += node.value
+        elif isinstance(node, yaml.MappingNode):
+            lines: dict[tuple[str, str], int] = {}
+            for key, value in node.value:
+                pending += [key, value]
+                known, line = (key.tag, str(key.value)), key.start_mark.line + 1
+                if known in lines:
+                    found = f"stands in line {line}, and before in line {lines[known]}"
+                    problems.append(Problem(known[1], found, "each field once", "leave one of them out"))
+                lines[known] = line
+    return tuple(problems)
 
 
 def _apply_override(raw: dict[str, Any], override: str, source: str) -> None:

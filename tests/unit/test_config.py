@@ -121,6 +121,20 @@ def test_what_is_no_yaml_mapping_is_refused(tmp_path: Path, content: bytes, expe
         load_spec(path, Outer)
 
 
+def test_a_key_that_stands_twice_in_a_block_is_refused_with_its_lines(tmp_path: Path) -> None:
+    text = "uri: /a\ninner:\n  size: 1\n  names: [a, a]\n  size: 2\nuri: /b\n"
+    told = "expected each field once\n  -> leave one of them out"
+    assert problems_of(tmp_path, text) == {
+        "uri": f"uri: stands in line 6, and before in line 1; {told}",
+        "size": f"size: stands in line 5, and before in line 3; {told}",
+    }
+    assert list(problems_of(tmp_path, "uri: /a\ninner: {size: 1, size: 2}\n")) == ["size"]
+
+
+def test_a_block_that_holds_itself_is_looked_at_once(tmp_path: Path) -> None:
+    assert list(problems_of(tmp_path, "uri: /a\ninner: &inner\n  names: *inner\n")) == ["inner.names"]
+
+
 def test_uris_get_one_spelling(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     raw = {"uri": "data/../in/", "places": ["s3a://bucket/a/", "./b"]}
