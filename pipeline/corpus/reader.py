@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
+from functools import lru_cache
 from typing import TypeVar
 
 import pyarrow as pa
@@ -276,7 +278,7 @@ def _read_footer(file: CorpusFile, columns: Columns, storage: Storage) -> FileFo
     if missing:
         raise CorpusError(
             f"{file.uri}: no column {', '.join(repr(name) for name in missing)}",
-            f"the file's columns are: {', '.join(schema.names)}",
+            _tell_columns(tuple(missing), tuple(schema.names)),
         )
     texts = column_indices(metadata, columns.inputs)
     found = (metadata.row_group(index) for index in range(metadata.num_row_groups))
@@ -284,6 +286,15 @@ def _read_footer(file: CorpusFile, columns: Columns, storage: Storage) -> FileFo
     return FileFooter(
         FileLayout(file, groups), pa.schema([field_at(schema, p, name) for name, p in paths.items() if p])
     )
+
+
+@lru_cache
+def _tell_columns(missing: tuple[str, ...], names: tuple[str, ...]) -> str:
+    """The columns there are; of many the first ten, before them those that the missing ones may have meant."""
+    near = [match for name in missing for match in get_close_matches(name, names)] if len(names) > _MAX_LISTED else []
+    told = list(dict.fromkeys((*near, *names)))
+    more = f" and {len(told) - _MAX_LISTED:,} more" if len(told) > _MAX_LISTED else ""
+    return f"the file's columns are: {', '.join(told[:_MAX_LISTED])}{more}"
 
 
 def guard_read(file: CorpusFile, read: Callable[[], ResultT]) -> ResultT:

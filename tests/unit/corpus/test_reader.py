@@ -69,6 +69,13 @@ def test_a_missing_column_names_the_columns_there_are(tmp_path: Path) -> None:
     assert caught.value.remedy == "the file's columns are: body, key"
 
 
+def test_of_many_columns_those_like_the_missing_one_and_the_first_are_named(tmp_path: Path) -> None:
+    write(tmp_path / "a.parquet", **{f"c{number}": [number] for number in range(2_000)}, texts=["x"], id=[1])
+    with pytest.raises(CorpusError, match="no column 'text'") as caught:
+        footers_of(tmp_path, TEXT_AND_ID)
+    assert caught.value.remedy == "the file's columns are: texts, c0, c1, c2, c3, c4, c5, c6, c7, c8 and 1,992 more"
+
+
 def test_a_corrupt_file_is_named(tmp_path: Path) -> None:
     write(tmp_path / "a.parquet", text=["x"])
     (tmp_path / "b.parquet").write_bytes(b"PAR1 this is no Parquet file PAR1")
