@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable
 from dataclasses import dataclass
 from urllib.parse import unquote
@@ -12,7 +13,8 @@ from pipeline.errors import CorpusError
 from pipeline.storage import Storage
 from pipeline.uris import canonical_uri
 
-_PARQUET_SUFFIXES = (".parquet", ".pq", ".parq")
+_CODECS = ("gzip", "gz", "snappy", "zstd", "zst", "lz4", "brotli", "br")
+_PARQUET_SUFFIXES = (".parquet", ".pq", ".parq", *(f".parquet.{codec}" for codec in _CODECS))
 _MAX_NAMED = 3
 _HIVE_NULL = "__HIVE_DEFAULT_PARTITION__"
 
@@ -34,23 +36,37 @@ class CorpusFile:
 def list_corpus(uris: Iterable[str], storage: Storage) -> list[CorpusFile]:
     """List every Parquet file under the given files, directories and prefixes, each once, by URI.
 
-    Names beginning with `_` or `.` below a root are skipped, as every Parquet reader does. Of a Delta table, or a hive
-    folder of one, exactly the live files are listed.
+    Names beginning with `_` or `.` below a root are skipped, as every Parquet reader does; other files with endings
+    that are not Parquet's are counted in a warning. Of a Delta table, or a hive folder of one, exactly the live files
+    are listed.
 
     Raises:
         CorpusError: a URI holds nothing, nothing that is Parquet, or a table that cannot be read by its files alone.
         StorageDeniedError, TransientStorageError: the store refused or failed.
     """
     files: dict[str, CorpusFile] = {}
+    unread: set[str] = set()
     for uri in uris:
-        for file in _list_one(canonical_uri(uri), storage):
+        for file in _list_one(canonical_uri(uri), storage, unread):
             known = files.get(file.uri)
             if known is None or len(file.partition) > len(known.partition):
                 files[file.uri] = file  # the root that lies higher knows more hive keys
+    _warn_unread(unread.difference(files))
     return [files[uri] for uri in sorted(files)]
 
 
-def _list_one(root: str, storage: Storage) -> list[CorpusFile]:
+def _warn_unread(uris: set[str]) -> None:
+    if uris:
+        logging.getLogger(__name__).warning(
+            "%s other files were not read (first: %s): their names do not end as those of Parquet files do",
+            f"{len(uris):,}",
+            min(uris),
+        )
+
+
+def _list_one(root: str, storage: Storage, unread: set[str]) -> list[CorpusFile]:
+    """The files of one root; to `unread` are added those that are there to be seen, and not known as Parquet."""
+    seen: set[str] = set()
     files: list[CorpusFile] = []
     others: list[str] = []
     num_others, tables = 0, TablesBelow(root)
@@ -58,12 +74,15 @@ def _list_one(root: str, storage: Storage) -> list[CorpusFile]:
         below = item.uri.removeprefix(root).strip("/")
         if item.uri.endswith("/"):
             continue  # the empty object that some tools leave for a folder
-        if not below or (not is_hidden(below) and below.lower().endswith(_PARQUET_SUFFIXES)):
+        is_seen = not is_hidden(below)
+        if not below or (is_seen and below.lower().endswith(_PARQUET_SUFFIXES)):
             _check_name(item.uri)
             files.append(CorpusFile(item.uri, item.size_bytes, item.etag, hive_keys(below)))
         else:
             num_others += 1
             tables.note(below)
+            if is_seen:
+                seen.add(item.uri)
             others = sorted([*others, item.uri.rsplit("/", 1)[-1]])[:_MAX_NAMED]
     if [file.uri for file in files[:2]] == [root]:
         return files  # named itself, whatever a table says of it
@@ -71,6 +90,7 @@ def _list_one(root: str, storage: Storage) -> list[CorpusFile]:
     if folders:
         return _live_files(root, files, folders, storage)
     if files:
+        unread |= seen
         return files
     if not num_others:
         raise CorpusError(
@@ -81,7 +101,7 @@ def _list_one(root: str, storage: Storage) -> list[CorpusFile]:
     raise CorpusError(
         f"{root}: {num_others} objects but no Parquet file (found {', '.join(others)}); "
         f"expected names ending in {', '.join(_PARQUET_SUFFIXES)}",
-        "point `uri` at the directory that holds the Parquet files",
+        "point `uri` at the directory that holds the Parquet files; if these are such files, rename them, or name each",
     )
 
 

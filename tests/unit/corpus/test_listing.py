@@ -28,6 +28,25 @@ def test_parquet_files_are_listed_by_uri_at_any_depth(tmp_path: Path) -> None:
     assert names_below(tmp_path) == ["a/y.pq", "a/z.PARQUET", "b.parquet", "c.parq"]
 
 
+def test_a_codec_may_stand_behind_the_ending(tmp_path: Path) -> None:
+    touch(tmp_path, "a.parquet.gzip", "b.PARQUET.SNAPPY", "c.parquet.zst", "d.parquet.tmp", "e.gzip")
+    assert names_below(tmp_path) == ["a.parquet.gzip", "b.PARQUET.SNAPPY", "c.parquet.zst"]
+
+
+def test_files_that_are_not_read_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    touch(tmp_path, "x/a.parquet", "x/part-1", "x/part-0", "_SUCCESS", "x/_part-2")
+    assert names_below(tmp_path, str(tmp_path), str(tmp_path / "x")) == ["x/a.parquet"]
+    assert f"2 other files were not read (first: {tmp_path}/x/part-0)" in caplog.text
+
+
+def test_nothing_is_told_of_hidden_files_and_of_those_that_are_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    touch(tmp_path, "a.parquet", "part-0", "_SUCCESS", ".a.parquet.crc")
+    assert names_below(tmp_path, str(tmp_path), str(tmp_path / "part-0")) == ["a.parquet", "part-0"]
+    assert not caplog.records
+
+
 def test_hidden_files_and_folders_are_skipped(tmp_path: Path) -> None:
     touch(tmp_path, "a.parquet", "_b.parquet", ".c.parquet", "_temporary/d.parquet", "x/.tmp/e.parquet", "_SUCCESS")
     assert names_below(tmp_path) == ["a.parquet"]
@@ -93,8 +112,10 @@ def test_a_root_with_nothing_in_it_is_an_error(tmp_path: Path, make: object) -> 
 
 def test_a_root_without_parquet_says_what_is_there(tmp_path: Path) -> None:
     touch(tmp_path, "rows.csv", "_hidden.parquet")
-    with pytest.raises(CorpusError, match=r"2 objects but no Parquet file \(found _hidden\.parquet, rows\.csv\)"):
+    expected = r"2 objects but no Parquet file \(found _hidden\.parquet, rows\.csv\)"
+    with pytest.raises(CorpusError, match=expected) as error:
         list_corpus([str(tmp_path)], STORAGE)
+    assert "rename them, or name each" in error.value.remedy
 
 
 def test_one_bad_root_among_good_ones_is_an_error(tmp_path: Path) -> None:
