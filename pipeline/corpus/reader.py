@@ -16,7 +16,7 @@ from pipeline.corpus.listing import CorpusFile
 from pipeline.corpus.nested import field_at, find_path
 from pipeline.corpus.pieces import changed, column_indices, group_bytes, read_columns
 from pipeline.corpus.shards import FileLayout, Piece, RowGroup, Shard
-from pipeline.corpus.text import clean_text, find_broken_text, is_word_list
+from pipeline.corpus.text import clean_text, find_broken_text, is_untold, is_word_list
 from pipeline.errors import BertmillError, CorpusError, CorruptFileError, first_line
 from pipeline.schema import SOURCE_FILE, SOURCE_ROW, kept_field, told_field
 from pipeline.storage import Storage, map_threads, retrying
@@ -154,12 +154,13 @@ def kept_schema(footers: Sequence[FileFooter], kept: Sequence[str], remedy: str 
 
 
 def holds_words(footers: Sequence[FileFooter], columns: Columns) -> bool:
-    """Whether the last input column holds lists of words.
+    """Whether the last input column holds lists of words, by the files in which it holds anything.
 
     Raises:
         CorpusError: it does in some files and not in others.
     """
-    kinds = {is_word_list(footer.schema.field(columns.inputs[-1]).type) for footer in _one_per_schema(footers)}
+    types = [footer.schema.field(columns.inputs[-1]).type for footer in _one_per_schema(footers)]
+    kinds = {is_word_list(kind) for kind in types if not is_untold(kind)}
     if len(kinds) > 1:
         raise CorpusError(
             f"column {columns.inputs[-1]!r} holds lists of words in some files and text in others",

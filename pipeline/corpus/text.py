@@ -87,7 +87,12 @@ def is_word_list(kind: pa.DataType) -> bool:
     if not is_list(kind):
         return False
     word = kind.value_type
-    return _is_string(word.value_type if pa.types.is_dictionary(word) else word)
+    return _is_string(word.value_type if pa.types.is_dictionary(word) else word) or bool(pa.types.is_null(word))
+
+
+def is_untold(kind: pa.DataType) -> bool:
+    """Whether a column of this type, of nulls or of lists without a word, may be of text as well as of words."""
+    return bool(pa.types.is_null(kind.value_type if is_list(kind) else kind))
 
 
 def _join_words(column: pa.Array) -> pa.Array:

@@ -17,6 +17,7 @@ from pipeline.corpus.reader import (
     Columns,
     FileFooter,
     ReadOptions,
+    holds_words,
     input_column,
     kept_schema,
     read_footers,
@@ -74,6 +75,23 @@ def test_of_many_columns_those_like_the_missing_one_and_the_first_are_named(tmp_
     with pytest.raises(CorpusError, match="no column 'text'") as caught:
         footers_of(tmp_path, TEXT_AND_ID)
     assert caught.value.remedy == "the file's columns are: texts, c0, c1, c2, c3, c4, c5, c6, c7, c8 and 1,992 more"
+
+
+@pytest.mark.parametrize(
+    "nothing", [pa.nulls(0), pa.nulls(2), pa.array([[], []]), pa.array([[]], pa.list_(pa.string()))]
+)
+def test_a_file_without_words_is_one_of_word_lists(tmp_path: Path, nothing: pa.Array) -> None:
+    write(tmp_path / "a.parquet", text=[["some", "words"]])
+    write(tmp_path / "b.parquet", text=nothing)
+    assert holds_words(footers_of(tmp_path, TEXT), TEXT)
+    assert len(read_all(tmp_path, TEXT)) == 1 + len(nothing)
+
+
+def test_word_lists_beside_text_are_refused(tmp_path: Path) -> None:
+    write(tmp_path / "a.parquet", text=[["some", "words"]])
+    write(tmp_path / "b.parquet", text=["a text"])
+    with pytest.raises(CorpusError, match="'text' holds lists of words in some files and text in others"):
+        holds_words(footers_of(tmp_path, TEXT), TEXT)
 
 
 def test_a_corrupt_file_is_named(tmp_path: Path) -> None:

@@ -57,6 +57,12 @@ def test_a_list_of_words_is_text_joined_by_single_spaces() -> None:
     ]
 
 
+def test_lists_without_a_word_are_blank() -> None:
+    lists = pa.array([[], None, [None]])
+    assert lists.type == pa.list_(pa.null())
+    assert cleaned(lists) == [(None, "text is blank"), (None, "text is null"), (None, "text is null")]
+
+
 def test_fixed_size_binary_and_slices_are_text_too() -> None:
     assert cleaned(pa.array([b"ab", b"cd", None], pa.binary(2)).slice(1)) == [("cd", None), (None, "text is null")]
 
