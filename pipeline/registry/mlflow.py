@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import json
 import os
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from pipeline.encoder.bundle import BUNDLE_FILE, Bundle
-from pipeline.errors import ComputeError
+from pipeline.errors import ComputeError, InputError
 
 EXPERIMENT = "bertmill"
 _ARTIFACTS = "bundle"
@@ -49,8 +50,11 @@ def push_to_mlflow(bundle: Bundle, title: str, name: str, place: str, alias: str
         `models:/NAME/VERSION`, whose artifacts are the bundle.
 
     Raises:
+        InputError: MLflow's client is not installed.
         ComputeError: MLflow does not answer, or refuses.
     """
+    if find_spec("mlflow") is None:
+        raise InputError("--mlflow needs mlflow-skinny, not installed here", "pip install 'bertmill[mlflow]'")
     try:
         client = connect_mlflow(place)
         version = _find_version(client, name, bundle) or _make_version(client, name, bundle, title)

