@@ -106,7 +106,8 @@ def compare_entities(
         stored: text, label, start, end, score of each.
         fresh: What fp32 says.
         labels: Tags, in the order of the head's outputs.
-        tolerance: Of a probability; where two tags of a word are within twice of it, either may be stored.
+        tolerance: Of a probability; where two tags of a word are within twice of it, either may be stored,
+            and an entity of that word, or beside it, may end elsewhere.
     """
     found = SpanFinding()
     words = list(_heard_words(fresh))
@@ -120,7 +121,7 @@ def compare_entities(
     for place in sorted(there.keys() | expected.keys()):
         if place in there and place in expected:
             found.differ(f"score of {there[place]['text']!r}", there[place]["score"], expected[place], tolerance)
-        elif any(word.is_tie(tolerance) and word.end > place[0] and word.start < place[1] for word in words):
+        elif any(word.is_tie(tolerance) for word in _words_about(words, place[0], place[1])):
             found.num_near_ties += 1
         else:
             known = "is stored, fp32 has none" if place in there else "is missing"
@@ -141,6 +142,12 @@ class _Word:
             return False
         second, first = sorted(self.scores)[-2:]
         return first - second <= 2 * tolerance.score
+
+
+def _words_about(words: Sequence[_Word], start: int, end: int) -> Sequence[_Word]:
+    """The words of a place, the one before and the one behind, whose tags say where an entity has its edges."""
+    own = [number for number, word in enumerate(words) if word.end > start and word.start < end]
+    return words[max(own[0] - 1, 0) : own[-1] + 2] if own else ()
 
 
 def _heard_words(fresh: FreshRow) -> Iterator[_Word]:

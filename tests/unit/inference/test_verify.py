@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -23,6 +24,9 @@ from transformers import (
 from pipeline.encoder.loading import load_tokenizer
 from pipeline.errors import CorpusError, ModelError, SpecError
 from pipeline.inference.publish import publish_run
+from pipeline.inference.reference import FreshRow, PlainWindow
+from pipeline.inference.span_closeness import compare_entities
+from pipeline.inference.tolerance import Tolerance
 from pipeline.inference.verify import RescoredSample, SampleCheck, rescore_sample
 from pipeline.storage import Storage
 from tests.tiny import LABELS, make_bundle, make_tokenizer, tiny_config, write_corpus
@@ -273,6 +277,31 @@ def test_labels_may_differ_where_two_are_nearly_as_probable(tmp_path: Path, corp
     found = rescore(table, tmp_path / "bundle")
     assert found.problems == ()
     assert found.num_near_ties == 61
+
+
+@pytest.mark.parametrize(
+    ("york", "place", "num_problems"),
+    [
+        ((0.40, 0.19, 0.41), (0, 3), 0),  # "New York" or "New"
+        ((0.19, 0.40, 0.41), (0, 3), 0),  # the tie may be of any two tags
+        ((0.19, 0.10, 0.71), (0, 3), 2),  # no tie
+        ((0.40, 0.19, 0.41), (14, 18), 1),  # "Hall" is not beside the tie
+    ],
+)
+def test_a_tie_beside_an_entity_may_move_its_edge(
+    york: tuple[float, ...], place: tuple[int, int], num_problems: int
+) -> None:
+    text, sure = "New York City Hall", (0.9, 0.05, 0.05)
+    tags = np.log([sure, (0.05, 0.9, 0.05), york, sure, sure, sure])
+    spans = np.array([[-1, -1], [0, 3], [4, 8], [9, 13], [14, 18], [-1, -1]])
+    fresh = FreshRow(
+        np.zeros(0), np.zeros(0), 6, False, text, False, (PlainWindow(tags, spans, np.array([-1, 0, 1, 2, 3, -1])),)
+    )
+    start, end = place
+    stored = [{"text": text[start:end], "label": "LOC", "start": start, "end": end, "score": 0.9}]
+    found = compare_entities(stored, fresh, ("O", "B-LOC", "I-LOC"), Tolerance())
+    assert len(found.problems) == num_problems
+    assert found.num_near_ties == 2 - num_problems
 
 
 def test_multi_labels_that_are_missing_are_found(tmp_path: Path, corpus: Path) -> None:
