@@ -167,6 +167,9 @@ def check_labels(task: Task, train: LabelledSet, validation: LabelledSet | None,
         problems.append(
             Problem(f"{places.field}.train", f"column {column!r} holds the labels: {found}", "two labels or more")
         )
+    elif train.learned.sameness:
+        found = f"column {train.columns.kept[0]!r} has in every row {train.learned.sameness}"
+        problems.append(Problem(f"{places.field}.train", found, "rows that differ"))
     unknown = sorted(set(validation.learned.labels) - set(labels)) if validation else []
     if unknown:
         named = ", ".join(repr(label) for label in unknown[:MAX_NAMED])

@@ -34,10 +34,12 @@ class Learned:
     Attributes:
         labels: Class names, in the order of the head's outputs; empty for tasks without classes.
         options: Numbers such as a score's range or a tuned threshold.
+        sameness: What every row has, where that leaves nothing to learn; not kept in the bundle.
     """
 
     labels: tuple[str, ...] = ()
     options: Mapping[str, float] = field(default_factory=dict)
+    sameness: str | None = None
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from pipeline.encoder.model import ModelOutputs
 
 _DEFAULT_THRESHOLD = 0.5
+_ALL_LABELS = "all of the labels (if its lists hold a 0 or a 1 for each label, give lists of the labels' names)"
 
 
 class MultiLabel:
@@ -54,7 +55,8 @@ class MultiLabel:
             raise TypeError(
                 "its lists hold a 0 or a 1 for each label (multi-hot); expected the names of a row's labels"
             )
-        return Learned(distinct_labels(pc.list_flatten(targets)))
+        labels = distinct_labels(pc.list_flatten(targets))
+        return Learned(labels, sameness=_ALL_LABELS if _have_all(targets, labels) else None)
 
     def head_config(self, learned: Learned) -> dict[str, object]:
         """Class names, and transformers' own name for this kind of head."""
@@ -155,7 +157,15 @@ def _are_multi_hot(targets: pa.ChunkedArray) -> bool:
     return bool(repeats and np.isin(flags, (0, 1)).all())
 
 
-def _multi_hot(targets: pa.ChunkedArray, labels: Sequence[str]) -> FloatArray:
+def _have_all(targets: pa.ChunkedArray, labels: Sequence[str]) -> bool:
+    """Whether there are rows, and each has every label."""
+    lists = pc.drop_null(combined(targets))
+    if not len(lists) or pc.min(pc.list_value_length(lists)).as_py() < len(labels):
+        return False
+    return bool(_multi_hot(lists, labels).all())
+
+
+def _multi_hot(targets: pa.Array | pa.ChunkedArray, labels: Sequence[str]) -> FloatArray:
     lists = combined(targets)
     hot = np.zeros((len(lists), len(labels)), np.float32)
     columns = pc.index_in(label_names(pc.list_flatten(lists)), value_set=pa.array(labels, pa.string()))

@@ -50,7 +50,8 @@ class Similarity:
         values = numeric(targets)
         values = values[np.isfinite(values)]
         low, high = (float(values.min()), float(values.max())) if len(values) else (0.0, 0.0)
-        return Learned((), {"low": low, "high": high})
+        sameness = f"the score {low:g}" if len(values) and low == high else None
+        return Learned((), {"low": low, "high": high}, sameness)
 
     def head_config(self, learned: Learned) -> dict[str, object]:
         """One output."""

@@ -119,6 +119,30 @@ def test_one_label_is_not_enough(tmp_path: Path, labels: list[str | None], named
         check_labels(TASK, split, None, PLACES)
 
 
+@pytest.mark.parametrize(
+    ("task", "targets", "found"),
+    [
+        ("multi-label", [[1, 0], [0, 1]], r"all of the labels \(if its lists hold a 0 or a 1 for each label"),
+        ("multi-label", [["a", "b"], ["b", "a"]], "all of the labels"),
+        ("multi-label", [["a", "b"], None], "all of the labels"),
+        ("similarity", [3.0, 3.0], "the score 3"),
+        ("similarity", [3, None], "the score 3"),
+    ],
+)
+def test_training_rows_that_are_all_the_same_are_refused(
+    tmp_path: Path, task: str, targets: list[Any], found: str
+) -> None:
+    write(tmp_path / "same", text=["x", "y"], target=targets)
+    write(tmp_path / "other", text=["x", "y"], target=[targets[0], targets[0][:1] if task == "multi-label" else 1])
+    same, other = (
+        open_split((str(tmp_path / name),), TASKS[task], TEXT, LabelTarget("target"), STORAGE)
+        for name in ("same", "other")
+    )
+    with pytest.raises(SpecError, match=f"column .target. has in every row {found}.*; expected rows that differ"):
+        check_labels(TASKS[task], same, None, PLACES)
+    check_labels(TASKS[task], other, same, PLACES)
+
+
 def test_the_token_cache_holds_usable_rows_only(tmp_path: Path, tokenizer: Any) -> None:
     texts = ["good film", None, " ", "bad", "the film was dull", "great"]
     labels = ["positive", "positive", "negative", None, "negative", "positive"]
