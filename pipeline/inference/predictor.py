@@ -15,6 +15,7 @@ from pipeline.encoder.bundle import Bundle, BundleInfo, fetch_bundle
 from pipeline.encoder.loading import load_tokenizer
 from pipeline.encoder.model import EmbeddingOptions, EncoderModel, Head, ModelOutputs, load_network, shares_encoder
 from pipeline.encoder.tokenize import Padding, TextTokenizer
+from pipeline.errors import ModelError
 from pipeline.inference.source import ModelSource, TextSource, token_groups, token_options
 from pipeline.inference.stages import StageClock
 from pipeline.tasks import find_task
@@ -86,17 +87,30 @@ def load_predictor(source: ModelSource) -> Predictor:
     """Fetch and load bundles.
 
     Raises:
-        ModelError, ComputeError: one cannot be loaded or run here.
+        ModelError, ComputeError: one cannot be loaded or run here, or is no longer what the run was planned with.
     """
     set_threads(source.num_threads)
     pa.set_cpu_count(max(1, source.num_threads))  # Arrow decodes columns in threads of its own, by default one per core
     runtime = choose_runtime(source.compute)
     _share_gpu(source.compute, runtime)
     bundles = {name: fetch_bundle(uri, source.storage) for name, uri in source.bundles.items()}
+    _check_planned(bundles, source)
     members = {name: _member(bundle.info, source.bundles[name]) for name, bundle in bundles.items()}
     groups = token_groups({name: member.info for name, member in members.items()}, source.texts)
     embedded = frozenset(bundles) if source.embedded is None else source.embedded
     return Predictor(members, [_load_pass(names, bundles, members, runtime, embedded) for names in groups], runtime)
+
+
+def _check_planned(bundles: Mapping[str, Bundle], source: ModelSource) -> None:
+    """A bundle written anew since the plan would score under the fingerprint of the one before."""
+    for name, bundle in bundles.items():
+        planned, found = source.fingerprints.get(name), bundle.info.fingerprint
+        if planned is not None and found != planned:
+            raise ModelError(
+                f"{source.bundles[name]}: the bundle was written anew while the run was at work; "
+                f"expected version {planned[:16]}, found {found[:16]}",
+                "run the same command again: it scores everything with the new bundle",
+            )
 
 
 def _share_gpu(compute: ElasticCompute, runtime: Runtime) -> None:

@@ -193,9 +193,15 @@ def make_job(run: PreparedRun, num_threads: int, run_id: str) -> ScoreJob:
         reuse = ReuseSource(texts, () if run.rescores or ledger.is_rescored() else texts.newest_files())
     spec, first = run.spec, None
     embedded = frozenset(name for name in spec.answering if spec.output.writes_embedding(name))
-    model = ModelSource(spec.answering, run.source.texts, spec.compute, num_threads, ledger.storage, embedded)
+    planned = {name: info.fingerprint for name, info in run.bundles.items()}
+    model = ModelSource(spec.answering, run.source.texts, spec.compute, num_threads, ledger.storage, embedded, planned)
     if spec.cascade is not None:
-        own = replace(model, bundles={"": spec.cascade.first}, texts={"": run.source.texts[FIRST]})
+        own = replace(
+            model,
+            bundles={"": spec.cascade.first},
+            texts={"": run.source.texts[FIRST]},
+            fingerprints={"": planned[FIRST]},
+        )
         first = FirstModel(own, spec.cascade.min_score)
     return ScoreJob(model, run.source, ledger, run.table_schema, run_id, reuse, first)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from pipeline.config import ElasticCompute
 from pipeline.corpus.reader import Columns, ReadOptions
@@ -31,7 +31,8 @@ class TextSource:
 class ModelSource:
     """Which bundles a worker loads (by name), what texts they read, and what runs them.
 
-    `embedded` are those whose embeddings are wanted beside what a head says; None: all.
+    `embedded` are those whose embeddings are wanted beside what a head says; None: all. `fingerprints` are of bundles
+    that have to be what they were when the run was planned.
     """
 
     bundles: Mapping[str, str]
@@ -40,6 +41,7 @@ class ModelSource:
     num_threads: int
     storage: Storage
     embedded: frozenset[str] | None = None
+    fingerprints: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

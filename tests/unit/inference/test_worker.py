@@ -188,3 +188,11 @@ def test_a_spoilt_bundle_is_refused_by_the_worker(corpus: Path, tmp_path: Path) 
     (tmp_path / "bundle" / "tokenizer.json").write_text("{}")
     with pytest.raises(ModelError, match=r"tokenizer\.json differs from what was written"):
         scorer_for(run)
+
+
+def test_a_bundle_written_anew_since_the_plan_is_refused_by_the_worker(corpus: Path, tmp_path: Path) -> None:
+    make_bundle(tmp_path / "bundle", seed=0)
+    run = prepared(tmp_path / "bundle", corpus, tmp_path / "table")
+    found = make_bundle(tmp_path / "bundle", seed=5)
+    with pytest.raises(ModelError, match=f"was written anew .* expected version .*, found {found.model_version}"):
+        scorer_for(run)
