@@ -80,7 +80,7 @@ def explain_plan(run: PreparedRun) -> list[str]:
         done_rows = plan.num_rows - plan.num_pending_rows
         lines.append(f"done before: {len(plan.done):,} shards, {done_rows:,} rows (same files, same fingerprint)")
     if plan.stale:
-        lines.append(f"to redo: {len(plan.stale):,} shards whose files are gone")
+        lines.append(f"to redo: {len(plan.stale):,} shards whose files are gone or have other column types")
     why = "new or changed files, or a changed model or setting" if plan.done else "none is done under this fingerprint"
     if plan.pending:
         lines.append(f"to score: {len(plan.pending):,} shards, {plan.num_pending_rows:,} rows ({why})")

@@ -25,7 +25,8 @@ class ScorePlan:
     Attributes:
         shards: Every shard of the corpus.
         done: Shard name -> its record, for shards of this corpus that are finished and whose files are there.
-        stale: Names whose record points to a file that is gone; they are scored again.
+        stale: Names whose record points to a file that is gone, or has other column types; they are
+            scored again.
     """
 
     shards: tuple[Shard, ...]

@@ -22,7 +22,7 @@ from pipeline.inference.plan import ScorePlan, fingerprint_run, plan_scoring
 from pipeline.inference.reuse import ReuseSource
 from pipeline.inference.source import FirstModel, InputSource, ModelSource, TextSource, columns_read, joined_versions
 from pipeline.inference.spec import FIRST, ScoreSpec
-from pipeline.inference.standing import shown_files, shown_quarantine, standing_files
+from pipeline.inference.standing import shown_files, shown_quarantine, usable_files
 from pipeline.output.current import says_current
 from pipeline.output.ledger import Ledger
 from pipeline.output.mode import check_mode
@@ -162,7 +162,7 @@ def prepare_run(spec: ScoreSpec, run_date: str, rescore: bool = False) -> Prepar
     check_mode(output.uri, output.mode, storage)
     starts_anew = rescore and not ledger.is_rescoring()
     records = {} if starts_anew else ledger.read(ledger.names() & {shard.name for shard in shards})
-    plan = plan_scoring(shards, records, standing_files(ledger, records.values()))
+    plan = plan_scoring(shards, records, usable_files(ledger, records.values(), schema))
     annotate_span(files=len(files), shards=len(shards), pending_shards=len(plan.pending), rows=plan.num_rows)
     options = ReadOptions(kept, spec.corpus.empty_text == "quarantine", skips)
     texts = {name: TextSource(inputs, holds_words(footers, Columns(inputs))) for name, inputs in read.items()}

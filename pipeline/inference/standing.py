@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+import pyarrow as pa
+
 from pipeline.inference.plan import quarantine_files, scored_files
+from pipeline.output.columns import columns_of, same_type
 from pipeline.output.compacted import standing_sizes
 from pipeline.output.ledger import DoneRecord, Ledger
 from pipeline.output.table import DataFile, live_files, open_table, read_notes
-from pipeline.output.writer import read_footer
-from pipeline.schema import QUARANTINE, RUN_DATE, SOURCE_FOOTER
+from pipeline.output.writer import read_columns, read_footer
+from pipeline.schema import QUARANTINE, RUN_DATE, SOURCE_FOOTER, file_schema
 from pipeline.storage import map_threads
 from pipeline.uris import join_uri
 
@@ -32,6 +35,26 @@ def standing_files(ledger: Ledger, records: Iterable[DoneRecord]) -> dict[str, i
         return sizes
     notes = read_notes(uri, table, night, storage)
     return standing_sizes(sizes, {file.path for file in scored_files(records)}, live_files(table, night), notes)
+
+
+def usable_files(ledger: Ledger, records: Iterable[DoneRecord], schema: pa.Schema) -> dict[str, int]:
+    """Those that stand, without scored ones whose columns have other types than the night's.
+
+    Types of kept columns are those that hold every file of the corpus: one that came since may have widened them. Where
+    the table has the columns they cannot have changed, and no file is looked at.
+    """
+    records, wanted, uri, storage = list(records), file_schema(schema), ledger.table_uri, ledger.storage
+    sizes, table = standing_files(ledger, records), open_table(uri, storage)
+    if table is not None and set(wanted.names) <= set(columns_of(table).names):
+        return sizes
+    paths = [file.path for file in scored_files(records) if file.path in sizes]
+    found = map_threads(lambda path: read_columns(join_uri(uri, path), storage), paths, _THREADS)
+    other = {path for path, there in zip(paths, found, strict=True) if not _same_columns(wanted, there)}
+    return {path: size for path, size in sizes.items() if path not in other}
+
+
+def _same_columns(wanted: pa.Schema, there: pa.Schema) -> bool:
+    return wanted.names == there.names and all(map(same_type, wanted.types, there.types))
 
 
 def shown_files(

@@ -77,15 +77,27 @@ def read_footer(uri: str, storage: Storage) -> dict[str, str]:
     Raises:
         AccountingError: the file is gone or is not Parquet.
     """
+    return {key.decode(): value.decode() for key, value in (_read_metadata(uri, storage).metadata or {}).items()}
+
+
+def read_columns(uri: str, storage: Storage) -> pa.Schema:
+    """A written file's columns.
+
+    Raises:
+        AccountingError: the file is gone or is not Parquet.
+    """
+    return _read_metadata(uri, storage).schema.to_arrow_schema()
+
+
+def _read_metadata(uri: str, storage: Storage) -> pq.FileMetaData:
     filesystem, path = storage.open_arrow(uri)
     try:
-        found = retrying(lambda: pq.read_metadata(path, filesystem=filesystem), f"read {uri}").metadata or {}
+        return retrying(lambda: pq.read_metadata(path, filesystem=filesystem), f"read {uri}")
     except (pa.ArrowException, OSError) as error:
         raise AccountingError(
             f"{uri}: the table names this file, but it cannot be read: {first_line(error)}",
             "`bertmill table verify` checks the whole night; score it again to replace the file",
         ) from None
-    return {key.decode(): value.decode() for key, value in found.items()}
 
 
 def write_complete(uri: str, write: Callable[[str, object], None], storage: Storage) -> int:

@@ -17,7 +17,7 @@ from pipeline.inference.prepare import PreparedRun
 from pipeline.inference.publish import RunReport, publish_run
 from pipeline.inference.run import run_id_for
 from pipeline.output.ledger import DoneRecord
-from tests.tiny import make_bundle, write_corpus
+from tests.tiny import make_bundle, make_rows, write_corpus
 from tests.unit.inference.scoring import NIGHT, files_below, prepared, score_all
 
 
@@ -114,6 +114,23 @@ def test_an_interrupted_night_goes_on_where_it_stopped(bundle_directory: Path, c
     report = finish(second, "run-2")
     assert (report.num_shards_done_before, report.num_rows_this_run) == (2, 30)
     assert len(published_ids(corpus)) == 60
+
+
+def test_shards_scored_before_a_kept_column_widened_are_scored_again(bundle_directory: Path, tmp_path: Path) -> None:
+    (tmp_path / "corpus").mkdir()
+
+    def put(name: str, stars: pa.Array) -> PreparedRun:
+        pq.write_table(make_rows(len(stars)).append_column("stars", stars), tmp_path / "corpus" / name)
+        block = {"keep": ["id", "stars"], "shard_rows": 20}
+        return prepared(bundle_directory, tmp_path / "corpus", tmp_path / "table", corpus=block)
+
+    (early,) = score_all(put("a.parquet", pa.array([1] * 20)))
+    run = put("b.parquet", pa.array([1.5] * 20))
+    assert run.plan.stale == (early.shard,)
+    run.ledger.drop(run.plan.stale)
+    finish(run, "run-2")
+    table = DeltaTable(tmp_path / "table")
+    assert {pq.read_schema(uri).field("stars").type for uri in table.file_uris()} == {pa.float64()}
 
 
 def test_a_record_whose_file_is_gone_is_scored_again(bundle_directory: Path, corpus: Path) -> None:
