@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager
 
 from jobs.metrics import exported_progress
+from jobs.nodes import Node, lacking_note
 from jobs.pool import MIN_LOGICAL_CPUS, Resources, choose_pool
 from jobs.quiet import muted_stderr, own_sigterm
 from pipeline.config import ElasticCompute, PoolOptions
@@ -53,7 +54,10 @@ def _open_session(compute: ElasticCompute, address: str | None) -> Iterator[Pool
         except (ConnectionError, ValueError, RuntimeError) as error:
             raise _no_cluster(address, first_line(error)) from None
     try:
-        pool = choose_pool(compute, _local_resources() if address is None else _cluster_resources())
+        resources = _local_resources() if address is None else _cluster_resources()
+        pool = choose_pool(compute, resources)
+        if address is not None and (note := lacking_note(resources.nodes, pool)):
+            print(f"note: {note}")
         with contextlib.nullcontext() if address is None else exported_progress():
             yield pool
     finally:
@@ -69,10 +73,10 @@ def _local_resources() -> Resources:
 def _cluster_resources() -> Resources:
     import ray
 
-    total = ray.cluster_resources()
-    largest = max((int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]), default=1)
-    cpus = max(1, int(total.get("CPU", 1)))
-    return Resources(cpus, int(total.get("GPU", 0)), False, _can_grow_gpus(), max(1, largest))
+    alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    nodes = tuple(Node(int(node.get("CPU", 0)), int(node.get("GPU", 0))) for node in alive)
+    cpus = max(1, sum(node.num_cpus for node in nodes))
+    return Resources(cpus, sum(node.num_gpus for node in nodes), False, _can_grow_gpus(), nodes)
 
 
 def _can_grow_gpus() -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from jobs.nodes import Node, fit_cpus
 from pipeline.config import ElasticCompute, PoolOptions, ScoringCompute
 from pipeline.errors import ComputeError
 
@@ -21,14 +22,14 @@ class Resources:
         num_gpus: Of all nodes.
         is_local: Nothing else runs on it, and it does not grow.
         can_grow_gpus: An autoscaler can bring nodes with GPUs, though none may be there yet.
-        node_cpus: Of the largest node, which no worker can have more than. None: as `num_cpus`.
+        nodes: What each node of a cluster has. Empty: one node has it all.
     """
 
     num_cpus: int
     num_gpus: int
     is_local: bool
     can_grow_gpus: bool = False
-    node_cpus: int | None = None
+    nodes: tuple[Node, ...] = ()
 
 
 def choose_pool(compute: ElasticCompute, resources: Resources) -> PoolOptions:
@@ -41,11 +42,10 @@ def choose_pool(compute: ElasticCompute, resources: Resources) -> PoolOptions:
     if use_gpu and resources.num_gpus == 0 and not resources.can_grow_gpus:
         raise ComputeError("compute.device is gpu, but the Ray cluster has no GPU", "set compute.device: auto")
     per_gpu = compute.workers_per_gpu if isinstance(compute, ScoringCompute) else 1
-    default_workers = max(1, resources.num_gpus) * per_gpu if use_gpu else 1
-    asked = default_workers if compute.workers == "auto" else compute.workers
+    asked = (max(1, resources.num_gpus) * per_gpu if use_gpu else 1) if compute.workers == "auto" else compute.workers
     least, workers = asked if isinstance(asked, tuple) else (asked, asked)
-    share = max(1, min(resources.num_cpus // workers, resources.node_cpus or resources.num_cpus))
-    cpus = compute.cpus_per_worker if compute.cpus_per_worker != "auto" else share
+    nodes = resources.nodes or (Node(resources.num_cpus, resources.num_gpus),)
+    cpus = fit_cpus(nodes, workers, per_gpu * use_gpu) if compute.cpus_per_worker == "auto" else compute.cpus_per_worker
     room, gpu_room = max(MIN_LOGICAL_CPUS, resources.num_cpus), resources.num_gpus * per_gpu
     if resources.is_local and use_gpu and least > gpu_room:
         asks = f"compute asks for {least} GPU workers; this machine has {resources.num_gpus} GPUs, {per_gpu} to each"

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from jobs.cluster import check_local_gpus, ray_session
+from jobs.nodes import Node
 from jobs.pool import Resources, choose_pool
 from jobs.session import guarded
 from pipeline.config import ComputeConfig, ElasticCompute, PoolOptions, ScoringCompute
@@ -20,9 +21,11 @@ from pipeline.errors import AccountingError, ComputeError, TransientStorageError
         ({"device": "cpu", "workers": 3}, Resources(16, 0, True), PoolOptions(3, 5, 0.0)),
         ({"workers": 2, "cpus_per_worker": 2}, Resources(8, 0, True), PoolOptions(2, 2, 0.0)),
         ({"workers": 4}, Resources(2, 0, True), PoolOptions(4, 1, 0.0)),
-        ({}, Resources(31, 0, False, node_cpus=8), PoolOptions(1, 8, 0.0)),
-        ({"workers": 4}, Resources(31, 0, False, node_cpus=8), PoolOptions(4, 7, 0.0)),
-        ({}, Resources(3, 0, False, node_cpus=4), PoolOptions(1, 3, 0.0)),
+        ({}, Resources(31, 0, False, nodes=(Node(8), Node(8), Node(8), Node(7))), PoolOptions(1, 8, 0.0)),
+        ({"workers": 4}, Resources(31, 0, False, nodes=(Node(8), Node(8), Node(8), Node(7))), PoolOptions(4, 7, 0.0)),
+        ({"workers": 2}, Resources(8, 0, False, nodes=(Node(2), Node(6))), PoolOptions(2, 3, 0.0)),
+        ({}, Resources(12, 1, False, nodes=(Node(4, 1), Node(2), Node(6))), PoolOptions(1, 4, 1.0)),
+        ({"device": "cpu"}, Resources(12, 1, False, nodes=(Node(4, 1), Node(2), Node(6))), PoolOptions(1, 6, 0.0)),
         ({"workers": 50, "cpus_per_worker": 4}, Resources(8, 0, False), PoolOptions(50, 4, 0.0)),
         ({"device": "gpu", "workers": 1}, Resources(8, 2, True), PoolOptions(1, 8, 1.0)),
         ({"device": "gpu"}, Resources(1, 0, False, can_grow_gpus=True), PoolOptions(1, 1, 1.0)),
