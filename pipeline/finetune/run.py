@@ -82,15 +82,21 @@ def run_training(run: PreparedTraining, pool: PoolOptions) -> dict[str, BundleIn
 
 @contextlib.contextmanager
 def _stopping_on_sigterm(watch: _Watch) -> Iterator[None]:
-    """Let SIGTERM ask the workers for a checkpoint and the end, and wait for both; a second one ends at once."""
+    """Let SIGTERM ask the workers for a checkpoint and the end, and wait for both; a second one ends at once.
+
+    So does the first while no worker has told anything yet: there may be none to hear of it.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     before = signal.getsignal(signal.SIGTERM)
 
     def ask(_signal: int, _frame: object) -> None:
-        watch.ask_to_stop()
         signal.signal(signal.SIGTERM, before)
+        if watch.has_begun():
+            watch.ask_to_stop()
+        else:
+            signal.raise_signal(signal.SIGTERM)
 
     signal.signal(signal.SIGTERM, ask)
     try:
@@ -157,11 +163,16 @@ class _Watch:
         self._board = board
         self._stop = threading.Event()
         self._wants_end = threading.Event()
+        self._has_begun = threading.Event()
         self._thread = threading.Thread(target=self._show, daemon=True)
 
     def __enter__(self) -> _Watch:
         self._thread.start()
         return self
+
+    def has_begun(self) -> bool:
+        """Whether a worker has told how far it is."""
+        return self._has_begun.is_set()
 
     def ask_to_stop(self) -> None:
         """Pass on that the workers are to save and end; safe within a signal handler."""
@@ -175,6 +186,7 @@ class _Watch:
         while (status := self._read()) is None:
             if self._stop.wait(_POLL_S):
                 return
+        self._has_begun.set()
         with ProgressDisplay("training", status.num_steps, "steps", done=status.step) as display:
             while not self._stop.wait(_POLL_S):
                 status = self._read() or status
