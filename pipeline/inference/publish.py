@@ -196,9 +196,11 @@ def check_accounts(run: PreparedRun, records: dict[str, DoneRecord]) -> None:
     limit = run.spec.corpus.max_bad_fraction
     if num_bad > limit * run.plan.num_rows:
         shown = "; ".join(f"{reason}: {count}" for reason, count in count_reasons(records.values()).most_common(3))
+        worst = max(records.values(), key=lambda record: record.num_quarantined_rows)
+        found = join_uri(run.ledger.table_uri, QUARANTINE, worst.quarantine_path or "")
         raise TooManyBadRowsError(
             f"{num_bad} of {run.plan.num_rows} rows cannot be scored, more than max_bad_fraction {limit}; "
-            f"not published (reasons: {shown})",
+            f"not published (reasons: {shown}); file and row of {worst.num_quarantined_rows} of them: {found}",
             "mend the corpus, or raise corpus.max_bad_fraction if this share is expected",
         )
 

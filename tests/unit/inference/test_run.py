@@ -179,8 +179,10 @@ def spoil(corpus: Path, num_bad: int) -> None:
 def test_too_many_bad_rows_publish_nothing_and_say_why(bundle_directory: Path, corpus: Path) -> None:
     spoil(corpus, num_bad=7)
     run = open_run(bundle_directory, corpus, shard_rows=60, max_bad_fraction=0.1)
-    with pytest.raises(TooManyBadRowsError, match=r"7 of 60 rows cannot be scored.*text is null: 7"):
+    with pytest.raises(TooManyBadRowsError, match=r"7 of 60 rows cannot be scored.*text is null: 7") as caught:
         finish(run)
+    bad = pq.read_table(caught.value.message.rpartition("7 of them: ")[2])
+    assert bad["source_row"].to_pylist() == list(range(7))
     assert "_delta_log" not in {path.split("/")[0] for path in files_below(corpus.parent / "table")}
 
 
