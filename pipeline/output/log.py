@@ -34,6 +34,7 @@ class Commit:
         facts: What bertmill wrote beside it: night, run id, model version, fingerprint.
         added: Path -> file for every file that became live.
         removed: Path -> when it stopped being live, in seconds since 1970.
+        changes_rows: Whether it says so of any file; a compaction does not.
     """
 
     version: int
@@ -42,6 +43,7 @@ class Commit:
     facts: Mapping[str, str]
     added: Mapping[str, DataFile]
     removed: Mapping[str, float]
+    changes_rows: bool
 
 
 def require_table(uri: str, storage: Storage) -> DeltaTable:
@@ -78,6 +80,17 @@ def last_publication(uri: str, storage: Storage, run_date: str | None) -> int | 
         if night and run_date in (None, night) and not run_id.startswith(COMPACTION):
             return commit.version
     return None
+
+
+def last_version_like(uri: str, version: int, storage: Storage) -> int:
+    """The newest version with the rows of this one: only commits that change none, as compactions, came between."""
+    for number, commit_uri in _list_commits(uri, storage):
+        if number == version + 1:
+            commit = _read_commit(number, commit_uri, storage)
+            if commit is None or commit.changes_rows:
+                break
+            version = number
+    return version
 
 
 def read_commits(uri: str, storage: Storage, since_s: float = 0.0) -> list[Commit]:
@@ -130,6 +143,7 @@ def _parse_commit(version: int, content: bytes) -> Commit:
         {key.removeprefix(_FACT_PREFIX): str(value) for key, value in info.items() if key.startswith(_FACT_PREFIX)},
         {file.path: file for file in added},
         {unquote(item["path"]): max((item.get("deletionTimestamp") or 0) / 1000, committed_s) for item in removed},
+        any(item["dataChange"] for action in actions for kind, item in action.items() if kind in ("add", "remove")),
     )
 
 

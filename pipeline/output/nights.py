@@ -11,8 +11,8 @@ from deltalake.exceptions import DeltaError
 
 from pipeline.errors import CorpusError, first_line
 from pipeline.output.columns import columns_of
-from pipeline.output.log import require_night, require_table
-from pipeline.output.manifests import read_manifests
+from pipeline.output.log import last_version_like, require_night, require_table
+from pipeline.output.manifests import Manifest, read_manifests
 from pipeline.output.row_groups import united_columns
 from pipeline.output.table import DataFile, holds_snapshot, live_files
 from pipeline.schema import RUN_DATE
@@ -87,22 +87,34 @@ def _find_files(table: DeltaTable, uri: str, run_date: str, storage: Storage) ->
         )
     if not manifests[-1].is_snapshot:
         return table.version(), require_night(table, uri, run_date, storage)
-    version = manifests[-1].version
+    return find_snapshot_files(table, uri, manifests[-1], storage)
+
+
+def find_snapshot_files(
+    table: DeltaTable, uri: str, manifest: Manifest, storage: Storage
+) -> tuple[int, Mapping[str, DataFile]]:
+    """The newest version that has the rows as a run left them, and its files.
+
+    Args:
+        table: The table as it is now.
+        uri: Its URI, canonical.
+        manifest: The run's, of the whole table.
+        storage: The store.
+
+    Raises:
+        CorpusError: the version can no longer be opened, or vacuum has removed files of it.
+    """
+    run_date, version = manifest.run_date, last_version_like(uri, manifest.version, storage)
     if version == table.version():
         return version, live_files(table)
-    return version, _snapshot_files(uri, run_date, version, storage)
-
-
-def _snapshot_files(uri: str, run_date: str, version: int, storage: Storage) -> Mapping[str, DataFile]:
-    """The files of an older version of the table."""
     try:
-        table = DeltaTable(uri, version=version, storage_options=storage.delta_options(uri))
+        older = DeltaTable(uri, version=version, storage_options=storage.delta_options(uri))
     except DeltaError as error:
         raise CorpusError(
             f"{uri}: version {version}, which {RUN_DATE}={run_date} left, cannot be opened: {first_line(error)}",
             "Delta forgets versions after 30 days; take a later night",
         ) from None
-    files = live_files(table)
+    files = live_files(older)
     standing = {item.uri.removeprefix(uri).strip("/") for item in storage.list_objects(uri)}
     gone = sorted(files.keys() - standing)
     if gone:
@@ -110,4 +122,4 @@ def _snapshot_files(uri: str, run_date: str, version: int, storage: Storage) -> 
             f"{uri}: {len(gone)} files of the snapshot that {RUN_DATE}={run_date} left are gone (first: {gone[0]})",
             "vacuum removes what is older than its retention; take a later night",
         )
-    return files
+    return version, files

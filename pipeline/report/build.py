@@ -91,7 +91,7 @@ def build_report(uri: str, run_date: str, config: ReportConfig, storage: Storage
     """Read a night, and the one before it, back from the table.
 
     Raises:
-        CorpusError: there is no such table, or no manifest of the night.
+        CorpusError: there is no such table, or no manifest of the night, or files of a snapshot are gone.
     """
     source = open_source(uri, run_date, storage)
     kept = [written_name(name) for name in source.manifest.counts.get("spec", {}).get("corpus", {}).get("keep", [])]

@@ -35,6 +35,7 @@ def render_report(report: NightReport) -> str:
     head = [tag("h1", f"Night {source.run_date}"), tag("p", f"{source.uri}, {beside}", class_="faint")]
     parts = [
         *head,
+        *([tag("p", source.not_compared, class_="level warn")] if source.not_compared else []),
         _verdict(report),
         _rows(report),
         show_time(report),

@@ -64,6 +64,8 @@ def write_report(ledger: Ledger, config: ReportConfig) -> Mapping[str, Any] | No
     except Exception as error:
         print(f"note: the night is published, but its report could not be written: {error}", file=sys.stderr)
         return None
+    if report.source.not_compared:
+        print(f"  {report.source.not_compared}")
     for finding in report.findings:
         print(f"  {finding}")
     return report.summary

@@ -10,6 +10,7 @@ from deltalake import DeltaTable
 from pipeline.errors import CorpusError
 from pipeline.output.log import require_table
 from pipeline.output.manifests import Manifest, nights_with_manifests, read_manifests
+from pipeline.output.nights import find_snapshot_files
 from pipeline.output.table import DataFile, live_files, night_of, open_table
 from pipeline.report.limits import ReportConfig
 from pipeline.schema import QUARANTINE
@@ -31,6 +32,7 @@ class ReportSource:
         files: The night's data files (of a snapshot: the whole table's, as the night left it).
         last_files: The same of the night before.
         quarantine: The night's files in the quarantine table.
+        not_compared: Why there are no files of a night before whose manifest stands; empty if there are.
     """
 
     uri: str
@@ -40,6 +42,7 @@ class ReportSource:
     files: Files
     last_files: Files
     quarantine: Files
+    not_compared: str = ""
 
     @property
     def manifest(self) -> Manifest:
@@ -57,7 +60,7 @@ def open_source(uri: str, run_date: str, storage: Storage) -> ReportSource:
     """Find what a report is made from.
 
     Raises:
-        CorpusError: there is no such table, or no manifest of the night.
+        CorpusError: there is no such table, or no manifest of the night, or files of a snapshot are gone.
     """
     uri = canonical_uri(uri)
     table = require_table(uri, storage)
@@ -71,8 +74,9 @@ def open_source(uri: str, run_date: str, storage: Storage) -> ReportSource:
     if manifest.is_snapshot:
         nights = nights_with_manifests(uri, storage)
         last = _last_manifest((night for night in nights if night < run_date), manifest, storage, uri)
-        files, last_files = (_files_at(uri, item, storage) for item in (manifest, last))
-        return ReportSource(uri, run_date, own, last, files, last_files, bad)
+        _, files = find_snapshot_files(table, uri, manifest, storage)
+        last_files, not_compared = _last_snapshot(table, uri, last, storage)
+        return ReportSource(uri, run_date, own, last, files, last_files, bad, not_compared)
     live = live_files(table)
     files = {path: file for path, file in live.items() if night_of(path) == run_date}
     last_date = max((night_of(path) for path in live if night_of(path) < run_date), default="")
@@ -111,13 +115,14 @@ def count_rows(files: Files, paths: Sequence[str]) -> int:
     return sum(files[path].num_rows for path in paths)
 
 
-def _files_at(uri: str, manifest: Manifest | None, storage: Storage) -> Files:
-    """A snapshot's files as a run left them, without those that vacuum has removed since."""
+def _last_snapshot(table: DeltaTable, uri: str, manifest: Manifest | None, storage: Storage) -> tuple[Files, str]:
+    """The files of the snapshot before; or why there are none."""
     if manifest is None:
-        return {}
-    table = DeltaTable(uri, version=manifest.version, storage_options=storage.delta_options(uri))
-    standing = {item.uri.removeprefix(uri).strip("/") for item in storage.list_objects(uri)}
-    return {path: file for path, file in live_files(table).items() if path in standing}
+        return {}, ""
+    try:
+        return find_snapshot_files(table, uri, manifest, storage)[1], ""
+    except CorpusError as error:
+        return {}, f"labels, scores and rows are not compared with night {manifest.run_date}: {error.message}"
 
 
 def spec_limits(uri: str, run_date: str, storage: Storage, sample_rows: int | None) -> ReportConfig:

@@ -15,6 +15,9 @@ from deltalake import DeltaTable
 
 from pipeline.inference.prepare import PreparedRun, prepare_run
 from pipeline.inference.publish import RunReport, publish_run
+from pipeline.output.compact import compact_night
+from pipeline.output.vacuum import vacuum_table
+from pipeline.output.vacuum_plan import VacuumOptions
 from pipeline.output.verify import verify_night
 from pipeline.storage import Storage
 from tests.tiny import make_rows
@@ -60,6 +63,11 @@ class Story:
         ids = rows["id"].to_pylist()
         self.rows |= {(str(path), row): ids[row] for row in range(int(bad), num_rows)}
 
+    def split(self, name: str) -> None:
+        """Lay a corpus file's rows in row groups of a shard each."""
+        path = self.corpus / f"{name}.parquet"
+        pq.write_table(pq.read_table(path), path, row_group_size=20)
+
     def remove(self, name: str) -> None:
         path = self.corpus / f"{name}.parquet"
         path.unlink()
@@ -91,6 +99,12 @@ class Story:
     def night(self, night: str, rescore: bool = False) -> RunReport:
         run = self.prepare(night, rescore)
         return finish(run)
+
+    def compact_and_vacuum(self, night: str) -> None:
+        """Merge a night's files, and delete at once what only older versions name."""
+        compact_night(str(self.table), night, 2**20, Storage())
+        for _ in range(3):
+            vacuum_table(str(self.table), VacuumOptions(retention_s=0, safety_s=0), Storage())
 
     def live(self, night: str | None = None) -> set[str]:
         paths = {path.removeprefix(f"{self.table}/") for path in DeltaTable(self.table).file_uris()}

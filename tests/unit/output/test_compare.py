@@ -12,6 +12,7 @@ from deltalake import DeltaTable
 from pipeline.errors import CorpusError
 from pipeline.output.compact import compact_night
 from pipeline.output.compare import Closeness, ComparedColumns, NumberShift, choose_columns, compare_nights
+from pipeline.output.nights import read_night
 from pipeline.storage import Storage
 from tests.unit.inference.nights import Story
 from tests.unit.output.scored import NEXT_NIGHT, NIGHT, SCHEMA, Row, publish, scored_row, write_shard
@@ -184,6 +185,23 @@ def test_rows_that_a_snapshot_keeps_do_not_hide_a_column_they_lack(snapshot: Sto
     assert NumberShift("weight", 8, 0.125, 0.25) in found.numbers
     before = compare_nights(str(snapshot.table), NEXT_NIGHT, "2026-11-26", STORAGE)
     assert "weight" not in [shift.column for shift in before.numbers], "the first of these nights has it nowhere"
+
+
+def test_nights_of_a_snapshot_stand_though_their_parts_were_vacuumed(tmp_path: Path, bundle_directory: Path) -> None:
+    story = Story(tmp_path, bundle_directory, {"mode": "snapshot"})
+    story.put("a", 40, 0)
+    story.split("a")
+    story.night(NIGHT)
+    before = read_night(str(story.table), NIGHT, STORAGE)
+    story.compact_and_vacuum(NIGHT)
+    assert not any((story.table / file.path).exists() for file in before.files)
+    alone = read_night(str(story.table), NIGHT, STORAGE)
+    assert ({file.path for file in alone.files}, alone.num_rows) == (story.live(), 40)
+    story.put("a", 40, 9)
+    story.night(NEXT_NIGHT)
+    assert read_night(str(story.table), NIGHT, STORAGE).files == alone.files
+    found = compare_nights(str(story.table), NIGHT, NEXT_NIGHT, STORAGE)
+    assert (found.num_rows_first, found.num_rows_second, found.num_rows_both) == (40, 40, 40)
 
 
 def test_a_snapshot_whose_files_or_version_are_gone_is_refused(snapshot: Story) -> None:

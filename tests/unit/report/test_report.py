@@ -209,6 +209,38 @@ def test_a_snapshot_is_compared_with_the_table_before(story: Story) -> None:
     assert report.movement.num_rows == 40
 
 
+def test_a_snapshot_is_compared_with_one_that_was_compacted_and_vacuumed(story: Story) -> None:
+    story.output = {"mode": "snapshot"}
+    story.split("a")
+    story.night(NIGHT)
+    num_rows = len(story.rows)
+    story.compact_and_vacuum(NIGHT)
+    assert build_report(str(story.table), NIGHT, ReportConfig(), STORAGE).figures.num_rows == num_rows
+    story.put("a", 40, 9)
+    story.night(NEXT_NIGHT)
+    report = build_report(str(story.table), NEXT_NIGHT, ReportConfig(), STORAGE)
+    assert report.last_figures is not None
+    assert report.last_figures.num_rows == num_rows
+    assert (list(report.drift.label_psi), report.source.not_compared) == (["label"], "")
+
+
+def test_a_snapshot_whose_files_are_gone_has_no_figures(story: Story, capsys: pytest.CaptureFixture[str]) -> None:
+    story.output = {"mode": "snapshot"}
+    story.night(NIGHT)
+    story.put("a", 40, 9)
+    run = story.prepare(NEXT_NIGHT)
+    finish(run)
+    story.compact_and_vacuum(NEXT_NIGHT)
+    with pytest.raises(CorpusError, match=f"files of the snapshot that run_date={NIGHT} left are gone"):
+        build_report(str(story.table), NIGHT, ReportConfig(), STORAGE)
+    report = build_report(str(story.table), NEXT_NIGHT, ReportConfig(), STORAGE)
+    assert (report.last_figures, report.movement, dict(report.drift.label_psi)) == (None, None, {})
+    said = f"labels, scores and rows are not compared with night {NIGHT}: "
+    assert said in as_page(report).text
+    write_report(run.ledger, run.spec.report)
+    assert said in capsys.readouterr().out
+
+
 def test_a_night_with_nothing_new_has_a_page(story: Story) -> None:
     story.output = {"select": "new"}
     story.night(NIGHT)
