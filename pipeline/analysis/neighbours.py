@@ -9,7 +9,6 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,8 @@ from pipeline.analysis.results import Found, read_current
 from pipeline.analysis.spec import IndexSpec
 from pipeline.analysis.vectors import KEYS, FloatMatrix, NightVectors, VectorColumn, work_folder
 from pipeline.corpus.lookup import read_rows_at
-from pipeline.errors import CorpusError, InputError, ModelError, Problem, SpecError
+from pipeline.errors import CorpusError, ModelError, Problem, SpecError
+from pipeline.extras import check_extra
 from pipeline.storage import Storage
 from pipeline.telemetry import ProgressDisplay
 
@@ -49,8 +49,7 @@ def check_index() -> None:
     Raises:
         InputError: faiss is not installed.
     """
-    if find_spec("faiss") is None:
-        raise InputError("an index needs faiss, not installed here", "pip install 'bertmill[index]'")
+    check_extra("an index needs", "index", {"faiss": "faiss"})
 
 
 def build_index(vectors: NightVectors, spec: IndexSpec, uri: str, storage: Storage) -> None:

@@ -7,7 +7,6 @@ greatest cosine. Topics are numbered by their rows, the largest first, so that a
 from __future__ import annotations
 
 from dataclasses import dataclass
-from importlib.util import find_spec
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +16,8 @@ from pipeline.analysis.spec import TopicsSpec
 from pipeline.analysis.texts import read_texts
 from pipeline.analysis.vectors import FloatMatrix, IntArray, NightVectors, VectorColumn
 from pipeline.analysis.words import TopicWords, find_words
-from pipeline.errors import CorpusError, InputError
+from pipeline.errors import CorpusError
+from pipeline.extras import check_extra
 from pipeline.storage import Storage
 from pipeline.telemetry import ProgressDisplay
 
@@ -72,8 +72,7 @@ def check_topics() -> None:
     Raises:
         InputError: scikit-learn is not installed.
     """
-    if find_spec("sklearn") is None:
-        raise InputError("topics need scikit-learn, not installed here", "pip install 'bertmill[topics]'")
+    check_extra("topics need", "topics", {"sklearn": "scikit-learn"})
 
 
 def find_topics(vectors: NightVectors, spec: TopicsSpec, column: VectorColumn, storage: Storage) -> Topics:

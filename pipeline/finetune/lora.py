@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from importlib.util import find_spec
 from typing import Any, Literal
 
 import torch
 from transformers import AutoConfig, AutoModel
 
 from pipeline.encoder.heads import JoinedHeads
-from pipeline.errors import InputError, Problem, SpecError
+from pipeline.errors import Problem, SpecError
+from pipeline.extras import check_extra
 from pipeline.finetune.spec import LoraConfig
 
 _IN_A_LAYER = re.compile(r"\.\d+\.")
@@ -47,8 +47,7 @@ def check_lora(encoder: str, lora: LoraConfig | None, source: str) -> None:
     """
     if lora is None:
         return
-    if find_spec("peft") is None:
-        raise InputError("training.lora needs peft, not installed here", "pip install 'bertmill[lora]'")
+    check_extra("training.lora needs", "lora", {"peft": "peft"})
     with torch.device("meta"):
         model = AutoModel.from_config(AutoConfig.from_pretrained(encoder, trust_remote_code=False))
     names = [] if lora.target_modules == "auto" else lora.target_modules

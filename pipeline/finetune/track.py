@@ -6,12 +6,12 @@ import json
 import logging
 import os
 from collections.abc import Callable
-from importlib.util import find_spec
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol
 
-from pipeline.errors import ComputeError, InputError, Problem, SpecError
+from pipeline.errors import ComputeError, Problem, SpecError
+from pipeline.extras import check_extra
 from pipeline.finetune.loop import TrainingStatus
 from pipeline.finetune.prepare import PreparedTraining
 from pipeline.registry.mlflow import connect_mlflow, find_experiment
@@ -34,8 +34,8 @@ def check_track(run: PreparedTraining, source: str) -> None:
     if place is not None and "://" in place:
         raise SpecError(source, (Problem("tensorboard", f"holds {place!r}", "a directory of the first worker's disk"),))
     for name in ("tensorboard", "mlflow", "wandb"):
-        if getattr(run.spec, name) is not None and find_spec(name) is None:
-            raise InputError(f"the spec asks for {name}, not installed here", f"pip install 'bertmill[{name}]'")
+        if getattr(run.spec, name) is not None:
+            check_extra("the spec asks for", name, {name: name})
     if run.spec.mlflow is not None:
         _check_mlflow(run.spec.mlflow)
     if run.spec.wandb is not None and os.environ.get("WANDB_MODE", "online") == "online":

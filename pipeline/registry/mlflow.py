@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import json
 import os
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from pipeline.encoder.bundle import BUNDLE_FILE, Bundle
-from pipeline.errors import ComputeError, InputError
+from pipeline.errors import ComputeError
+from pipeline.extras import check_extra
 
 EXPERIMENT = "bertmill"
 _ARTIFACTS = "bundle"
@@ -53,8 +53,7 @@ def push_to_mlflow(bundle: Bundle, title: str, name: str, place: str, alias: str
         InputError: MLflow's client is not installed.
         ComputeError: MLflow does not answer, or refuses.
     """
-    if find_spec("mlflow") is None:
-        raise InputError("--mlflow needs mlflow-skinny, not installed here", "pip install 'bertmill[mlflow]'")
+    check_extra("--mlflow needs", "mlflow", {"mlflow": "mlflow-skinny"})
     try:
         client = connect_mlflow(place)
         version = _find_version(client, name, bundle) or _make_version(client, name, bundle, title)

@@ -11,12 +11,12 @@ import pyarrow as pa
 from pipeline.encoder.attention import set_threads
 from pipeline.encoder.bundle import fingerprint_model
 from pipeline.errors import Checks, CorpusError, Problem, SpecError
+from pipeline.extras import STUDIES, check_extra
 from pipeline.finetune.labelled import LabelledSet, LabelTarget, open_split
 from pipeline.finetune.prepare import PreparedTraining, prepare_training
 from pipeline.finetune.spec import FinetuneSpec
 from pipeline.storage import Storage
 from pipeline.studies.blocks import BlockPlace, read_block
-from pipeline.studies.extras import check_extra
 from pipeline.studies.records import RecordStore, fingerprint_of
 from pipeline.studies.rows import TASK, read_rows
 from pipeline.studies.spec import CURVE_FILLED, CurveSpec, Method
@@ -142,7 +142,7 @@ def prepare_curve(spec: CurveSpec, source: str) -> PreparedCurve:
     Raises:
         InputError: whatever the user has to mend.
     """
-    check_extra("a learning curve")
+    check_extra("a learning curve needs", "studies", STUDIES)
     storage, checks = Storage(spec.storage), Checks()
     checks.run(lambda: _check_long_text(spec, source))
     training = checks.run(lambda: _prepare_training(spec, source))

@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Literal
 
 from pipeline.errors import Checks, Problem, SpecError
+from pipeline.extras import STUDIES, check_extra
 from pipeline.finetune.best import OF_A_SEARCH, figure_names
 from pipeline.finetune.prepare import PreparedHead, PreparedTraining, prepare_training
 from pipeline.finetune.spec import FinetuneSpec
 from pipeline.storage import Storage
 from pipeline.studies.blocks import BlockPlace, merged, read_block
-from pipeline.studies.extras import check_extra
 from pipeline.studies.records import RecordStore, fingerprint_of
 from pipeline.studies.space import Point, as_block, draw_points, field_names
 from pipeline.studies.tune import Goal, PreparedTune, Trial, TrialRecord
@@ -31,7 +31,7 @@ def prepare_tune(spec: TuneSpec, source: str) -> PreparedTune:
     Raises:
         InputError: whatever the user has to mend.
     """
-    check_extra("a search")
+    check_extra("a search needs", "studies", STUDIES)
     _check_space(spec, source)
     points = draw_points(spec.space, spec.trials, spec.seed)
     checks = Checks()

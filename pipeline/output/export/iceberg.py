@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from importlib.util import find_spec
 from typing import Any
 
 import pyarrow as pa
 
 from pipeline.errors import BertmillError, CommitConflictError, InputError, OutputTakenError
+from pipeline.extras import check_extra
 from pipeline.output.export.request import ExportRequest, IcebergPlace
 from pipeline.output.export.source import NightContent
 from pipeline.schema import RUN_DATE
@@ -110,8 +110,7 @@ class IcebergTable:
 def _open(
     request: ExportRequest, place: IcebergPlace, content: NightContent, columns: pa.Schema, storage: Storage
 ) -> Any:
-    if find_spec("pyiceberg") is None:
-        raise InputError("--format iceberg needs pyiceberg, not installed here", "pip install 'bertmill[iceberg]'")
+    check_extra("--format iceberg needs", "iceberg", {"pyiceberg": "pyiceberg"})
     from pyiceberg.catalog import load_catalog
     from pyiceberg.exceptions import NoSuchTableError
 

@@ -7,7 +7,6 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from pipeline.analysis import neighbours as neighbours_module
 from pipeline.analysis.neighbours import NightIndex, model_versions, open_index
 from pipeline.analysis.run import Analysis, analyse_index
 from pipeline.analysis.spec import IndexSpec
@@ -88,6 +87,6 @@ def test_an_index_that_is_not_there_is_named(tmp_path: Path, monkeypatch: pytest
     Path(build(tmp_path).found.files["index.faiss"]).unlink()
     with pytest.raises(CorpusError, match=r"index\.faiss: is gone"):
         opened(tmp_path)
-    monkeypatch.setattr(neighbours_module, "find_spec", lambda name: None)
+    monkeypatch.setattr("pipeline.extras.find_spec", lambda name: None)
     with pytest.raises(InputError, match="an index needs faiss"):
         opened(tmp_path)

@@ -9,7 +9,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.analysis import topics as topics_module
 from pipeline.analysis.run import Analysis, analyse_topics
 from pipeline.analysis.spec import TopicsSpec
 from pipeline.analysis.texts import read_texts
@@ -162,7 +161,7 @@ def test_whatever_can_be_scored_as_text_is_text(tmp_path: Path, values: Any) -> 
 
 
 def test_the_extra_is_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(topics_module, "find_spec", lambda name: None)
+    monkeypatch.setattr("pipeline.extras.find_spec", lambda name: None)
     with pytest.raises(InputError, match="topics need scikit-learn") as caught:
         analyse(tmp_path)
     assert caught.value.remedy == "pip install 'bertmill[topics]'"

@@ -252,7 +252,7 @@ def test_named_modules_alone_get_adapters() -> None:
 
 
 def test_a_missing_package_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipeline.finetune.lora.find_spec", lambda name: None)
+    monkeypatch.setattr("pipeline.extras.find_spec", lambda name: None)
     with pytest.raises(InputError, match=r"training\.lora needs peft, not installed here"):
         check_lora(make_encoder(tmp_path / "e"), LORA, "spec.yaml")
 

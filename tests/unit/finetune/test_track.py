@@ -65,7 +65,7 @@ def test_a_place_that_is_not_local_or_a_missing_package_is_said(
     remote = prepare(tmp_path, encoder_directory, tensorboard="s3://bucket/events")
     with pytest.raises(InputError, match="tensorboard: holds 's3://bucket/events'; expected a directory"):
         check_track(remote, "spec.yaml")
-    monkeypatch.setattr("pipeline.finetune.track.find_spec", lambda name: None)
+    monkeypatch.setattr("pipeline.extras.find_spec", lambda name: None)
     local = prepare(tmp_path, encoder_directory, tensorboard=str(tmp_path / "events"))
     with pytest.raises(InputError, match="not installed here"):
         check_track(local, "spec.yaml")

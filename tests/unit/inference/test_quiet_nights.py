@@ -55,6 +55,14 @@ def all_bad(tmp_path: Path, bundle: Path) -> Story:
     return story
 
 
+def all_good(tmp_path: Path, bundle: Path, output: dict[str, Any]) -> Story:
+    """A night of four rows that were scored, of a table of which half may be bad."""
+    story = Story(tmp_path, bundle, output, blocks=allowing(0.5))
+    story.put("a", 4, 1)
+    story.night(FIRST)
+    return story
+
+
 def allowing(max_bad_fraction: float) -> dict[str, Any]:
     return {"corpus": {"keep": ["id"], "shard_rows": 4, "max_bad_fraction": max_bad_fraction}}
 
@@ -102,9 +110,7 @@ def test_a_night_of_quarantined_rows_alone_is_verified_with_them(tmp_path: Path,
 def test_a_night_refused_for_its_bad_rows_is_refused_again(
     tmp_path: Path, bundle_directory: Path, output: dict[str, Any]
 ) -> None:
-    story = Story(tmp_path, bundle_directory, output, blocks=allowing(0.5))
-    story.put("a", 4, 1)
-    story.night(FIRST)
+    story = all_good(tmp_path, bundle_directory, output)
     put_bad(story, "a")
     for _ in range(2):
         assert not story.prepare(SECOND).is_published
@@ -120,9 +126,7 @@ def test_a_night_refused_for_its_bad_rows_is_refused_again(
 def test_a_snapshot_that_lacks_only_quarantined_rows_is_not_published(
     tmp_path: Path, bundle_directory: Path, output: dict[str, Any]
 ) -> None:
-    story = Story(tmp_path, bundle_directory, output, blocks=allowing(0.5))
-    story.put("a", 4, 1)
-    story.night(FIRST)
+    story = all_good(tmp_path, bundle_directory, output)
     put_bad(story, "b")
     score_all(story.prepare(SECOND))  # the driver dies before it publishes
     assert not story.prepare(SECOND).is_published

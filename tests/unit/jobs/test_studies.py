@@ -8,7 +8,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-import pipeline.studies.extras as extras
+import pipeline.extras as extras
 from pipeline.studies.curve import CurvePoint
 from pipeline.studies.suite import SuiteResult
 from tests.unit.jobs.command_line import assert_refused, run_command, write_spec

@@ -81,7 +81,7 @@ def test_what_cannot_be_pushed_is_said(tmp_path: Path, bundle_directory: Path) -
 def test_a_missing_client_is_refused_with_its_extra(
     tmp_path: Path, bundle_directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pipeline.registry.mlflow.find_spec", lambda name: None)
+    monkeypatch.setattr("pipeline.extras.find_spec", lambda name: None)
     place = ["--mlflow", str(tmp_path / "mlruns"), "--as", "mood"]
     refused = run_command("models", "push", str(bundle_directory), *place)
     assert_refused(refused, "needs mlflow-skinny, not installed here\n  -> pip install 'bertmill[mlflow]'")

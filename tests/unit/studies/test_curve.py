@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-import pipeline.studies.extras as extras
+import pipeline.extras as extras
 from pipeline.config import parse_spec
 from pipeline.errors import CorpusError, InputError, SeveralErrors, SpecError
 from pipeline.finetune.alone import train_alone

@@ -8,7 +8,6 @@ import pyarrow as pa
 import pytest
 
 from pipeline.errors import CommitConflictError, InputError, OutputTakenError, SpecError
-from pipeline.output.export import iceberg as iceberg_module
 from pipeline.output.export.night import ExportedNight, export_night
 from pipeline.output.export.parts import PartWriter
 from pipeline.output.export.request import IcebergPlace, parse_request
@@ -196,7 +195,7 @@ def test_a_catalog_that_cannot_be_used_is_named(table: Path, tmp_path: Path) -> 
 
 
 def test_the_extra_is_asked_for(table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(iceberg_module, "find_spec", lambda name: None)
+    monkeypatch.setattr("pipeline.extras.find_spec", lambda name: None)
     with pytest.raises(InputError, match="needs pyiceberg") as caught:
         export(tmp_path)
     assert caught.value.remedy == "pip install 'bertmill[iceberg]'"
