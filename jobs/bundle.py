@@ -5,7 +5,7 @@ from __future__ import annotations
 import typer
 
 from jobs.running import running
-from jobs.session import Debug, Overrides, SpecPath, preparing
+from jobs.session import Debug, Overrides, SpecPath
 from pipeline.config import load_spec
 from pipeline.finetune.spec import BundleSpec
 
@@ -16,8 +16,7 @@ def bundle(spec: SpecPath, set_: Overrides = None, debug: Debug = False) -> None
         from pipeline.finetune.bundling import bundle_encoder
 
         parsed = load_spec(spec, BundleSpec, set_ or ())
-        with preparing():
-            info = bundle_encoder(parsed)
+        info = bundle_encoder(parsed)
         print(f"bundle {parsed.output}  model_version {info.model_version}")
 
 

@@ -9,7 +9,7 @@ import typer
 from jobs.cluster import ray_session
 from jobs.evaluation_printing import evaluation_as_json, print_evaluation
 from jobs.running import running
-from jobs.session import Address, Debug, Overrides, SpecPath, preparing
+from jobs.session import Address, Debug, Overrides, SpecPath
 from pipeline.config import load_spec
 from pipeline.inference.spec import EvaluateSpec
 from pipeline.storage import Storage
@@ -18,14 +18,13 @@ from pipeline.storage import Storage
 def evaluate(spec: SpecPath, set_: Overrides = None, address: Address = None, debug: Debug = False) -> None:
     """Measure a bundle, or a cascade of two, on labelled Parquet."""
     with running("evaluate", spec, debug):
-        parsed = load_spec(spec, EvaluateSpec, set_ or ())
-        with preparing():
-            from pipeline.inference.cascade_trial import prepare_trial
-            from pipeline.inference.evaluate import prepare_evaluation
-            from pipeline.inference.retrieval import prepare_retrieval
+        from pipeline.inference.cascade_trial import prepare_trial
+        from pipeline.inference.evaluate import prepare_evaluation
+        from pipeline.inference.retrieval import prepare_retrieval
 
-            prepare = prepare_trial if parsed.cascade else prepare_retrieval if parsed.retrieval else prepare_evaluation
-            run = prepare(parsed)
+        parsed = load_spec(spec, EvaluateSpec, set_ or ())
+        prepare = prepare_trial if parsed.cascade else prepare_retrieval if parsed.retrieval else prepare_evaluation
+        run = prepare(parsed)
         with ray_session(parsed.compute, address) as pool:
             result = run.measure(pool)
         print_evaluation(result, run.total)

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from jobs.nights import parse_date
-from jobs.session import Debug, guarded, preparing, stopping_on_sigterm
+from jobs.session import Debug, guarded, stopping_on_sigterm
 from jobs.table.options import AsJson, Endpoint, Night, TableUri, open_storage
 
 Target = Annotated[str, typer.Option("--to", help="where the files go; one place holds one table", show_default=False)]
@@ -40,10 +40,9 @@ def export(
         from pipeline.output.export.request import IcebergPlace, parse_request
 
         storage = open_storage(endpoint_url)
-        with preparing():
-            names = tuple(name.strip() for name in columns.split(",")) if columns else ()
-            iceberg = IcebergPlace(catalog or "", as_ or "") if catalog or as_ else None
-            request = parse_request(uri, parse_date(date_), to, format_, names, iceberg)
+        names = tuple(name.strip() for name in columns.split(",")) if columns else ()
+        iceberg = IcebergPlace(catalog or "", as_ or "") if catalog or as_ else None
+        request = parse_request(uri, parse_date(date_), to, format_, names, iceberg)
         request = replace(request, keep_s=keep_hours * 3_600)
         done = export_night(request, storage)
         if json_:

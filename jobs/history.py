@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from jobs.session import Debug, guarded, preparing
+from jobs.session import Debug, guarded
 from jobs.table.options import Endpoint, TableUri, open_storage
 
 Output = Annotated[str | None, typer.Option(help="a file or URI for the page; default: beside the nights' reports")]
@@ -27,8 +27,7 @@ def history(
         from pipeline.report.saved import save_nights_page, save_page
 
         storage = open_storage(endpoint_url)
-        with preparing():
-            found = read_table_nights(uri, storage, nights)
+        found = read_table_nights(uri, storage, nights)
         if output is None:
             print(f"history: {save_nights_page(found.uri, render_nights(found, True), storage)}")
         else:

@@ -6,7 +6,7 @@ import typer
 
 from jobs.cells import Study, finish_cells
 from jobs.running import running
-from jobs.session import Address, Debug, Overrides, SpecPath, preparing, stopping_on_sigterm
+from jobs.session import Address, Debug, Overrides, SpecPath, stopping_on_sigterm
 from pipeline.config import load_spec
 from pipeline.studies.spec import CurveSpec
 
@@ -18,9 +18,8 @@ def learning_curve(spec: SpecPath, set_: Overrides = None, address: Address = No
         from pipeline.studies.curve_report import write_curve
 
         parsed = load_spec(spec, CurveSpec, set_ or ())
-        with preparing():
-            curve = prepare_curve(parsed, spec)
-            cells = [(cell, curve.store.read(cell.fingerprint) is not None) for cell in curve.cells]
+        curve = prepare_curve(parsed, spec)
+        cells = [(cell, curve.store.read(cell.fingerprint) is not None) for cell in curve.cells]
         study = Study("learning curve", cells, parsed.compute, address, parsed.cpus_per_cell)
         finish_cells(study, lambda: write_curve(curve))
         print(f"written to {parsed.output}: curve.parquet, curve.md, curve.png")

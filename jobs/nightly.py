@@ -10,7 +10,7 @@ from jobs.night import finish_published, run_night
 from jobs.nights import Date, DryRun, Remark, Rescore, Until, gravest, nights_between
 from jobs.profile import Profile, scoring
 from jobs.running import running
-from jobs.session import Address, Debug, Overrides, SpecPath, preparing, stopping_on_sigterm
+from jobs.session import Address, Debug, Overrides, SpecPath, stopping_on_sigterm
 from pipeline.config import load_spec
 from pipeline.errors import DriftError, FilesSkippedError, NightTakenError
 from pipeline.inference.spec import ScoreSpec
@@ -36,9 +36,8 @@ def nightly(
         nights = nights_between(date_, until)
         for night in nights:
             started_s = time.monotonic()
-            with preparing():
-                run = prepare_run(parsed, night, rescore)
-                is_published = run.is_published
+            run = prepare_run(parsed, night, rescore)
+            is_published = run.is_published
             try:
                 if dry_run or is_published:
                     print("\n".join(explain_plan(run)))

@@ -11,7 +11,7 @@ import typer
 from jobs.cluster import count_local_gpus
 from jobs.nights import parse_date
 from jobs.pool import Resources, choose_pool
-from jobs.session import Address, Debug, Overrides, SpecPath, Today, guarded, preparing
+from jobs.session import Address, Debug, Overrides, SpecPath, Today, guarded
 from pipeline.config import ComputeConfig, PoolOptions, load_spec
 from pipeline.inference.spec import ScoreSpec
 
@@ -37,14 +37,13 @@ def plan(
         from pipeline.inference.estimate import estimate_work, explain_plan
         from pipeline.inference.prepare import prepare_run
 
-        with preparing():
-            run = prepare_run(load_spec(spec, ScoreSpec, set_ or ()), parse_date(date_))
-            for line in explain_plan(run):
-                print(line)
-            if sample and run.plan.pending:
-                pool = _local_pool(run.spec.compute, address)
-                before_s = time.monotonic() - started_s
-                print("\n".join(estimate_work(run, pool, before_s, probes_anew=probe).describe()))
+        run = prepare_run(load_spec(spec, ScoreSpec, set_ or ()), parse_date(date_))
+        for line in explain_plan(run):
+            print(line)
+        if sample and run.plan.pending:
+            pool = _local_pool(run.spec.compute, address)
+            before_s = time.monotonic() - started_s
+            print("\n".join(estimate_work(run, pool, before_s, probes_anew=probe).describe()))
 
 
 def _local_pool(compute: ComputeConfig, address: str | None) -> PoolOptions | None:

@@ -6,7 +6,7 @@ import typer
 
 from jobs.finetune import Fresh
 from jobs.running import running
-from jobs.session import Address, Debug, Overrides, SpecPath, preparing, stopping_on_sigterm
+from jobs.session import Address, Debug, Overrides, SpecPath, stopping_on_sigterm
 from jobs.training import train_bundles
 from pipeline.config import load_spec
 from pipeline.finetune.pretrain_spec import PretrainSpec
@@ -20,8 +20,7 @@ def pretrain(
         from pipeline.finetune.scratch import start_from_scratch
 
         parsed = load_spec(spec, PretrainSpec, set_ or ())
-        with preparing():
-            model = parsed.model if isinstance(parsed.model, str) else start_from_scratch(parsed, parsed.model, spec)
+        model = parsed.model if isinstance(parsed.model, str) else start_from_scratch(parsed, parsed.model, spec)
         train_bundles(parsed.as_training(model, spec), spec, address, fresh)
 
 

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from jobs.nights import parse_date
-from jobs.session import Debug, guarded, preparing
+from jobs.session import Debug, guarded
 from jobs.table.options import Endpoint, Night, TableUri, open_storage
 
 Output = Annotated[str | None, typer.Option(help="a file or URI for the page; default: beside the table's manifests")]
@@ -30,10 +30,9 @@ def report(
         from pipeline.report.source import spec_limits
 
         storage = open_storage(endpoint_url)
-        with preparing():
-            night = parse_date(date_)
-            config = spec_limits(uri, night, storage, sample_rows)
-            found = build_report(uri, night, config, storage)
+        night = parse_date(date_)
+        config = spec_limits(uri, night, storage, sample_rows)
+        found = build_report(uri, night, config, storage)
         if output is None:
             print(f"report: {save_report(found, storage)}")
         else:

@@ -10,7 +10,7 @@ from jobs.night import finish_published, run_night
 from jobs.nights import parse_date
 from jobs.profile import Profile, scoring
 from jobs.running import running
-from jobs.session import Address, Debug, Overrides, SpecPath, Today, preparing, stopping_on_sigterm
+from jobs.session import Address, Debug, Overrides, SpecPath, Today, stopping_on_sigterm
 from pipeline.config import load_spec
 from pipeline.inference.spec import ScoreSpec
 
@@ -29,9 +29,8 @@ def score(
 
         started_s = time.monotonic()
         parsed = load_spec(spec, ScoreSpec, set_ or ())
-        with preparing():
-            run = prepare_run(parsed, parse_date(date_))
-            is_published = run.is_published
+        run = prepare_run(parsed, parse_date(date_))
+        is_published = run.is_published
         if is_published:
             rows, night = run.plan.num_rows, run.ledger.run_date
             print(f"already done: night {night} of {run.ledger.table_uri} holds all {rows:,} rows of this corpus")

@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from pipeline import __version__
-from pipeline.errors import BertmillError, InterruptedRunError, StorageUnreachableError, TransientStorageError
+from pipeline.errors import BertmillError, InterruptedRunError
 
 SpecPath = Annotated[str, typer.Argument(help="the YAML spec", metavar="SPEC", show_default=False)]
 Overrides = Annotated[list[str] | None, typer.Option("--set", help="override a field: --set a.b=c", metavar="A.B=C")]
@@ -67,12 +67,3 @@ def stopping_on_sigterm() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
-
-
-@contextlib.contextmanager
-def preparing() -> Iterator[None]:
-    """Around what is checked before anything starts: there, a store that cannot be reached is bad input."""
-    try:
-        yield
-    except TransientStorageError as error:
-        raise StorageUnreachableError(error.message, error.remedy) from None

@@ -6,7 +6,7 @@ import typer
 
 from jobs.cells import Study, finish_cells
 from jobs.running import running
-from jobs.session import Address, Debug, Overrides, SpecPath, preparing, stopping_on_sigterm
+from jobs.session import Address, Debug, Overrides, SpecPath, stopping_on_sigterm
 from pipeline.config import load_spec
 from pipeline.studies.spec import SuiteSpec
 
@@ -18,9 +18,8 @@ def suite(spec: SpecPath, set_: Overrides = None, address: Address = None, debug
         from pipeline.studies.suite_report import write_suite
 
         parsed = load_spec(spec, SuiteSpec, set_ or ())
-        with preparing():
-            prepared = prepare_suite(parsed, spec)
-            cells = [(cell, cell.store.read(cell.fingerprint) is not None) for cell in prepared.cells]
+        prepared = prepare_suite(parsed, spec)
+        cells = [(cell, cell.store.read(cell.fingerprint) is not None) for cell in prepared.cells]
         study = Study("suite", cells, parsed.compute, address, parsed.cpus_per_run)
         finish_cells(study, lambda: write_suite(prepared))
         print(f"written to {parsed.output}: suite.parquet, suite.md")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from jobs.cluster import ray_session
-from jobs.session import preparing
 from pipeline.encoder.bundle import BundleInfo
 from pipeline.finetune.spec import FinetuneSpec
 
@@ -32,14 +31,13 @@ def _train(parsed: FinetuneSpec, source: str, address: str | None, fresh: bool) 
     from pipeline.finetune.training_report import report_uri
     from pipeline.finetune.unfinished import check_unfinished, give_up_unfinished, note_finished, note_started
 
-    with preparing():
-        run = prepare_training(parsed, source)
-        check_track(run, source)
-        if fresh and (given_up := give_up_unfinished(run)):
-            print(f"gave up {given_up}: its checkpoints are deleted")
-        finished = run.finished_bundles()
-        if finished is None:
-            check_unfinished(run)
+    run = prepare_training(parsed, source)
+    check_track(run, source)
+    if fresh and (given_up := give_up_unfinished(run)):
+        print(f"gave up {given_up}: its checkpoints are deleted")
+    finished = run.finished_bundles()
+    if finished is None:
+        check_unfinished(run)
     if finished is None:
         for remark in run.remarks:
             print(f"note: {remark}")

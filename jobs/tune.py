@@ -7,7 +7,7 @@ import typer
 from jobs.cells import check_room, raise_failures
 from jobs.cluster import ray_session
 from jobs.running import running
-from jobs.session import Address, Debug, Overrides, SpecPath, preparing, stopping_on_sigterm
+from jobs.session import Address, Debug, Overrides, SpecPath, stopping_on_sigterm
 from jobs.training import train_bundles
 from pipeline.config import load_spec
 from pipeline.errors import TrainingError
@@ -23,8 +23,7 @@ def tune(spec: SpecPath, set_: Overrides = None, address: Address = None, debug:
         from pipeline.studies.tune_report import write_tune
 
         parsed = load_spec(spec, TuneSpec, set_ or ())
-        with preparing():
-            prepared = prepare_tune(parsed, spec)
+        prepared = prepare_tune(parsed, spec)
         num_trials, num_pending = len(prepared.trials), len(prepared.pending)
         if num_trials < parsed.trials:
             print(f"note: the space holds {num_trials} recipes, fewer than the {parsed.trials} trials asked for")

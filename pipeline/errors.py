@@ -10,12 +10,11 @@ process boundaries by pickle unchanged, and carries the exit status a job ends w
     │   │   └── CorruptFileError   a file that is not readable Parquet
     │   ├── ModelError             a model directory or bundle
     │   ├── StorageDeniedError     credentials or permissions
-    │   ├── StorageUnreachableError  the store could not be reached before anything was started
     │   ├── SeveralErrors          more than one of these, found in one go
     │   ├── ComputeError           hardware or cluster that is not there
     │   └── OutputTakenError       the output already holds something else
     ├── InterruptedRunError        asked to stop (SIGTERM); finished work is kept; exit 75
-    ├── TransientStorageError      the network or the store; retried, then exit 75 (run again to resume)
+    ├── TransientStorageError      the network or the store, from the first look on; retried, then exit 75 (run again)
     ├── ClusterLostError           a cluster that runs the job gives no answer; exit 75 (run again to follow it)
     ├── NightTakenError            another run is at work on the night; nothing was done; exit 0
     ├── NightsTakenError           so it was with nights of a range, the others are done; exit 75
@@ -165,10 +164,6 @@ class StorageDeniedError(InputError):
     """The store answered, and refused: wrong credentials, no permission, no such bucket."""
 
 
-class StorageUnreachableError(InputError):
-    """The store could not be reached before anything was started; later on that is transient."""
-
-
 class ComputeError(InputError):
     """The hardware or the cluster asked for is not there."""
 
@@ -184,7 +179,7 @@ class InterruptedRunError(BertmillError):
 
 
 class TransientStorageError(BertmillError):
-    """The store or the network failed in a way that may pass."""
+    """The store or the network failed in a way that may pass, at the very start of a job as much as later."""
 
     exit_code = EXIT_RESUMABLE
 

@@ -8,7 +8,7 @@ import typer
 
 from jobs.models.options import ModelName, open_registry
 from jobs.nights import parse_date
-from jobs.session import Debug, guarded, preparing
+from jobs.session import Debug, guarded
 from jobs.table.options import Endpoint, Night, RegistryUri, TableUri
 from pipeline.errors import ModelError
 from pipeline.registry.aliases import Alias, list_aliases
@@ -22,7 +22,7 @@ def list_models(
     name: OneName = None, registry: RegistryUri = None, endpoint_url: Endpoint = None, debug: Debug = False
 ) -> None:
     """Print models, their versions and the aliases that name them."""
-    with guarded(debug), preparing():
+    with guarded(debug):
         place = open_registry(registry, endpoint_url)
         names = place.names()
         if name is not None and name not in names:
@@ -38,7 +38,7 @@ def list_models(
 
 def show(model: ModelName, registry: RegistryUri = None, endpoint_url: Endpoint = None, debug: Debug = False) -> None:
     """Print what a version is, what it learned from, and where an alias has been."""
-    with guarded(debug), preparing():
+    with guarded(debug):
         from jobs.models.printing import print_version
 
         place, wanted = open_registry(registry, endpoint_url), parse_reference(model)
@@ -52,7 +52,7 @@ def trace(
     uri: TableUri, date_: Night, registry: RegistryUri = None, endpoint_url: Endpoint = None, debug: Debug = False
 ) -> None:
     """Print which versions scored a night, and what they learned from."""
-    with guarded(debug), preparing():
+    with guarded(debug):
         from jobs.models.printing import print_trace
 
         print_trace(uri, parse_date(date_), open_registry(registry, endpoint_url))

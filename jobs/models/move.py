@@ -9,7 +9,7 @@ import typer
 from jobs.models.check import check_gates
 from jobs.models.gates import Allowance, Gates, Inputs, Label, LatencyMs, Metric, On, Parity, Slowdown
 from jobs.models.options import ModelName, open_registry
-from jobs.session import Debug, guarded, preparing
+from jobs.session import Debug, guarded
 from jobs.table.options import Endpoint, RegistryUri
 from pipeline.registry.aliases import NEVER_SET, Alias
 from pipeline.registry.reference import check_name, parse_reference
@@ -34,7 +34,7 @@ def promote(
     debug: Debug = False,
 ) -> None:
     """Let an alias name a version, if it passes the gates and nobody moved the alias meanwhile."""
-    with guarded(debug), preparing():
+    with guarded(debug):
         place = open_registry(registry, endpoint_url)
         gates = Gates(on, metric, allowance, parity, latency_ms, slowdown, label, input_ or (), endpoint_url)
         version = find_version(model, place)
@@ -53,7 +53,7 @@ def rollback(
     model: ModelName, registry: RegistryUri = None, endpoint_url: Endpoint = None, debug: Debug = False
 ) -> None:
     """Let an alias (NAME@ALIAS) name the version before its present one; again, the one before that."""
-    with guarded(debug), preparing():
+    with guarded(debug):
         wanted = parse_reference(model)
         alias = Alias(open_registry(registry, endpoint_url), wanted.name, check_name(wanted.alias, "an alias"))
         print(f"{alias} is {wanted.name}@{alias.roll_back().version} again")

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from jobs.models.options import open_registry
-from jobs.session import Debug, guarded, preparing
+from jobs.session import Debug, guarded
 from jobs.table.options import Endpoint, RegistryUri
 
 BundleUri = Annotated[str, typer.Argument(help="the bundle's URI", metavar="BUNDLE", show_default=False)]
@@ -18,7 +18,7 @@ def publish(
     bundle: BundleUri, name: Name, registry: RegistryUri = None, endpoint_url: Endpoint = None, debug: Debug = False
 ) -> None:
     """Copy a bundle into the registry as the next version of a model; the same bundle twice is one version."""
-    with guarded(debug), preparing():
+    with guarded(debug):
         place = open_registry(registry, endpoint_url)
         version = place.publish(bundle, name)
         print(f"{version}  model_version {place.info(version).model_version}  {version.uri}")

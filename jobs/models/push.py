@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from jobs.models.options import open_registry
-from jobs.session import Debug, guarded, preparing
+from jobs.session import Debug, guarded
 from jobs.table.options import Endpoint, RegistryUri, open_storage
 from pipeline.errors import Problem, SpecError
 from pipeline.registry.reference import is_reference, parse_reference
@@ -33,7 +33,7 @@ def push(
     debug: Debug = False,
 ) -> None:
     """Copy a model to a Hugging Face hub or to MLflow's registry; the same model again changes nothing."""
-    with guarded(debug), preparing():
+    with guarded(debug):
         from pipeline.encoder.bundle import fetch_bundle
         from pipeline.registry.hub import HubTarget, push_to_hub
         from pipeline.registry.mlflow import push_to_mlflow

@@ -73,7 +73,8 @@ def connect(address: str | None) -> JobServer:
     """The job server at an address, or at the one that Ray's variables name.
 
     Raises:
-        ComputeError: no address, nothing there, or the token is refused.
+        ComputeError: no address, something else is there, or the token is refused.
+        ClusterLostError: no answer from there.
     """
     address = address or next((os.environ[name] for name in _ADDRESS_VARIABLES if os.environ.get(name)), "")
     if not address.startswith(("http://", "https://")):
@@ -81,11 +82,12 @@ def connect(address: str | None) -> JobServer:
         raise ComputeError(found, "give --address http://HEAD:8265 (or RAY_API_SERVER_ADDRESS)")
     for name in _ADDRESS_VARIABLES:  # Ray would prefer them to the address it is given
         os.environ.pop(name, None)
-    try:
-        with _translated(address):
+    with _translated(address):
+        try:
             return JobServer(_client_class()(address), address)
-    except ClusterLostError as error:
-        raise ComputeError(error.message, "check --address, and that the head node's dashboard runs") from None
+        except (RuntimeError, ValueError, KeyError) as error:  # the answer of something else, or of an old Ray
+            found = f"{address} is not the job server of such a Ray: {first_line(error)}"
+            raise ComputeError(found, "check --address, and the cluster's version of Ray") from None
 
 
 def _client_class() -> Any:
@@ -122,7 +124,8 @@ def _translated(address: str) -> Iterator[None]:
     except Exception as error:
         if not _is_of_the_network(error):
             raise
-        raise ClusterLostError(f"no answer from {address}: {error}", "run the same command again") from None
+        remedy = "check the address, and that the head node's dashboard runs; then run the same command again"
+        raise ClusterLostError(f"no answer from {address}: {error}", remedy) from None
 
 
 def _is_of_the_network(error: Exception) -> bool:

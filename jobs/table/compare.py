@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from jobs.nights import parse_date
-from jobs.session import Debug, guarded, preparing
+from jobs.session import Debug, guarded
 from jobs.table.options import AsJson, Endpoint, Night, TableUri, open_storage
 
 BundleName = Annotated[str, typer.Option("--name", help="its name in the spec's `beside`", show_default=False)]
@@ -28,8 +28,7 @@ def beside(
         from jobs.table.printing import print_comparison
         from pipeline.output.compare import compare_beside
 
-        with preparing():
-            found = compare_beside(uri, parse_date(date_), name, open_storage(endpoint_url))
+        found = compare_beside(uri, parse_date(date_), name, open_storage(endpoint_url))
         print_comparison(found, json_)
 
 
@@ -46,7 +45,6 @@ def diff(
         from jobs.table.printing import print_comparison
         from pipeline.output.compare import compare_nights
 
-        with preparing():
-            nights = parse_date(first), parse_date(second)
-            found = compare_nights(uri, *nights, open_storage(endpoint_url))
+        nights = parse_date(first), parse_date(second)
+        found = compare_nights(uri, *nights, open_storage(endpoint_url))
         print_comparison(found, json_)

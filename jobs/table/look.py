@@ -6,7 +6,7 @@ import json
 from dataclasses import asdict
 
 from jobs.nights import parse_date
-from jobs.session import Debug, guarded, preparing
+from jobs.session import Debug, guarded
 from jobs.table.options import AnyNight, AsJson, Endpoint, TableUri, open_storage
 from pipeline.uris import canonical_uri
 
@@ -18,9 +18,8 @@ def nights(uri: TableUri, endpoint_url: Endpoint = None, debug: Debug = False) -
         from pipeline.output.history import read_nights, table_columns
 
         storage = open_storage(endpoint_url)
-        with preparing():
-            found = read_nights(uri, storage)
-            columns = table_columns(uri, storage)
+        found = read_nights(uri, storage)
+        columns = table_columns(uri, storage)
         print(canonical_uri(uri))
         print_nights(found)
         print("columns: " + ", ".join(f"{field.name} {field.type}" for field in columns))
@@ -33,9 +32,8 @@ def files(
     with guarded(debug):
         from pipeline.output.history import list_live_files
 
-        with preparing():
-            night = parse_date(date_) if date_ is not None else None
-            found = list_live_files(uri, open_storage(endpoint_url), night)
+        night = parse_date(date_) if date_ is not None else None
+        found = list_live_files(uri, open_storage(endpoint_url), night)
         if json_:
             print(json.dumps([asdict(file) for file in found], indent=2))
         else:
@@ -49,7 +47,6 @@ def history(uri: TableUri, endpoint_url: Endpoint = None, debug: Debug = False) 
         from jobs.table.printing import print_versions
         from pipeline.output.history import read_versions
 
-        with preparing():
-            found = read_versions(uri, open_storage(endpoint_url))
+        found = read_versions(uri, open_storage(endpoint_url))
         print(canonical_uri(uri))
         print_versions(found)

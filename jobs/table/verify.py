@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from jobs.nights import parse_date
-from jobs.session import Debug, guarded, preparing
+from jobs.session import Debug, guarded
 from jobs.table.options import Endpoint, Night, RegistryUri, TableUri, open_storage, parse_inputs
 from pipeline.errors import AccountingError, InputError
 from pipeline.uris import canonical_uri
@@ -35,8 +35,7 @@ def verify(
         from pipeline.output.verify import verify_night
 
         storage, night, inputs = open_storage(endpoint_url), parse_date(date_), parse_inputs(input_ or [])
-        with preparing():
-            found = verify_night(uri, night, storage)
+        found = verify_night(uri, night, storage)
         print_verified(canonical_uri(uri), found)
         problems = list(found.problems)
         if bundle is not None:

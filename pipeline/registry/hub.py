@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.encoder.bundle import BUNDLE_FILE, Bundle, BundleInfo
-from pipeline.errors import BertmillError, ModelError, StorageDeniedError, StorageUnreachableError, first_line
+from pipeline.errors import BertmillError, ModelError, StorageDeniedError, TransientStorageError, first_line
 
 CARD = "README.md"
 _PIPELINES = {  # https://huggingface.co/docs/hub/models-widgets
@@ -53,7 +53,7 @@ def push_to_hub(bundle: Bundle, title: str, target: HubTarget) -> str:
 
     Raises:
         StorageDeniedError: the hub knows no such token, or it may not write there.
-        StorageUnreachableError: the hub does not answer.
+        TransientStorageError: the hub does not answer.
         ModelError: the hub refuses the repository or a file.
     """
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
@@ -66,7 +66,7 @@ def push_to_hub(bundle: Bundle, title: str, target: HubTarget) -> str:
     except HFValidationError as error:
         raise ModelError(f"{target.repo}: {first_line(error)}", "NAME or ORGANISATION/NAME") from None
     except NoAnswer as error:
-        raise StorageUnreachableError(
+        raise TransientStorageError(
             f"the hub at {_endpoint()} does not answer: {type(error).__name__}", "check HF_ENDPOINT and the network"
         ) from None
 
@@ -135,7 +135,7 @@ def _refused(target: HubTarget, error: Any) -> BertmillError:
     if status in (401, 403):
         return StorageDeniedError(said, "set HF_TOKEN to a token that may write there, or `hf auth login`")
     if status is not None and status >= 500:
-        return StorageUnreachableError(said, "try again later")
+        return TransientStorageError(said, "try again later")
     return ModelError(said, "check the repository's name")
 
 

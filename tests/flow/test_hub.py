@@ -91,7 +91,7 @@ def test_a_refused_token_and_a_hub_that_is_not_there_are_told_without_the_token(
     assert "hf_wrongAndSecret" not in refused.stdout + refused.stderr
     monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{free_ports(1)[0]}")
     dead = run_command(*asked)
-    assert dead.exit_code == 2
+    assert dead.exit_code == 75
     assert "does not answer" in dead.stderr
     assert "hf_wrongAndSecret" not in dead.stdout + dead.stderr
     assert run_command("models", "push", str(tmp_path / "bundle"), "--hub", "a/b/c").exit_code == 2

@@ -1,4 +1,4 @@
-"""What a user sees when S3 refuses or cannot be reached: one message, exit 2, within seconds, before Ray."""
+"""What a user sees when S3 refuses (exit 2) or is away (exit 75): one message, within seconds, before Ray."""
 
 from __future__ import annotations
 
@@ -37,7 +37,8 @@ def spec_file(s3_server: S3Server, tmp_path: Path) -> Path:
     [
         ("AWS_SECRET_ACCESS_KEY", "wrong", 2, ["signature", "credentials"]),
         ("AWS_ACCESS_KEY_ID", "nobody", 2, ["access key", "credentials"]),
-        ("AWS_ENDPOINT_URL", "http://127.0.0.1:9", 2, ["could not be reached", "endpoint"]),
+        ("AWS_ENDPOINT_URL", "http://127.0.0.1:9", 75, ["could not be reached", "endpoint"]),
+        ("AWS_ENDPOINT_URL", "http://no-such-host.invalid:8333", 75, ["could not be reached", "endpoint"]),
     ],
 )
 def test_unusable_store_is_said_in_seconds(

@@ -1,14 +1,15 @@
-"""Submitting to a cluster that has just started, and to one that never gets ready."""
+"""Submitting to a cluster that is away, to one that has just started, and to one that never gets ready."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import pytest
+import requests
 
 from jobs.remote import server
-from jobs.remote.server import JobServer
-from pipeline.errors import ClusterLostError
+from jobs.remote.server import JobServer, connect
+from pipeline.errors import BertmillError, ClusterLostError
 
 NOT_READY = "Request failed with status code 500: No available agent to submit job, please try again later.."
 
@@ -52,3 +53,26 @@ def test_other_refusals_are_not_repeated(pauses: list[float]) -> None:
     with pytest.raises(ClusterLostError, match="disk full"):
         JobServer(Client(1, "status code 500: disk full"), "http://head").submit(submission_id="a")
     assert pauses == []
+
+
+@pytest.mark.parametrize(
+    ("error", "exit_code", "words"),
+    [
+        (ConnectionError("Failed to connect to Ray"), 75, "no answer from http://head:8265: Failed to connect"),
+        (requests.Timeout("read timed out"), 75, "no answer from http://head:8265: read timed out"),
+        (requests.HTTPError("503 Server Error"), 75, "no answer from http://head:8265: 503"),
+        (RuntimeError("Version check returned 404."), 2, "http://head:8265 is not the job server of such a Ray"),
+        (requests.JSONDecodeError("Expecting value", "<html>", 0), 2, "is not the job server of such a Ray"),
+    ],
+)
+def test_a_job_server_that_is_away_may_come_back_and_another_server_does_not_turn_into_one(
+    error: Exception, exit_code: int, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_address: str) -> None:
+        raise error
+
+    monkeypatch.setattr(server, "_client_class", lambda: refuse)
+    with pytest.raises(BertmillError, match=words) as caught:
+        connect("http://head:8265")
+    assert caught.value.exit_code == exit_code
+    assert "check" in caught.value.remedy
