@@ -29,10 +29,12 @@ from pipeline.output.writer import write_parquet
 from pipeline.schema import (
     EMBEDDING_TYPE,
     FINGERPRINT_FOOTER,
+    MODEL_VERSION_FOOTER,
     QUARANTINE,
     QUARANTINE_SCHEMA,
     RUN_DATE,
     RUN_ID_FIELD,
+    RUN_ID_FOOTER,
     SOURCE_FILE,
     SOURCE_FOOTER,
     SOURCE_ROW,
@@ -186,9 +188,9 @@ class ShardScorer:
         path = f"{RUN_DATE}={job.ledger.run_date}/{name}"
         footer = {
             "bertmill.model": ", ".join(dict.fromkeys(member.info.base_model for member in members)),
-            "bertmill.model_version": self._version,
+            MODEL_VERSION_FOOTER: self._version,
             FINGERPRINT_FOOTER: job.ledger.fingerprint,
-            "bertmill.run_id": job.run_id,
+            RUN_ID_FOOTER: job.run_id,
             **(_source_footer(shard) if job.ledger.is_snapshot else {}),
         }
         written = write_parquet(rows, join_uri(table_uri, path), footer, job.model.storage)

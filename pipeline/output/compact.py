@@ -28,14 +28,14 @@ from pipeline.output.row_groups import read_file_schema, read_row_groups
 from pipeline.output.table import DataFile, Night, commit_actions, live_files
 from pipeline.output.texts import HashedFile, TextStore
 from pipeline.output.writer import write_row_groups
-from pipeline.schema import FINGERPRINT_FOOTER, RUN_DATE, SOURCE_FOOTER
+from pipeline.schema import FINGERPRINT_FOOTER, RUN_DATE, RUN_ID_FOOTER, SOURCE_FOOTER
 from pipeline.storage import Storage, classify_error, map_threads
 from pipeline.uris import canonical_uri, join_uri
 
 _NUM_ATTEMPTS = 3
 _THREADS = 16
 _FOOTER_PREFIX = b"bertmill."
-_RUN_ID = b"bertmill.run_id"
+_RUN_ID = RUN_ID_FOOTER.encode()
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,7 @@ from pipeline.output.keys import KEYS, KeyRange, key_ranges, overlapping, read_r
 from pipeline.output.ledger import DoneRecord, Ledger
 from pipeline.output.log import last_publication, require_night, require_table
 from pipeline.output.manifests import Manifest, read_manifests
+from pipeline.output.origins import FileOrigin, origin_of, other_versions
 from pipeline.output.table import DataFile, holds_snapshot, live_files, open_table, read_notes
 from pipeline.schema import (
     FINGERPRINT_FOOTER,
@@ -67,6 +68,7 @@ class _Findings:
     ranges: list[KeyRange] = field(default_factory=list)
     fingerprints: Counter[str] = field(default_factory=Counter)
     vanished: set[str] = field(default_factory=set)
+    origins: dict[str, FileOrigin] = field(default_factory=dict)  # by file, but for vanished ones
     lacking: list[tuple[str, str, tuple[str, ...]]] = field(default_factory=list)  # file, fingerprint, columns
     num_files: int = 0
     num_rows: int = 0
@@ -95,6 +97,7 @@ class _Part:
     uri: str
     schema: pa.Schema
     files: Mapping[str, DataFile]
+    is_quarantine: bool = False
 
 
 def verify_night(uri: str, run_date: str, storage: Storage) -> VerifiedNight:
@@ -130,7 +133,8 @@ def verify_night(uri: str, run_date: str, storage: Storage) -> VerifiedNight:
     _check_manifest(scope, counts, last_publication(uri, storage, scope.run_date), together)
     ledger = Ledger(uri, run_date, fingerprint, storage, scope.run_date is None)
     known = [replace(part, files=_without(part, together.vanished)) for part in parts]
-    together.problems += _check_ledger(ledger, known, read_notes(uri, table, scope.run_date, storage))
+    compacted = read_notes(uri, table, scope.run_date, storage)
+    together.problems += _check_ledger(ledger, known, compacted, together.origins)
     return replace(night, problems=tuple(together.problems), notes=tuple(together.notes))
 
 
@@ -152,6 +156,7 @@ def _joined(findings: Sequence[_Findings], storage: Storage) -> _Findings:
         together.ranges += found.ranges
         together.fingerprints += found.fingerprints
         together.vanished |= found.vanished
+        together.origins |= found.origins
         _judge_lacking(found.lacking, together)
     together.problems += _doubled_rows(together.ranges, storage)
     if len(together.fingerprints) > 1:
@@ -169,7 +174,7 @@ def _quarantine(uri: str, scope: _Scope, storage: Storage) -> list[_Part]:
     table = open_table(root, storage)
     if table is None:
         return []
-    return [_Part(root, pa.schema(table.schema().to_arrow()), live_files(table, scope.run_date))]
+    return [_Part(root, pa.schema(table.schema().to_arrow()), live_files(table, scope.run_date), True)]
 
 
 def _read_part(part: _Part, scope: _Scope, storage: Storage) -> _Findings:
@@ -202,10 +207,12 @@ def _read_file(part: _Part, file: DataFile, corpus: frozenset[str] | None, found
     source = footer.get(SOURCE_FOOTER.encode())
     is_vanished = corpus is not None and source is not None and source.decode() not in corpus
     fingerprint = footer.get(FINGERPRINT_FOOTER.encode(), b"").decode()
+    origin = origin_of(footer)
     if is_vanished:
         found.vanished.add(name)
     else:
         found.fingerprints[fingerprint] += 1
+        found.origins[name] = origin
     wanted, there = file_schema(part.schema), metadata.schema.to_arrow_schema()
     found.lacking.append((name, fingerprint, tuple(column for column in wanted.names if column not in there.names)))
     different = _different_columns(wanted, there)
@@ -215,8 +222,10 @@ def _read_file(part: _Part, file: DataFile, corpus: frozenset[str] | None, found
     for place, rows in read_row_groups(part.uri, file.path, None, storage):
         num_rows += rows.num_rows
         found.ranges += key_ranges(rows, place)
+        origin.add(rows)
         if rows.group_by(KEYS).aggregate([]).num_rows < rows.num_rows:
             found.problems.append(f"{name}: row group {place.index} holds a row of the corpus twice")
+    found.problems += origin.problems(name, part.is_quarantine)
     if num_rows != file.num_rows:
         found.problems.append(f"{name}: holds {num_rows} rows, the log says {file.num_rows}")
     found.num_rows += num_rows
@@ -278,15 +287,20 @@ def _check_manifest(scope: _Scope, counts: Mapping[str, int | str], published: i
         for key, value in counts.items()
         if manifest.counts.get(key) != value
     ]
+    if said := manifest.counts.get("model_version"):
+        found.problems += other_versions(found.origins, str(said), manifest.uri)
 
 
-def _check_ledger(ledger: Ledger, parts: Sequence[_Part], compacted: Sequence[CompactedFile]) -> Iterator[str]:
+def _check_ledger(
+    ledger: Ledger, parts: Sequence[_Part], compacted: Sequence[CompactedFile], origins: Mapping[str, FileOrigin]
+) -> Iterator[str]:
     """Every live file, or every part of a compacted one, is what a done-record says."""
     records = list(ledger.read(ledger.names()).values())
     notes = {note.path: note.parts for note in compacted}
     for part, columns in zip(parts, (_scored_columns, _quarantine_columns), strict=False):
         is_scored = part.uri == ledger.table_uri
         by_path = {values[0]: values for values in map(columns, records) if values[0] is not None}
+        runs = {columns(record)[0]: record.run_id for record in records}
         for path, file in sorted(part.files.items()):
             pieces = notes.get(path, {path: file.size_bytes}) if is_scored else {path: file.size_bytes}
             unknown = [piece for piece in pieces if piece not in by_path]
@@ -300,6 +314,8 @@ def _check_ledger(ledger: Ledger, parts: Sequence[_Part], compacted: Sequence[Co
                 yield f"{join_uri(part.uri, resized[0])}: its done-record says {by_path[resized[0]][1]} bytes"
             if num_rows != file.num_rows:
                 yield f"{join_uri(part.uri, path)}: done-records say {num_rows} rows, the log says {file.num_rows}"
+            if origin := origins.get(join_uri(part.uri, path)):
+                yield from origin.run_problems(join_uri(part.uri, path), {runs[piece] for piece in pieces})
 
 
 def _scored_columns(record: DoneRecord) -> tuple[str | None, int, int]:

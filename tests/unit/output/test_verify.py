@@ -11,6 +11,7 @@ import pytest
 from pipeline.errors import CorpusError
 from pipeline.output.compact import compact_night
 from pipeline.output.ledger import DoneRecord, Ledger
+from pipeline.output.origins import origin_of
 from pipeline.output.table import DataFile, Night, publish_night
 from pipeline.output.verify import VerifiedNight, verify_night
 from pipeline.storage import Storage
@@ -92,6 +93,58 @@ def test_a_file_that_is_not_what_was_published(
     assert f"{table}/{PATH}" in problems
     for words in expected:
         assert words in problems
+
+
+@pytest.mark.parametrize(("column", "other"), [("model_version", "m0"), ("run_id", "r0")])
+def test_a_row_that_names_another_model_or_run_is_found(table: Path, column: str, other: str) -> None:
+    def change(rows: pa.Table) -> pa.Table:
+        names = [other, *rows[column].to_pylist()[1:]]
+        return rows.set_column(rows.schema.get_field_index(column), rows.schema.field(column), pa.array(names))
+
+    rewrite(table, change)
+    said = "m1" if column == "model_version" else "r1"
+    words = f"{table}/{PATH}: holds rows of {column} {other}; the file's footer says {said}"
+    assert words in verify(table).problems
+    compact_night(str(table), NIGHT, 1_000_000, STORAGE)
+    problems = "\n".join(verify(table).problems)
+    assert f"holds rows of {column} {other}; the file's footer says {said}" in problems
+
+
+@pytest.mark.parametrize("bad", [[], [scored_row("h", 1, model_version="m0", run_id="r0")]], ids=["scored", "bad too"])
+def test_a_file_of_another_model_or_run_than_manifest_and_record_is_found(
+    table: Path, bad: list[dict[str, object]]
+) -> None:
+    rows = [scored_row("h", 0, model_version="m0", run_id="r0")]
+    republish(table, write_shard(table, NIGHT, "s2", rows, bad, model_version="m0", run_id="r0"))
+    problems = verify(table).problems
+    name = f"run_date={NIGHT}/s2-0.parquet"
+    for file in [f"{table}/{name}", *([f"{table}/_quarantine/{name}"] if bad else [])]:
+        manifest = f"{table}/_manifests/run_date={NIGHT}/r2.json"
+        assert f"{file}: its footer names model_version m0, {manifest} says m1" in problems
+        assert f"{file}: holds rows of run_id r0; its done-record says r1" in problems
+
+
+@pytest.mark.parametrize(
+    ("said", "columns"),
+    [
+        ("m1, first=m0", {"model_version": ["m0", "m1"]}),
+        ("m1, new=m2", {"model_version": ["m1"], "new_model_version": ["m2"]}),
+        ("a=m1, b=m2", {"a_model_version": ["m1"], "b_model_version": ["m2"]}),
+    ],
+    ids=["cascade", "beside", "several"],
+)
+def test_rows_name_the_bundle_that_answered(said: str, columns: dict[str, list[str]]) -> None:
+    def problems(changes: dict[str, list[str]]) -> list[str]:
+        origin = origin_of({b"bertmill.model_version": said.encode(), b"bertmill.run_id": b"r1,r2"})
+        for row in range(max(map(len, columns.values()))):
+            values = {name: [versions[row % len(versions)]] for name, versions in (columns | changes).items()}
+            origin.add(pa.table({**values, "run_id": [f"r{1 + row}"]}))
+        return list(origin.problems("f", is_quarantine=False))
+
+    assert problems({}) == []
+    for column in columns:
+        (problem,) = problems({column: ["m3"]})
+        assert f"f: holds rows of {column} m3; the file's footer says" in problem
 
 
 def republish(table: Path, *others: DoneRecord) -> None:
