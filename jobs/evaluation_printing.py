@@ -29,7 +29,8 @@ def evaluation_as_json(found: Evaluation) -> dict[str, object]:
     """The same, for programs."""
     confusion = found.confusion
     matrix = {"labels": confusion.labels, "counts": confusion.counts.tolist()} if confusion else None
-    figures = {"num_rows": found.num_rows, "metrics": found.metrics, "confusion": matrix}
+    rows: dict[str, object] = {"num_rows": found.num_rows, "rows_digest": found.rows_digest or None}
+    figures = {**rows, "metrics": found.metrics, "confusion": matrix}
     levels = _levels(found)
     return {**figures, "cascade": [vars(level) for level in levels]} if levels else figures
 

@@ -16,6 +16,7 @@ from pipeline.corpus.shards import Shard
 from pipeline.encoder.bundle import read_bundle_info
 from pipeline.inference.cascade import check_cascade
 from pipeline.inference.evaluate import (
+    ROW,
     TOKENS,
     EvaluateJob,
     PreparedEvaluation,
@@ -96,7 +97,7 @@ class PreparedTrial:
         answers = _Answers.of(judged)
         levels = [answers.level(self.last, min_score) for min_score in sorted({0.0, *trial.min_scores})]
         unasked = CascadeLevel(None, 0.0, 1.0, alone.metrics)
-        return CascadeEvaluation(alone.num_rows, alone.metrics, alone.confusion, (unasked, *reversed(levels)))
+        return CascadeEvaluation(**vars(alone), levels=(unasked, *reversed(levels)))
 
 
 @dataclass(frozen=True)
@@ -146,8 +147,9 @@ def prepare_trial(spec: EvaluateSpec) -> PreparedTrial:
 
 @dataclass(frozen=True)
 class _Answers:
-    """Both bundles' answers to all rows: truth [R], logits [R, C], the first one's highest probability, seconds [R]."""
+    """Both bundles' answers to all rows: `ROW`, truth [R], logits [R, C], the first's highest probability, seconds."""
 
+    rows: pa.ChunkedArray
     truth: pa.ChunkedArray
     first_RC: FloatArray
     last_RC: FloatArray
@@ -160,13 +162,14 @@ class _Answers:
         """What workers said."""
         first_RC, last_RC = (matrix(judged[name]) for name in (_FIRST_LOGITS, _LOGITS))
         seconds = (judged[name].to_numpy() for name in (_FIRST_S, _LAST_S))
-        return cls(judged[_TRUTH], first_RC, last_RC, softmax(first_RC).max(axis=1), *seconds)
+        return cls(judged[ROW], judged[_TRUTH], first_RC, last_RC, softmax(first_RC).max(axis=1), *seconds)
 
     def level(self, run: PreparedEvaluation, min_score: float) -> CascadeLevel:
         """The figures of a cascade."""
         is_kept = self.scores >= min_score
         logits_RC = np.where(is_kept[:, None], self.first_RC, self.last_RC)
-        metrics = conclude(run, pa.table({_TRUTH: self.truth, _LOGITS: score_lists(logits_RC)})).metrics
+        judged = pa.table({ROW: self.rows, _TRUTH: self.truth, _LOGITS: score_lists(logits_RC)})
+        metrics = conclude(run, judged).metrics
         spent_s = self.first_s.sum() + self.last_s[~is_kept].sum()
         return CascadeLevel(min_score, float(is_kept.mean()), float(spent_s / self.last_s.sum()), metrics)
 

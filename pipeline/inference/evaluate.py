@@ -6,9 +6,11 @@ need all of it.
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass, replace
 from itertools import chain
 
+import numpy as np
 import pyarrow as pa
 
 from pipeline.config import CorpusConfig, PoolOptions
@@ -29,6 +31,7 @@ from pipeline.inference.source import ModelSource, TextSource
 from pipeline.inference.spec import EvaluateSpec
 from pipeline.inference.stages import StageClock
 from pipeline.registry.resolve import resolve_model
+from pipeline.schema import SOURCE_FILE, SOURCE_ROW
 from pipeline.storage import Storage
 from pipeline.tasks import check_inputs, find_task
 from pipeline.tasks.base import Evaluation, Learned, Task, targets_of
@@ -37,6 +40,7 @@ from pipeline.telemetry import Meter, ProgressDisplay
 from pipeline.tracing import span
 
 TOKENS = "evaluation:num_tokens"
+ROW = "evaluation:row"
 _ONLY = ""  # the name of a bundle that works alone
 
 
@@ -100,6 +104,8 @@ class ShardEvaluator:
     def judge(self, shard: Shard, clock: StageClock) -> pa.Table:
         """The task's judgement of each usable row (text there, target there and sound), and its tokens in `TOKENS`.
 
+        `ROW` is a hash of which row of which file it is of.
+
         Args:
             shard: Where the rows are.
             clock: Told what this takes.
@@ -113,7 +119,7 @@ class ShardEvaluator:
         outputs = [prediction.outputs for prediction in predictions]
         judged = task.judge(outputs, examples, targets_of(rows, kept), learned)
         num_tokens = sum(prediction.examples.tokens.row_tokens for prediction in predictions)
-        return judged.append_column(TOKENS, pa.array(num_tokens))
+        return judged.append_column(TOKENS, pa.array(num_tokens)).append_column(ROW, _row_hashes(rows, shard))
 
 
 @span("plan")
@@ -196,7 +202,20 @@ def conclude(run: PreparedEvaluation, results: pa.Table) -> Evaluation:
             f"the bundle; more than max_bad_fraction {limit}:\n{list_reasons(_first_reasons(run, task, learned))}",
             "mend the data, or raise corpus.max_bad_fraction",
         )
-    return task.evaluate(results, learned)
+    return replace(task.evaluate(results, learned), rows_digest=_digest_rows(results[ROW]))
+
+
+def _row_hashes(rows: pa.Table, shard: Shard) -> pa.Array:
+    """A number for each row [R] that names its file, what that held, and its place there."""
+    etags = {piece.file.uri: piece.file.etag for piece in shard.pieces}
+    places = zip(rows[SOURCE_FILE].to_pylist(), rows[SOURCE_ROW].to_pylist(), strict=True)
+    digests = (hashlib.blake2b(f"{file}\n{etags[file]}\n{row}".encode(), digest_size=8) for file, row in places)
+    return pa.array([int.from_bytes(digest.digest(), "big") for digest in digests], pa.uint64())
+
+
+def _digest_rows(hashes: pa.ChunkedArray) -> str:
+    """Of a set of rows, in whatever order they came."""
+    return hashlib.sha256(np.sort(hashes.to_numpy()).tobytes()).hexdigest()[:16]
 
 
 def _first_reasons(run: PreparedEvaluation, task: Task, learned: Learned) -> list[str]:

@@ -23,7 +23,7 @@ from pipeline.inference.worker import bundle_columns
 from pipeline.schema import SOURCE_FILE, SOURCE_ROW
 from pipeline.storage import Storage
 from pipeline.tasks import find_task
-from pipeline.tasks.base import LOWER_IS_BETTER
+from pipeline.tasks.base import LOWER_IS_BETTER, Evaluation
 
 _ONLY = ""
 
@@ -82,18 +82,21 @@ class MetricGate:
             What was found, as one line.
 
         Raises:
-            GateError: the candidate is worse, or was not judged on as many rows.
+            GateError: the candidate is worse, or was not judged on the same rows.
             ModelError: the task has no such metric.
         """
-        found, num_rows = self._measure(candidate, rows)
+        judged = self._measure(candidate, rows)
+        found, num_rows = judged.metrics[self.metric], judged.num_rows
         if present is None:
             return f"{self.metric} {found:.4f} on {num_rows} rows of {rows.uri}; no present model to compare with"
-        standing, num_standing = self._measure(present, rows)
-        if num_rows != num_standing:  # rows that a bundle cannot judge are left out of its own figure
+        beside = self._measure(present, rows)
+        standing = beside.metrics[self.metric]
+        if judged.rows_digest != beside.rows_digest:  # rows that a bundle cannot judge are left out of its own figure
+            others = f"{beside.num_rows}{' that are not the same' if num_rows == beside.num_rows else ''}"
             raise GateError(
-                f"{self.metric}: judged on {num_rows} rows of {rows.uri}, present model on {num_standing}; "
+                f"{self.metric}: judged on {num_rows} rows of {rows.uri}, present model on {others}; "
                 "labels that one of them does not know are left out",
-                "nothing was promoted; take labelled rows that both know",
+                "nothing was promoted; take labelled rows that both know, and that nobody changes meanwhile",
             )
         line = f"{self.metric} {found:.4f}, present model {standing:.4f}, on {num_rows} rows of {rows.uri}"
         loss = found - standing if self.metric in LOWER_IS_BETTER else standing - found
@@ -101,13 +104,13 @@ class MetricGate:
             raise GateError(f"{line}: worse by {loss:.4f}; allowed is {self.allowance}", "nothing was promoted")
         return line
 
-    def _measure(self, bundle_uri: str, rows: LabelledRows) -> tuple[float, int]:
-        """The figure, and of how many rows it is."""
+    def _measure(self, bundle_uri: str, rows: LabelledRows) -> Evaluation:
+        """A bundle's figures, this one among them."""
         evaluation = evaluate_alone(rows.prepare(bundle_uri), rows.num_threads)
-        metrics = evaluation.metrics
-        if self.metric not in metrics:
-            raise ModelError(f"{bundle_uri}: has no metric {self.metric!r}", f"it has: {', '.join(metrics)}")
-        return metrics[self.metric], evaluation.num_rows
+        if self.metric not in evaluation.metrics:
+            known = ", ".join(evaluation.metrics)
+            raise ModelError(f"{bundle_uri}: has no metric {self.metric!r}", f"it has: {known}")
+        return evaluation
 
 
 @dataclass(frozen=True)

@@ -87,11 +87,19 @@ class Confusion:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """A task's figures on some rows."""
+    """A task's figures on some rows.
+
+    Attributes:
+        num_rows: How many they are.
+        metrics: Name -> figure.
+        confusion: Of a task with classes.
+        rows_digest: Of which rows of which files, as they were, they are; empty where nobody asked.
+    """
 
     num_rows: int
     metrics: dict[str, float]
     confusion: Confusion | None = None
+    rows_digest: str = ""
 
 
 def targets_of(rows: pa.Table, kept: Sequence[str]) -> pa.ChunkedArray:

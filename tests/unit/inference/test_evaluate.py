@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -165,3 +166,14 @@ def _told(root: Path, task: str, label: Any) -> EvaluateSpec:
         "compute": {"device": "cpu", "precision": "fp32"},
     }
     return EvaluateSpec.model_validate(raw)
+
+
+def test_the_digest_is_of_which_rows_were_judged_however_they_are_cut(bundle: Path) -> None:
+    whole = evaluate(bundle, pa.table({"text_a": LEFT, "text_b": RIGHT}))
+    corpus = {"uri": str(bundle.parent / "rows"), "shard_rows": 8}
+    spec = EvaluateSpec.model_validate({"bundle": str(bundle), "corpus": corpus, "compute": {"device": "cpu"}})
+    run = prepare_evaluation(spec)
+    assert len(run.shards) > 1
+    assert evaluate_alone(replace(run, shards=run.shards[::-1]), num_threads=1).rows_digest == whole.rows_digest
+    fewer = replace(run, shards=run.shards[1:])
+    assert evaluate_alone(fewer, num_threads=1).rows_digest not in ("", whole.rows_digest)

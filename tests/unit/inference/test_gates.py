@@ -84,6 +84,17 @@ def test_models_that_judge_different_rows_are_not_compared(
     assert "on 20 rows of" in MetricGate("accuracy").check(fewer, None, rows)
 
 
+def test_models_that_leave_out_equally_many_but_other_rows_are_not_compared(tmp_path: Path) -> None:
+    pq.write_table(make_rows(63), tmp_path / "labelled.parquet")
+    rows = LabelledRows(str(tmp_path / "labelled.parquet"), StorageConfig())
+    rows = skewed(skewed(rows, "neutral", 1), "negative", 1)  # 1 in 23 for each bundle
+    for name, labels in (("one", ("negative", "positive")), ("other", ("neutral", "positive"))):
+        make_bundle(tmp_path / name, labels)
+    expected = r"accuracy: judged on 22 rows of .*, present model on 22 that are not the same; .*\n.*both know"
+    with pytest.raises(GateError, match=expected):
+        MetricGate("accuracy", allowance=1).check(str(tmp_path / "one"), str(tmp_path / "other"), rows)
+
+
 def test_an_unknown_figure_is_named(rows: LabelledRows, always: list[str]) -> None:
     with pytest.raises(ModelError, match=r"has no metric 'f2'\n.*it has: accuracy"):
         MetricGate("f2").check(always[0], None, rows)
