@@ -15,17 +15,21 @@ DIGEST_KEY = "bertmill_digest"  # in a job's metadata
 
 @dataclass(frozen=True)
 class Wanted:
-    """What is to be run: the same job, name, night and content is the same work, however often it is asked for."""
+    """What is to be run: same job, name, night, content and inputs are the same work, however often asked for.
+
+    `inputs` is a digest of what an evaluation reads, which keeps no account of what it has done; empty of other jobs.
+    """
 
     job: str
     name: str
     night: str | None
     content: str
+    inputs: str = ""
 
     @property
     def digest(self) -> str:
-        """Of the spec with its overrides, and of the night."""
-        return hashlib.sha256(f"{self.job}\n{self.night}\n{self.content}".encode()).hexdigest()[:16]
+        """Of the spec with its overrides, of the night, and of the inputs."""
+        return hashlib.sha256(f"{self.job}\n{self.night}\n{self.content}{self.inputs}".encode()).hexdigest()[:16]
 
     @property
     def stem(self) -> str:

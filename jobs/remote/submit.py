@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -14,6 +15,7 @@ import yaml
 from jobs.nights import parse_date
 from jobs.remote.attempts import DIGEST_KEY, Choice, Wanted, check_name, choose_attempt
 from jobs.remote.ends import finish
+from jobs.remote.inputs import digest_inputs
 from jobs.remote.options import JOB_SPECS, NIGHT_JOBS, JobServerAddress, RemoteJobName
 from jobs.remote.project import (
     SPEC_FILE,
@@ -29,6 +31,7 @@ from jobs.running import running
 from jobs.session import Debug, Overrides, SpecPath, stopping_on_sigterm
 from pipeline.config import load_spec
 from pipeline.errors import ClusterLostError, Problem, SpecError
+from pipeline.inference.spec import EvaluateSpec
 
 Night = Annotated[str | None, typer.Option("--date", help="the night, YYYY-MM-DD; of jobs that have nights")]
 Name = Annotated[str | None, typer.Option(help="name in the submission id; default: the spec's file name")]
@@ -57,10 +60,13 @@ def submit(
 ) -> None:
     """Run a job on a Ray cluster through its job server: once, whatever is asked twice."""
     with running(f"submit {job.value}", spec, debug, date_), stopping_on_sigterm():
-        content = spec_as_yaml(load_spec(spec, JOB_SPECS[job], set_ or ()))
-        wanted = Wanted(job.value, check_name(name or Path(spec).stem), _night(job, date_), content)
+        parsed = load_spec(spec, JOB_SPECS[job], set_ or ())
+        wanted = Wanted(job.value, check_name(name or Path(spec).stem), _night(job, date_), spec_as_yaml(parsed))
         pins = read_pins(pip or (), constraints)
         server = connect(address)
+        if isinstance(parsed, EvaluateSpec):  # which keeps no account of what it has done
+            inputs = digest_inputs(parsed)
+            wanted, again = replace(wanted, inputs=inputs or ""), again or inputs is None
         resources = {"entrypoint_num_cpus": cpus, "entrypoint_memory": int(memory_gb * 10**9)}
         choice = _submit(server, wanted, pins, resources, again)
         if wait:

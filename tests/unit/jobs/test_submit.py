@@ -13,6 +13,10 @@ from jobs.remote.project import spec_as_yaml
 from jobs.remote.states import RemoteJob
 from pipeline.config import load_spec
 from pipeline.inference.spec import ScoreSpec
+from pipeline.registry.aliases import Alias
+from pipeline.registry.versions import Registry
+from pipeline.storage import Storage
+from tests.tiny import make_bundle, write_corpus
 from tests.unit.jobs.command_line import assert_refused, run_command, write_spec
 
 
@@ -71,3 +75,38 @@ def test_work_that_is_there_already_is_told(
     assert finished.exit_code == 0, finished.stderr
     expected = f"nightly-score-2026-11-23-1 is already {status.lower()} at http://head:8265{told}\n"
     assert finished.stdout == expected
+
+
+@pytest.mark.parametrize("change", ["nothing", "alias", "rows", "not seen"])
+def test_an_evaluation_is_done_while_its_alias_and_its_rows_stay(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: str
+) -> None:
+    registry = Registry(str(tmp_path / "models"), Storage())
+    alias = Alias(registry, "m", "live")
+    for name, labels in (("one", ("no", "yes")), ("two", ("bad", "good"))):
+        make_bundle(tmp_path / name, labels)
+        registry.publish(str(tmp_path / name), "m")
+    alias.move(registry.version("m", 1), alias.now())
+    write_corpus(tmp_path / "rows", num_files=1)
+    raw = {"bundle": "models://m@live", "registry": registry.uri, "corpus": {"uri": str(tmp_path / "rows")}}
+    spec, known = write_spec(tmp_path / "evaluate.yaml", raw), list[RemoteJob]()
+
+    def take(**request: Any) -> bool:
+        known.append(RemoteJob(request["submission_id"], "SUCCEEDED", metadata=request["metadata"]))
+        return True
+
+    server = SimpleNamespace(address="http://head:8265", find=lambda: known, submit=take)
+    monkeypatch.setattr("jobs.remote.submit.connect", lambda address: server)
+    submit = ("submit", "evaluate", spec, "--no-wait")
+    assert "submitted evaluate-evaluate-" in run_command(*submit).stdout
+    if change == "alias":
+        alias.move(registry.version("m", 2), alias.now())
+    elif change == "rows":
+        write_corpus(tmp_path / "rows", num_files=2)
+    elif change == "not seen":
+        (tmp_path / "rows").rename(tmp_path / "elsewhere")
+    finished = run_command(*submit)
+    assert ("is already succeeded" if change == "nothing" else "submitted evaluate-evaluate-") in finished.stdout
+    assert ("cannot be looked at from here" in finished.stderr) == (change == "not seen")
+    if change == "not seen":
+        assert "submitted" in run_command(*submit).stdout
