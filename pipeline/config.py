@@ -276,15 +276,15 @@ def _read_yaml(source: str) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise SpecError(source, (Problem("(file)", f"cannot be read: {error}", "a YAML spec"),)) from None
     if doubled:
-        raise SpecError(source, doubled)
+        raise SpecError(source, tuple(_doubled_problem(key, f"stands in {where}") for key, where in doubled))
     if not isinstance(raw, dict):
         raise SpecError(source, (Problem("(file)", f"holds {type(raw).__name__}", "a mapping of fields"),))
     return raw
 
 
-def _doubled_keys(root: yaml.Node | None) -> tuple[Problem, ...]:
-    """Keys that stand twice in one block: of these YAML takes the last, without a word."""
-    problems, pending, seen = [], [root], set()
+def _doubled_keys(root: yaml.Node | None) -> list[tuple[str, str]]:
+    """Keys that stand twice in one block, and in which lines: of these YAML takes the last, without a word."""
+    doubled, pending, seen = [], [root], set()
     while pending:
         node = pending.pop(0)
         if id(node) in seen:  # what an anchor names may hold itself
@@ -298,10 +298,13 @@ def _doubled_keys(root: yaml.Node | None) -> tuple[Problem, ...]:
                 pending += [key, value]
                 known, line = (key.tag, str(key.value)), key.start_mark.line + 1
                 if known in lines:
-                    found = f"stands in line {line}, and before in line {lines[known]}"
-                    problems.append(Problem(known[1], found, "each field once", "leave one of them out"))
+                    doubled.append((known[1], f"line {line}, and before in line {lines[known]}"))
                 lines[known] = line
-    return tuple(problems)
+    return doubled
+
+
+def _doubled_problem(field: str, found: str) -> Problem:
+    return Problem(field, found, "each field once", "leave one of them out")
 
 
 def _apply_override(raw: dict[str, Any], override: str, source: str) -> None:
@@ -317,9 +320,12 @@ def _apply_override(raw: dict[str, Any], override: str, source: str) -> None:
             raise SpecError(source, (Problem(f"--set {path}", f"{name} is not a block", "a block of fields"),))
         node = child
     try:
+        doubled = _doubled_keys(yaml.compose(value, Loader=yaml.SafeLoader))
         node[leaf] = yaml.safe_load(value)
     except yaml.YAMLError:
         raise SpecError(source, (Problem(f"--set {path}", f"{value!r} is not YAML", "a YAML value"),)) from None
+    if doubled:
+        raise SpecError(source, tuple(_doubled_problem(f"--set {path}", f"{key} is given twice") for key, _ in doubled))
 
 
 def _field_names(model: type[BaseModel]) -> dict[str, tuple[str, ...]]:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -129,6 +130,13 @@ def test_a_key_that_stands_twice_in_a_block_is_refused_with_its_lines(tmp_path: 
         "size": f"size: stands in line 5, and before in line 3; {told}",
     }
     assert list(problems_of(tmp_path, "uri: /a\ninner: {size: 1, size: 2}\n")) == ["size"]
+
+
+def test_a_key_that_stands_twice_in_an_override_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "spec.yaml").write_text("uri: /a\n")
+    expected = "- --set inner: size is given twice; expected each field once\n  -> leave one of them out"
+    with pytest.raises(SpecError, match=re.escape(expected)):
+        load_spec(tmp_path / "spec.yaml", Outer, ["inner={size: 1, names: [a, a], size: 2}"])
 
 
 def test_a_block_that_holds_itself_is_looked_at_once(tmp_path: Path) -> None:
