@@ -6,11 +6,12 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from pipeline.errors import OutputTakenError
+from pipeline.errors import OutputTakenError, TrainingError
 from pipeline.finetune.prepare import PreparedTraining
 from pipeline.uris import join_uri
 
 _NOTE = "unfinished.json"
+_SNAPSHOT = "checkpoint_manager_snapshot.json"  # Ray Train's list of the run's checkpoints
 _FILES = {"data": "the training or validation files", "model": "the encoder's files"}
 
 
@@ -19,9 +20,13 @@ def check_unfinished(run: PreparedTraining) -> None:
 
     Raises:
         OutputTakenError: naming every field that differs.
+        TrainingError: the list of its checkpoints is damaged.
     """
     note = _read_note(run)
-    if note is None or note["run_name"] == run.run_name:
+    if note is None:
+        return
+    if note["run_name"] == run.run_name:
+        _check_snapshot(run)
         return
     changes = "\n".join(f"- {change}" for change in _compare(note["recipe"], run.recipe))
     raise OutputTakenError(
@@ -66,6 +71,20 @@ def give_up_unfinished(run: PreparedTraining) -> str | None:
 def _read_note(run: PreparedTraining) -> dict[str, Any] | None:
     content = run.storage.read_bytes(_note_uri(run))
     return None if content is None else dict(json.loads(content))
+
+
+def _check_snapshot(run: PreparedTraining) -> None:
+    folder = join_uri(run.spec.work_uri, run.run_name)
+    content = run.storage.read_bytes(join_uri(folder, _SNAPSHOT))
+    try:
+        is_whole = content is None or isinstance(json.loads(content), dict)
+    except ValueError:
+        is_whole = False
+    if not is_whole:
+        raise TrainingError(
+            f"{join_uri(folder, _SNAPSHOT)}: Ray's list of the run's checkpoints is damaged or half-written",
+            f"give the run up with --fresh, or remove {folder}: it then starts anew",
+        )
 
 
 def _note_uri(run: PreparedTraining) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.errors import OutputTakenError
+from pipeline.errors import OutputTakenError, TrainingError
 from pipeline.finetune.prepare import PreparedTraining, prepare_training
 from pipeline.finetune.spec import FinetuneSpec
 from pipeline.finetune.unfinished import (
@@ -43,6 +43,22 @@ def test_the_same_recipe_goes_on(place: dict[str, Any]) -> None:
     assert (Path(place["output"] + ".work") / "unfinished.json").exists()
     assert not holds_another(prepare(place))
     assert holds_another(prepare(place, max_length=64))
+
+
+@pytest.mark.parametrize("content", ["", '{"ray_version": "2', "[]", "\x80"])
+def test_a_damaged_list_of_checkpoints_is_named_with_the_way_out(place: dict[str, Any], content: str) -> None:
+    run = prepare(place)
+    note_started(run)
+    snapshot = Path(run.spec.work_uri) / run.run_name / "checkpoint_manager_snapshot.json"
+    snapshot.parent.mkdir(parents=True)
+    snapshot.write_text("{}")
+    check_unfinished(run)
+    snapshot.write_bytes(content.encode("latin-1"))
+    with pytest.raises(TrainingError, match=r"checkpoint_manager_snapshot\.json: .* damaged .*\n  -> .*--fresh"):
+        check_unfinished(run)
+    give_up_unfinished(run)
+    check_unfinished(run)
+    assert not snapshot.exists()
 
 
 @pytest.mark.parametrize(
