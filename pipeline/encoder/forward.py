@@ -123,7 +123,9 @@ def _pack(
     if getattr(encoder.config, "layer_types", None):  # or a T x T mask is built for layers with local attention
         inputs["attention_mask"] = dict.fromkeys(encoder.config.layer_types)
     cells = _to_device(within + np.repeat(np.arange(len(indices)) * shape[1], lengths), device)
-    return ModelBatch(inputs, cells, shape, Pack.of(lengths, device, torch.is_grad_enabled()))
+    is_training = torch.is_grad_enabled()
+    is_coarse = is_training and device.type == "cpu" and torch.is_autocast_enabled("cpu")
+    return ModelBatch(inputs, cells, shape, Pack.of(lengths, device, is_training, is_coarse))
 
 
 def _positions(
@@ -178,7 +180,8 @@ class Encoded:
             mask_NL = torch.ones(rectangle.shape, dtype=torch.long, device=states_TH.device)
             if rectangle.mask is not None:
                 mask_NL = rectangle.mask[:, 0, 0].long()
-            pooled.append(pool_tokens(rectangle.spread(states_TH), mask_NL, pooling))
+            num_windows = rectangle.num_windows
+            pooled.append(pool_tokens(rectangle.spread(states_TH)[:num_windows], mask_NL[:num_windows], pooling))
         return torch.cat(pooled)
 
     def token_logits(self, network: Any, places_M: torch.Tensor) -> torch.Tensor:

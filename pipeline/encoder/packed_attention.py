@@ -99,17 +99,19 @@ class Attending:
         rectangles, others = self.pack.rectangles, [self.pack.split(states) for states in others_THD]
         queries = self._split_queries(query_QHD)
         for rectangle, query, *parts in zip(rectangles, queries, *others, strict=True):
-            asking = query.unsqueeze(1) if self.by_firsts else rectangle.spread(query)
-            yield (rectangle, asking, *(rectangle.spread(part) for part in parts))
+            yield (rectangle, self._spread(rectangle, query), *(rectangle.spread(part) for part in parts))
 
     def _split_queries(self, query_QHD: torch.Tensor) -> tuple[torch.Tensor, ...]:
         if not self.by_firsts:
             return self.pack.split(query_QHD)
-        firsts: tuple[torch.Tensor, ...] = torch.split(query_QHD, [part.shape[0] for part in self.pack.rectangles])
+        firsts: tuple[torch.Tensor, ...] = torch.split(query_QHD, [part.num_windows for part in self.pack.rectangles])
         return firsts
 
-    def _gather(self, rectangle: Rectangle, output_NLHD: torch.Tensor) -> torch.Tensor:
-        return output_NLHD.flatten(0, 1) if self.by_firsts else rectangle.gather(output_NLHD)
+    def _spread(self, rectangle: Rectangle, query_QHD: torch.Tensor) -> torch.Tensor:
+        return rectangle.spread_firsts(query_QHD) if self.by_firsts else rectangle.spread(query_QHD)
+
+    def _gather(self, rectangle: Rectangle, output_NQHD: torch.Tensor) -> torch.Tensor:
+        return rectangle.gather_firsts(output_NQHD) if self.by_firsts else rectangle.gather(output_NQHD)
 
     def _mask(self, rectangle: Rectangle) -> torch.Tensor | None:
         """True where a key is seen: [N, 1, 1, L], [N, 1, L, L] or [L, L]; None: everywhere."""
@@ -146,7 +148,7 @@ class _DroppingAttention(torch.autograd.Function):
         parts = zip(how.pack.rectangles, how._split_queries(gradient_QHD), strict=True)
         with torch.autocast(gradient_QHD.device.type, enabled=False):
             for number, (rectangle, part) in enumerate(parts):
-                pull = by_head(part.unsqueeze(1) if how.by_firsts else rectangle.spread(part))
+                pull = by_head(how._spread(rectangle, part))
                 of_query, *others = _pull_back(pull, scale, *kept[5 * number : 5 * number + 5])
                 num_windows = rectangle.shape[0]
                 pulls.append(

@@ -14,11 +14,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch.nn.functional import pad
 
 # Windows of unlike length share a rectangle while it has few tokens (they are copied into it and out again) and few
 # cells (query x key) of padding. A call forward and backward costs more than one forward, so training merges more.
 _MAX_PADDED_CELLS = 8_192
 _MAX_MERGED_TOKENS = {"inference": 400, "training": 4_000}
+# oneDNN compiles its half precision kernels shape by shape, which takes as long as multiplying the few tokens of a step
+# (docs/decisions.md): padded to multiples of these, steps have few shapes.
+_COARSE_TOKENS, _COARSE_RECTANGLE = 32, (8, 4)
 
 
 def spread_tokens(values_T: torch.Tensor, cells_T: torch.Tensor, shape: tuple[int, int]) -> torch.Tensor:
@@ -47,31 +51,41 @@ def _take_once(values: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
     return taken
 
 
+def _pad_end(values_T: torch.Tensor, num_rows: int) -> torch.Tensor:
+    """Zeros behind, up to so many rows."""
+    num_missing = num_rows - len(values_T)
+    return pad(values_T, (*[0, 0] * (values_T.ndim - 1), 0, num_missing)) if num_missing else values_T
+
+
 @dataclass(frozen=True)
 class Rectangle:
     """Neighbouring windows that attend in one call.
 
     Attributes:
         num_tokens: Their tokens.
-        shape: (N, L).
+        num_windows: How many they are.
+        shape: (N, L); N is larger than `num_windows` where shapes are coarse.
         cells: int64 [num_tokens]; where in [N x L] each token stands. None: windows of equal length fill it.
         mask: bool [N, 1, 1, L]; True where a token stands. None with `cells`.
     """
 
     num_tokens: int
+    num_windows: int
     shape: tuple[int, int]
     cells: torch.Tensor | None
     mask: torch.Tensor | None
 
     @classmethod
-    def of(cls, lengths: npt.NDArray[np.int64], device: torch.device) -> Rectangle:
-        """The rectangle of windows of these lengths."""
-        shape = (len(lengths), int(lengths.max()))
-        if lengths.min() == shape[1]:
-            return cls(int(lengths.sum()), shape, None, None)
-        inside = np.arange(shape[1]) < lengths[:, None]
+    def of(cls, lengths: npt.NDArray[np.int64], device: torch.device, grain: tuple[int, int] = (1, 1)) -> Rectangle:
+        """The rectangle of windows of these lengths; N and L are multiples of the grain."""
+        num_tokens, num_windows, longest = int(lengths.sum()), len(lengths), int(lengths.max())
+        shape = (num_windows + -num_windows % grain[0], longest + -longest % grain[1])
+        if num_tokens == shape[0] * shape[1]:
+            return cls(num_tokens, num_windows, shape, None, None)
+        inside = np.zeros(shape, bool)
+        inside[:num_windows] = np.arange(shape[1]) < lengths[:, None]
         cells, mask = torch.from_numpy(np.flatnonzero(inside)), torch.from_numpy(inside)[:, None, None]
-        return cls(int(lengths.sum()), shape, cells.to(device), mask.to(device))
+        return cls(num_tokens, num_windows, shape, cells.to(device), mask.to(device))
 
     def spread(self, values_T: torch.Tensor) -> torch.Tensor:
         """This rectangle's tokens [num_tokens, ...] -> [N, L, ...], zero where no token stands."""
@@ -79,10 +93,18 @@ class Rectangle:
             return spread_tokens(values_T, self.cells, self.shape)
         return values_T.view(*self.shape, *values_T.shape[1:])
 
+    def spread_firsts(self, values_W: torch.Tensor) -> torch.Tensor:
+        """One value of each window [num_windows, ...] -> [N, 1, ...]."""
+        return _pad_end(values_W, self.shape[0]).unsqueeze(1)
+
     def gather(self, values_NL: torch.Tensor) -> torch.Tensor:
         """The reverse."""
         flat = values_NL.flatten(0, 1)
         return flat if self.cells is None else _take_once(flat, self.cells)
+
+    def gather_firsts(self, values_N1: torch.Tensor) -> torch.Tensor:
+        """The reverse."""
+        return values_N1.squeeze(1)[: self.num_windows]
 
 
 @dataclass(frozen=True)
@@ -93,11 +115,18 @@ class Pack:
         offsets: int32 [W + 1], on the model's device.
         longest: Tokens of the longest window.
         rectangles: All windows, in order.
+        is_coarse: Its shapes are few, and have padding.
     """
 
     offsets: torch.Tensor
     longest: int
     rectangles: tuple[Rectangle, ...]
+    is_coarse: bool = False
+
+    @cached_property
+    def num_tokens(self) -> int:
+        """T."""
+        return sum(part.num_tokens for part in self.rectangles)
 
     @cached_property
     def firsts(self) -> torch.Tensor:
@@ -108,18 +137,29 @@ class Pack:
         """[T, ...] -> the first token of each window: [W, ...]."""
         return _take_once(values_T, self.firsts)
 
+    def pad(self, values_T: torch.Tensor) -> torch.Tensor:
+        """[T, ...] with zeros behind, where shapes are coarse."""
+        return _pad_end(values_T, self.num_tokens + -self.num_tokens % _COARSE_TOKENS) if self.is_coarse else values_T
+
     def split(self, values_T: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Tokens of the pack [T, ...] -> each rectangle's."""
         parts: tuple[torch.Tensor, ...] = torch.split(values_T, [part.num_tokens for part in self.rectangles])
         return parts
 
     @classmethod
-    def of(cls, lengths: npt.NDArray[np.int64], device: torch.device, is_training: bool = False) -> Pack:
+    def of(
+        cls,
+        lengths: npt.NDArray[np.int64],
+        device: torch.device,
+        is_training: bool = False,
+        is_coarse: bool = False,
+    ) -> Pack:
         """The pack of windows of these lengths, in this order."""
         offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
         parts = _split_alike(lengths, _MAX_MERGED_TOKENS["training" if is_training else "inference"])
-        rectangles = tuple(Rectangle.of(part, device) for part in parts)
-        return cls(torch.from_numpy(offsets).to(device, non_blocking=True), int(lengths.max(initial=0)), rectangles)
+        rectangles = tuple(Rectangle.of(part, device, _COARSE_RECTANGLE if is_coarse else (1, 1)) for part in parts)
+        on_device = torch.from_numpy(offsets).to(device, non_blocking=True)
+        return cls(on_device, int(lengths.max(initial=0)), rectangles, is_coarse)
 
 
 def _split_alike(lengths: npt.NDArray[np.int64], max_merged_tokens: int) -> list[npt.NDArray[np.int64]]:

@@ -39,11 +39,12 @@ def run_layers(encoder: Any, inputs: dict[str, torch.Tensor], pack: Pack, firsts
         pack: The windows.
         firsts_only: Only the windows' first tokens are wanted.
     """
-    states_TH = embed_tokens(encoder, inputs)[0]
+    states_TH = pack.pad(embed_tokens(encoder, inputs)[0])
     *lower, last = find_layers(encoder)
     for layer in lower:
         states_TH = _run_layer(encoder.config, layer, states_TH, pack)
-    return _run_layer(encoder.config, last, states_TH, pack, firsts_only)
+    states_QH = _run_layer(encoder.config, last, states_TH, pack, firsts_only)
+    return states_QH if firsts_only else states_QH[: pack.num_tokens]
 
 
 def _run_layer(
@@ -51,8 +52,10 @@ def _run_layer(
 ) -> torch.Tensor:
     dropout = layer.weights_dropout.p if layer.weights_dropout.training else 0.0
     asking_QH, query_QH, key_TH, value_TH = _ask(layer, states_TH, pack, firsts_only)
-    heads = (part.view(len(part), config.num_attention_heads, -1) for part in (query_QH, key_TH, value_TH))
+    parts = (part[: pack.num_tokens] for part in (query_QH, key_TH, value_TH))
+    heads = (part.view(len(part), config.num_attention_heads, -1) for part in parts)
     attended_QH = Attending(pack, dropout, by_firsts=firsts_only).attend(*heads).flatten(1)
+    attended_QH = attended_QH if firsts_only else pack.pad(attended_QH)
     changed_QH = layer.attention_output(attended_QH)
     if layer.states_dropout is not None:
         changed_QH = layer.states_dropout(changed_QH)

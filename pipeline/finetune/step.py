@@ -89,8 +89,9 @@ class StepContext:
         return np.concatenate([head.data.row_lengths for head in self.heads])
 
     def lay_out(self, rows: TokenRows, windows: IntArray) -> ModelBatch:
-        """Some windows as one batch."""
-        return lay_out(rows, windows, self.joined.encoder, self.padding, self.runtime.device)
+        """Some windows as one batch, in shapes for the precision of the run."""
+        with self.runtime.autocast():
+            return lay_out(rows, windows, self.joined.encoder, self.padding, self.runtime.device)
 
     def split(self, rows: IntArray) -> list[IntArray]:
         """Row numbers -> each head's own, counted from 0."""

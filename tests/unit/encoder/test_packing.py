@@ -35,10 +35,14 @@ def test_a_decoder_is_not_packed() -> None:
     assert not can_pack(config)
 
 
-def run(network: Any, head: str, rows: TokenRows, indices: list[int], padding: Padding) -> tuple[Any, Any]:
+def run(
+    network: Any, head: str, rows: TokenRows, indices: list[int], padding: Padding, is_coarse: bool = False
+) -> tuple[Any, Any]:
     """Logits or pooled states of some windows [.., C], and every weight's gradient of a sum that tells cells apart."""
     base = network.base_model
-    batch = lay_out(rows, np.array(indices), base, padding, CPU)
+    with torch.autocast("cpu", torch.bfloat16, enabled=is_coarse):  # laid out for half precision, computed in fp32
+        batch = lay_out(rows, np.array(indices), base, padding, CPU)
+    assert batch.pack is None or batch.pack.is_coarse is is_coarse
     states = encode(base, batch)
     output = states.pool(head) if head in ("mean", "cls", "max") else states.logits(network)
     assert output is not None
@@ -72,6 +76,25 @@ def test_a_pack_gives_the_outputs_and_gradients_of_a_padded_batch(family: str, h
     for name, expected in gradients.items():
         tolerance = 1e-5 * max(1.0, float(expected.abs().max()))
         torch.testing.assert_close(packed_gradients[name], expected, atol=tolerance, rtol=1e-4, msg=name)
+
+
+@pytest.mark.parametrize("dropout", [0.0, 1e-12])
+@pytest.mark.parametrize("head", ["rows", "tokens", "mean", "cls"])
+@pytest.mark.parametrize("family", PACKABLE)
+def test_padding_of_coarse_shapes_changes_nothing(family: str, head: str, dropout: float) -> None:
+    network = EVERY[family].network(HEADS.get(head, "AutoModel")).train()
+    for module in network.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = dropout
+        if isinstance(getattr(module, "attention_dropout", None), float):
+            module.attention_dropout = dropout
+    rows, padding = encoded(family, TEXTS, OTHERS)
+    found, gradients = run(network, head, rows, ORDERS["mixed"], padding, is_coarse=True)
+    expected, others = run(network, head, rows, ORDERS["mixed"], padding)
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+    for name, gradient in gradients.items():
+        tolerance = 1e-5 * max(1.0, float(others[name].abs().max()))
+        torch.testing.assert_close(gradient, others[name], atol=tolerance, rtol=1e-4, msg=name)
 
 
 @pytest.mark.parametrize("family", ["bert", "roberta", "xlm-roberta", "camembert"])
@@ -149,6 +172,26 @@ def test_windows_of_like_length_share_a_rectangle(
         rectangle.num_tokens == np.prod(rectangle.shape) for rectangle in pack.rectangles
     ]
     assert (pack.longest, pack.offsets.tolist()) == (40, [0, *np.cumsum(LENGTHS).tolist()])
+
+
+def test_coarse_shapes_are_few() -> None:
+    for lengths in (np.array([3, 3, 5, 6]), np.array([2, 4, 5, 7, 8, 8]), np.full(8, 8)):
+        pack = Pack.of(lengths, CPU, is_training=True, is_coarse=True)
+        assert [part.shape for part in pack.rectangles] == [(8, 8)]
+        assert [(part.num_windows, part.num_tokens) for part in pack.rectangles] == [(len(lengths), lengths.sum())]
+        padded = pack.pad(torch.ones(pack.num_tokens, 2))
+        assert (len(padded) % 32, padded.sum()) == (0, 2 * lengths.sum())
+
+
+def test_only_training_in_half_precision_on_a_cpu_has_coarse_shapes() -> None:
+    rows, padding = encoded("bert", TEXTS)
+    base = FAMILIES["bert"].network("AutoModel")
+    for gradients in (True, False):
+        for half in (True, False):
+            with torch.set_grad_enabled(gradients), torch.autocast("cpu", torch.bfloat16, enabled=half):
+                pack = lay_out(rows, np.arange(3), base, padding, CPU).pack
+            assert pack is not None
+            assert pack.is_coarse is (gradients and half)
 
 
 def test_dropout_of_attention_is_drawn_in_packs() -> None:

@@ -38,14 +38,23 @@ def with_dropout(network: Any, states: float, weights: float) -> Any:
     return network.train()
 
 
-def run(network: Any, family: str, head: str, firsts_only: bool = False, dtype: torch.dtype | None = None) -> Found:
+def run(
+    network: Any,
+    family: str,
+    head: str,
+    firsts_only: bool = False,
+    dtype: torch.dtype | None = None,
+    is_coarse: bool = False,
+) -> Found:
     """Outputs, and every weight's gradient of a sum that tells cells apart."""
     rows, padding = encoded(family, TEXTS, OTHERS)
     base = network.base_model
     network.zero_grad()
     torch.manual_seed(11)
     with torch.autocast("cpu", dtype=dtype or torch.bfloat16, enabled=dtype is not None):
-        states = encode(base, lay_out(rows, INDICES, base, padding, CPU), firsts_only)
+        with torch.autocast("cpu", torch.bfloat16, enabled=is_coarse or dtype is not None):
+            batch = lay_out(rows, INDICES, base, padding, CPU)
+        states = encode(base, batch, firsts_only)
         output = states.pool(head) if head in ("mean", "cls") else states.logits(network)
     assert output is not None
     assert states.has_firsts_only == (firsts_only and trained.runs_here(base))
@@ -88,14 +97,15 @@ def test_outputs_and_gradients_are_those_of_transformers_modules(
         assert not torch.allclose(ours[0], undropped, atol=1e-2)
 
 
+@pytest.mark.parametrize("is_coarse", [False, True])
 @pytest.mark.parametrize("weights", [0.0, 1e-12])  # the second takes the steps of training and drops nothing
 @pytest.mark.parametrize("head", ["rows", "cls"])
 @pytest.mark.parametrize("family", KNOWN)
 def test_first_tokens_alone_are_what_they_are_among_all(
-    family: str, head: str, weights: float, monkeypatch: pytest.MonkeyPatch
+    family: str, head: str, weights: float, is_coarse: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     network = with_dropout(EVERY[family].network(HEADS.get(head, "AutoModel")), 0.0, weights)
-    alone = run(network, family, head, firsts_only=True)
+    alone = run(network, family, head, firsts_only=True, is_coarse=is_coarse)
     assert_alike(alone, by_transformers(monkeypatch, lambda: run(network, family, head)))
 
 
