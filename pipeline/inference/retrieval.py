@@ -161,7 +161,7 @@ def judge_search(queries: pa.Table, documents: pa.Table, relevance: pa.Table) ->
         relevance: `query`, `document` and `gain`.
 
     Raises:
-        CorpusError: an id is twice in a set, or judged and in none.
+        CorpusError: an id is twice in a set, or judged and in none; nothing is relevant to any query.
     """
     query_numbers, document_numbers = _numbers(queries, "queries"), _numbers(documents, "documents")
     gains: list[dict[int, float]] = [{} for _ in query_numbers]
@@ -173,7 +173,12 @@ def judge_search(queries: pa.Table, documents: pa.Table, relevance: pa.Table) ->
             )
         gains[query_numbers[row["query"]]][document_numbers[row["document"]]] = float(row["gain"])
     found = SearchSet(matrix(queries["vector"]), matrix(documents["vector"]), gains)
-    return Evaluation(sum(bool(gain) for gain in gains), search_metrics(found))
+    if not found.asked:
+        raise CorpusError(
+            f"{relevance.num_rows} rows of relevance, and none says that a document is relevant to a query",
+            "give files of relevance with gains above 0",
+        )
+    return Evaluation(len(found.asked), search_metrics(found))
 
 
 def _numbers(rows: pa.Table, name: str) -> dict[str, int]:
@@ -222,7 +227,7 @@ def _relevance_of(file: CorpusFile, config: RetrievalConfig, storage: Storage) -
         kind = pa.float64() if name == "gain" else pa.string()
         found[name] = _cast(table[column], kind, f"{file.uri}: column {column!r}")
         is_value = pc.is_finite(found[name]) if name == "gain" else pc.is_valid(found[name])
-        if not pc.all(pc.fill_null(is_value, False)).as_py():
+        if not pc.all(pc.fill_null(is_value, False), min_count=0).as_py():
             row = pc.index(pc.fill_null(is_value, False), False).as_py()
             raise CorpusError(f"{file.uri}: column {column!r} holds {table[column][row]} in row {row}", "mend the data")
     return pa.table(found)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -29,6 +30,11 @@ class SearchSet:
     documents: FloatArray
     relevance: Sequence[Mapping[int, float]]
 
+    @cached_property
+    def asked(self) -> list[int]:
+        """Numbers of the queries that have something relevant."""
+        return [number for number, gains in enumerate(self.relevance) if any(gain > 0 for gain in gains.values())]
+
 
 SEARCH_METRICS = (*(f"recall@{k}" for k in RECALL_AT), "ndcg@10", "mrr@10")
 
@@ -41,15 +47,14 @@ def search_metrics(found: SearchSet) -> dict[str, float]:
     """
     depth = min(max(RECALL_AT), len(found.documents))
     documents = _unit(found.documents)
-    asked = [number for number, gains in enumerate(found.relevance) if any(gain > 0 for gain in gains.values())]
     totals: dict[str, float] = dict.fromkeys(SEARCH_METRICS, 0.0)
-    for start in range(0, len(asked), _QUERY_BLOCK):
-        block = asked[start : start + _QUERY_BLOCK]
+    for start in range(0, len(found.asked), _QUERY_BLOCK):
+        block = found.asked[start : start + _QUERY_BLOCK]
         ranked = _best(_unit(found.queries[block]) @ documents.T, depth)
         for number, order in zip(block, ranked, strict=True):
             for name, value in _judge_query(order, found.relevance[number]).items():
                 totals[name] += value
-    return {name: total / max(len(asked), 1) for name, total in totals.items()}
+    return {name: total / max(len(found.asked), 1) for name, total in totals.items()}
 
 
 def _judge_query(order: IntArray, relevance: Mapping[int, float]) -> dict[str, float]:

@@ -178,23 +178,23 @@ def encode_labels(targets: pa.ChunkedArray, labels: Sequence[str]) -> npt.NDArra
 
 def distinct_labels(values: pa.Array | pa.ChunkedArray) -> tuple[str, ...]:
     """Names of the distinct labels, in the order of the values themselves; nulls and NaN are none."""
-    distinct = pc.drop_null(_without_nan(pc.unique(_decoded(values))))
+    distinct = pc.drop_null(pc.unique(_plain_labels(values)))
     return tuple(label_names(distinct.take(pc.sort_indices(distinct))).to_pylist())
 
 
 def label_names(values: pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:
     """Labels of any type as text: Arrow's spelling (`true`, `1`, `0.5`), wherever labels are named or looked up."""
-    return _without_nan(_decoded(values)).cast(pa.string())
+    return _plain_labels(values).cast(pa.string())
 
 
-def _without_nan(values: pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:
-    """NaN is what some writers put where there is no label."""
-    is_number = pa.types.is_floating(values.type)
-    return pc.if_else(pc.is_nan(values), pa.scalar(None, values.type), values) if is_number else values
-
-
-def _decoded(values: pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:
-    return values.cast(values.type.value_type) if pa.types.is_dictionary(values.type) else values
+def _plain_labels(values: pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:
+    """Without a dictionary; NaN is what some writers put where there is no label, and -0.0 is 0.0."""
+    if pa.types.is_dictionary(values.type):
+        values = values.cast(values.type.value_type)
+    if not pa.types.is_floating(values.type):
+        return values
+    zero, nothing = (pa.scalar(value, values.type) for value in (0.0, None))
+    return pc.if_else(pc.is_nan(values), nothing, pc.if_else(pc.equal(values, zero), zero, values))
 
 
 def combined(values: pa.Array | pa.ChunkedArray) -> pa.Array:

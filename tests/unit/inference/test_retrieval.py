@@ -65,6 +65,24 @@ def test_gains_are_read_where_there_are_some(spec: EvaluateSpec, tmp_path: Path)
     assert result.metrics["recall@10"] == 1
 
 
+def test_only_queries_with_something_relevant_are_counted(spec: EvaluateSpec, tmp_path: Path) -> None:
+    judged = {"query_id": ["q0", "q1"], "document_id": [13, 11], "relevance": [1, 0]}
+    write(tmp_path / "relevance.parquet", judged)
+    assert run_retrieval(prepare_retrieval(spec), POOL).num_rows == 1
+
+
+@pytest.mark.parametrize("gains", [[0, -1], []])
+def test_a_search_in_which_nothing_is_relevant_is_refused(
+    spec: EvaluateSpec, tmp_path: Path, gains: list[object]
+) -> None:
+    ids = {"query_id": ["q0", "q1"], "document_id": [13, 11]} if gains else {"query_id": [], "document_id": []}
+    write(tmp_path / "relevance.parquet", {**ids, "relevance": gains})
+    with pytest.raises(
+        CorpusError, match=rf"{len(gains)} rows of relevance, and none says that a document is relevant"
+    ):
+        run_retrieval(prepare_retrieval(spec), POOL)
+
+
 def test_documents_without_text_are_refused_and_counted(spec: EvaluateSpec, tmp_path: Path) -> None:
     write(tmp_path / "documents.parquet", {"id": [10, 11, 13], "text": [None, TEXTS[1], TEXTS[3]]})
     with pytest.raises(CorpusError, match="1 of 5 queries and documents have no usable text"):

@@ -201,6 +201,13 @@ def test_a_number_that_is_nan_is_no_label() -> None:
     assert TASK.check(targets, [], learned).to_pylist() == [None, "label is null", None, "label is null"]
 
 
+def test_a_negative_zero_is_zero() -> None:
+    targets = column([-0.0, 1.0, 0.0], pa.float64())
+    learned = TASK.learn(targets)
+    assert learned.labels == ("0", "1")
+    assert TASK.check(targets, [], learned).to_pylist() == [None, None, None]
+
+
 def test_soft_labels_are_told_by_name_and_not_by_place() -> None:
     learned = Learned(("no", "perhaps", "yes"))
     targets = pa.chunked_array([pa.array([{"yes": 0.7, "maybe": 0.0, "no": 0.3}, {"yes": 0.5, "maybe": 0.5, "no": 0}])])
