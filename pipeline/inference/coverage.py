@@ -1,9 +1,11 @@
 """Which version of which file the nights of a table cover, so that the next night takes only what is new.
 
 Written before the night's commit, and believed only if the night shows exactly the files it names: a run killed before
-its commit leaves a list that nobody believes. Lists are named by what they say, so that such a run leaves the believed
-list of an earlier run of its night as it was. Files whose night lies before one of another fingerprint count as new: a
-reader who takes the newest night of each file would find the other model's scores.
+its commit leaves a list that nobody believes. What a list says of an earlier night is believed only while that night's
+own list says it too: a night that was run again may hold less, and what it lost is new. Lists are named by what they
+say, so that such a run leaves the believed list of an earlier run of its night as it was. Files whose night lies
+before one of another fingerprint count as new: a reader who takes the newest night of each file would find the other
+model's scores.
 
     _bertmill/coverage/run_date=2026-11-23/FINGERPRINT-CONTENT.parquet
 """
@@ -80,8 +82,9 @@ class CoverageStore:
     def before(self, run_date: str) -> Coverage:
         """What the newest published night before a date covers; nothing if there is none."""
         for night in sorted((night for night in self._nights() if night < run_date), reverse=True):
-            found = self.published(night)
-            if found is not None:
+            listed = self.published(night)
+            if listed is not None:
+                found = self._standing(listed)
                 return found.after(self._newest_foreign_night(min(found.nights.values(), default=night), run_date))
         return NOTHING
 
@@ -110,6 +113,18 @@ class CoverageStore:
         pq.write_table(pa.table(columns, schema=schema), sink, compression="zstd")
         name = f"{self._prefix}{hashlib.sha256(sink.getvalue()).hexdigest()[:32]}.parquet"
         self.storage.write_bytes(join_uri(self._folder(run_date), name), sink.getvalue())
+
+    def _standing(self, coverage: Coverage) -> Coverage:
+        """Only files whose night still holds them, in the version that was scored."""
+        nights = sorted(set(coverage.nights.values()))
+        lists = dict(zip(nights, map_threads(self.published, nights, _THREADS), strict=True))
+        there = {
+            uri: night
+            for uri, night in coverage.nights.items()
+            if (own := lists[night]) is not None
+            and (own.nights.get(uri), own.etags.get(uri)) == (night, coverage.etags[uri])
+        }
+        return Coverage({uri: coverage.etags[uri] for uri in there}, there)
 
     def _newest_foreign_night(self, first: str, before: str) -> str:
         """The newest night in [first, before) that shows another fingerprint's files; empty if there is none."""

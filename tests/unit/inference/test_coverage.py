@@ -60,6 +60,18 @@ def test_files_keep_the_night_that_holds_them(store: CoverageStore, tmp_path: Pa
     assert store.before(NEXT_NIGHT) == COVERED
 
 
+@pytest.mark.parametrize("held", [[], [CorpusFile("c/f.parquet", 10, "e3")]])
+def test_a_file_that_its_night_no_longer_holds_in_that_version_is_new(
+    store: CoverageStore, tmp_path: Path, held: list[CorpusFile]
+) -> None:
+    _publish_night(tmp_path, NEXT_NIGHT, "s2")
+    store.write(NEXT_NIGHT, COVERED.extended([], NEXT_NIGHT), [f"run_date={NEXT_NIGHT}/s2-0.parquet"])
+    assert store.before(AFTER) == COVERED
+    _publish_night(tmp_path, NIGHT, "s3")
+    store.write(NIGHT, NOTHING.extended([FILES[1], *held], NIGHT), [f"run_date={NIGHT}/s3-0.parquet"])
+    assert store.before(AFTER) == NOTHING.extended([FILES[1]], NIGHT)
+
+
 @pytest.mark.parametrize("paths", [PATHS[:1], [*PATHS, "run_date=2026-11-23/s2-0.parquet"], []])
 def test_a_list_that_names_other_files_than_the_night_shows_is_not_believed(tmp_path: Path, paths: list[str]) -> None:
     _publish_night(tmp_path, NIGHT, "s0", "s1")

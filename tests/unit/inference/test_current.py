@@ -104,6 +104,19 @@ def test_an_earlier_night_that_is_filled_in_says_nothing_of_what_is_current(stor
     assert story.current() == story.rows
 
 
+def test_what_a_night_lost_as_it_was_run_again_is_scored_by_the_next(story: Story) -> None:
+    story.night(D20)
+    story.put("d", 30, 3)
+    story.night(D21)
+    path, elsewhere = story.corpus / "c.parquet", story.root / "c.parquet"
+    path.rename(elsewhere)
+    story.night(D20, rescore=True)
+    elsewhere.rename(path)
+    story.put("e", 10, 4)
+    assert story.night(D22).num_rows == 27 + 10
+    assert story.current() == story.rows
+
+
 def test_a_night_of_everything_keeps_no_vanished_file() -> None:
     raw = {"bundle": "/b", "corpus": {"uri": "/c"}, "output": {"uri": "/o", "vanished": "keep"}}
     with pytest.raises(SpecError, match="vanished: keep is for a snapshot or select: new"):
