@@ -14,6 +14,7 @@ from datetime import date
 
 import pyarrow as pa
 
+from pipeline.output.keys import read_row_groups
 from pipeline.output.table import DataFile, Night, live_files, night_of, open_table, publish_night
 from pipeline.output.writer import write_parquet
 from pipeline.schema import CURRENT, RUN_DATE, RUN_DATE_FIELD, SOURCE_FILE, file_schema
@@ -53,6 +54,15 @@ def says_current(table_uri: str, run_date: str, nights: Mapping[str, str], stora
     table = open_table(join_uri(table_uri, CURRENT), storage)
     live = live_files(table) if table is not None else {}
     return _path(run_date, nights) in live or any(night_of(path) > run_date for path in live)
+
+
+def current_files(table_uri: str, night: str, storage: Storage) -> frozenset[str]:
+    """The corpus files whose rows are to be read in a night."""
+    root = join_uri(table_uri, CURRENT)
+    table = open_table(root, storage)
+    paths = sorted(live_files(table)) if table is not None else []
+    rows = [row for path in paths for _, part in read_row_groups(root, path, None, storage) for row in part.to_pylist()]
+    return frozenset(row[SOURCE_FILE] for row in rows if str(row["night"]) == night)
 
 
 def _path(run_date: str, nights: Mapping[str, str]) -> str:

@@ -56,8 +56,12 @@ class Manifest:
         output = self.counts.get("spec", {}).get("output", {})
         if not self.is_snapshot or output.get("vanished") != "keep":
             return None
-        content = storage.read_bytes(f"{self.uri.removesuffix('.json')}.files.parquet")
-        return frozenset(pq.read_table(io.BytesIO(content))["uri"].to_pylist()) if content is not None else None
+        return self.files(storage)
+
+    def files(self, storage: Storage) -> frozenset[str] | None:
+        """The corpus files that the run was about, if it wrote them down."""
+        table = self._beside("files", storage)
+        return frozenset(table["uri"].to_pylist()) if table is not None else None
 
     def shards(self, storage: Storage) -> pa.Table | None:
         """What each shard of the run took, if it wrote that down."""

@@ -21,6 +21,7 @@ from deltalake import DeltaTable
 from pipeline.errors import BertmillError, first_line
 from pipeline.output.columns import same_type
 from pipeline.output.compacted import CompactedFile
+from pipeline.output.current import current_files
 from pipeline.output.keys import KEYS, KeyRange, key_ranges, overlapping, read_row_group, read_row_groups
 from pipeline.output.ledger import DoneRecord, Ledger
 from pipeline.output.log import last_publication, require_night, require_table
@@ -130,7 +131,7 @@ def verify_night(uri: str, run_date: str, storage: Storage) -> VerifiedNight:
         "num_quarantined_rows": in_corpus[1],
         FINGERPRINT: fingerprint,
     }
-    _check_manifest(scope, counts, last_publication(uri, storage, scope.run_date), together)
+    _check_manifest(uri, scope, counts, together, storage)
     ledger = Ledger(uri, run_date, fingerprint, storage, scope.run_date is None)
     known = [replace(part, files=_without(part, together.vanished)) for part in parts]
     compacted = read_notes(uri, table, scope.run_date, storage)
@@ -273,8 +274,11 @@ def _doubled_rows(ranges: list[KeyRange], storage: Storage) -> Iterator[str]:
             yield f"{source_file}: {len(doubled)} rows stand in the night more than once (rows {shown}; in {places})"
 
 
-def _check_manifest(scope: _Scope, counts: Mapping[str, int | str], published: int | None, found: _Findings) -> None:
-    """The newest manifest's counts, if it is of the newest publication."""
+def _check_manifest(
+    uri: str, scope: _Scope, counts: Mapping[str, int | str], found: _Findings, storage: Storage
+) -> None:
+    """The newest manifest's counts and files, if it is of the newest publication."""
+    published = last_publication(uri, storage, scope.run_date)
     manifest = scope.manifest
     if manifest is None:
         found.notes.append("no manifest: the run that published ended before it wrote one; counts were not compared")
@@ -289,6 +293,12 @@ def _check_manifest(scope: _Scope, counts: Mapping[str, int | str], published: i
     ]
     if said := manifest.counts.get("model_version"):
         found.problems += other_versions(found.origins, str(said), manifest.uri)
+    if scope.run_date and (about := manifest.files(storage)) is not None:
+        held = about | {item.source_file for item in found.ranges}
+        lost = sorted(current_files(uri, scope.run_date, storage) - held)
+        if lost:
+            shown = ", ".join(lost[:_MAX_SHOWN])
+            found.problems.append(f"_current reads {len(lost)} files in this night, which does not hold them: {shown}")
 
 
 def _check_ledger(

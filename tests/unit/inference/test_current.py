@@ -111,10 +111,13 @@ def test_what_a_night_lost_as_it_was_run_again_is_scored_by_the_next(story: Stor
     path, elsewhere = story.corpus / "c.parquet", story.root / "c.parquet"
     path.rename(elsewhere)
     story.night(D20, rescore=True)
+    (problem,) = story.verify(D20)
+    assert problem == f"_current reads 1 files in this night, which does not hold them: {path}"
     elsewhere.rename(path)
     story.put("e", 10, 4)
     assert story.night(D22).num_rows == 27 + 10
     assert story.current() == story.rows
+    assert [story.verify(night) for night in (D20, D21, D22)] == [(), (), ()]
 
 
 def test_a_night_of_everything_keeps_no_vanished_file() -> None:
