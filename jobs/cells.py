@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -12,6 +13,7 @@ from pipeline.config import ComputeConfig, PoolOptions
 from pipeline.errors import ComputeError, InterruptedRunError, TrainingError
 from pipeline.studies.records import Cell
 from pipeline.telemetry import ProgressDisplay
+from pipeline.waiting import wait_for
 
 
 def run_cells(title: str, cells: Sequence[Cell], pool: PoolOptions, cpus_per_cell: int) -> dict[str, str]:
@@ -32,7 +34,7 @@ def run_cells(title: str, cells: Sequence[Cell], pool: PoolOptions, cpus_per_cel
     with ProgressDisplay(title, len(cells), "cells") as display:
         for num_done in range(1, len(cells) + 1):
             running |= {task.remote(cell, cpus_per_cell): cell for cell in islice(queue, slots - len(running))}
-            (done,), _ = ray.wait(list(running), num_returns=1)
+            (done,), _ = wait_for(partial(ray.wait, list(running), num_returns=1))
             cell = running.pop(done)
             try:
                 note = ray.get(done)

@@ -17,6 +17,8 @@ from pipeline.config import ElasticCompute, PoolOptions
 from pipeline.errors import ComputeError, first_line
 from pipeline.tracing import span
 
+# Read as ray is imported: a call that outlives its session must not start a Ray of its own.
+os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")
 _CONNECT_TIMEOUT_S = 5
 _GPU_DRIVERS = ("/dev/nvidiactl", "/proc/driver/nvidia", "/dev/kfd", "/dev/dxg")  # NVIDIA, AMD, Windows' own Linux
 

@@ -36,6 +36,7 @@ from pipeline.finetune.training_report import write_training_report
 from pipeline.finetune.worker import MetricsLog, build_job, learn, token_cache_job, write_result
 from pipeline.telemetry import Meter, ProgressDisplay
 from pipeline.tracing import span
+from pipeline.waiting import wait_for
 
 _POLL_S = 1.0
 
@@ -102,7 +103,8 @@ def _stopping_on_sigterm(watch: _Watch) -> Iterator[None]:
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        if signal.getsignal(signal.SIGTERM) is ask:
+            signal.signal(signal.SIGTERM, before)
 
 
 def tokenize_training(run: PreparedTraining, head: PreparedHead, pool: PoolOptions) -> None:
@@ -219,7 +221,7 @@ def _note(status: TrainingStatus) -> str:
 def _fit(trainer: Any) -> None:
     logging.getLogger("ray.train").setLevel(logging.ERROR)
     try:
-        trainer.fit()
+        wait_for(trainer.fit)
     except Exception as error:
         cause = _find_cause(error)
         if cause is not None:

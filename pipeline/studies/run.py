@@ -20,6 +20,7 @@ from ray.tune.schedulers import AsyncHyperBandScheduler
 from pipeline.config import PoolOptions
 from pipeline.studies.tune import Goal, Judged, PreparedTune, Trial, TrialRecord
 from pipeline.telemetry import ProgressDisplay
+from pipeline.waiting import wait_for
 
 _MOST_EVALUATIONS = 100_000  # rungs are laid out up to here; no trial is cut off for having come so far
 _EVALUATIONS, _FIGURE = "evaluations", "figure"
@@ -41,7 +42,7 @@ def run_trials(tune: PreparedTune, pool: PoolOptions) -> dict[str, str]:
     logging.getLogger("ray.tune").setLevel(logging.ERROR)
     train = ray_tune.with_parameters(_train_trial, trials=pending, goal=tune.goal, num_threads=cpus)
     with (
-        tempfile.TemporaryDirectory(prefix="bertmill-tune-") as directory,
+        tempfile.TemporaryDirectory(prefix="bertmill-tune-", ignore_cleanup_errors=True) as directory,
         ProgressDisplay("tune", len(pending), "trials") as display,
     ):
         watch = _Watch(tune.goal, pending, display)
@@ -60,7 +61,7 @@ def run_trials(tune: PreparedTune, pool: PoolOptions) -> dict[str, str]:
                 verbose=0,
             ),
         )
-        tuner.fit()
+        wait_for(tuner.fit)
     return dict(watch.failures)
 
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 
 from pipeline.finetune.alone import train_alone
@@ -90,3 +93,49 @@ def test_sigterm_saves_first_and_the_same_command_goes_on(tmp_path: Path) -> Non
     again = output_of(command, helpers.REPOSITORY)
     assert again.returncode == 0, again.stdout + again.stderr
     assert_same_curve(losses(spec), undisturbed_losses(tmp_path))
+
+
+def wait_for_work(titles: tuple[str, ...], process: subprocess.Popen[str]) -> list[psutil.Process]:
+    """Wait until one of Ray's workers below a process bears one of the titles; all that is below it by then."""
+    deadline_s = time.monotonic() + PATIENCE_S
+    while time.monotonic() < deadline_s and process.poll() is None:
+        below = psutil.Process(process.pid).children(recursive=True)
+        for child in below:
+            with contextlib.suppress(psutil.NoSuchProcess, psutil.ZombieProcess):
+                if any(f"ray::{title}" in " ".join(child.cmdline()) for title in titles):
+                    return below
+        time.sleep(0.02)
+    process.kill()
+    raise AssertionError(f"ended ({process.poll()}) or too slow: {process.communicate()[0]}")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("job", ["finetune", "suite", "tune"])
+def test_sigterm_is_heard_while_ray_works_for_a_training_or_a_study(job: str, tmp_path: Path) -> None:
+    spec = make_spec(tmp_path, "long").model_dump(mode="json", exclude_unset=True)
+    spec["training"]["epochs"] = 4000
+    part = {name: value for name, value in spec.items() if name not in ("output", "compute", "checkpoint")}
+    study: dict[str, Any] = {"output": str(tmp_path / "study"), "compute": {"precision": "fp32"}}
+    raw = {
+        "finetune": spec,
+        "suite": {"runs": [{"name": "one", "finetune": part, "test": {"uri": str(tmp_path / "validation")}}], **study},
+        "tune": {"finetune": part, "space": {"training.learning_rate": {"choice": [1e-3]}}, "trials": 1, **study},
+    }
+    path = tmp_path / "spec.yaml"
+    path.write_text(json.dumps(raw[job]))  # JSON is YAML
+    process = subprocess.Popen(
+        [sys.executable, "-m", f"jobs.{job}", str(path)],
+        cwd=helpers.REPOSITORY,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    below = wait_for_work(("RayTrainWorker", "_run_cell", "ImplicitFunc", "_train_trial"), process)
+    process.send_signal(signal.SIGTERM)
+    output, _ = process.communicate(timeout=PATIENCE_S)
+    assert process.returncode == 75, output
+    assert output.endswith("error: stopped by SIGTERM\n  -> run the same command again: it goes on where it stopped\n")
+    assert "Traceback" not in output
+    assert "WARNING" not in output
+    _, alive = psutil.wait_procs(below, timeout=PATIENCE_S)
+    assert alive == [], "Ray's processes must end with the job"
