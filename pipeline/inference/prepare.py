@@ -144,13 +144,13 @@ def prepare_run(spec: ScoreSpec, run_date: str, rescore: bool = False) -> Prepar
     read = {name: columns_read(info, spec.corpus.inputs) for name, info in bundles.items()}
     columns = Columns(tuple(dict.fromkeys(chain.from_iterable(read.values()))), spec.corpus.keep)
     ledger = Ledger(output.uri, run_date, fingerprint_run(spec, bundles), storage, output.mode == "snapshot")
-    coverage = NOTHING
-    if output.select == "new" and not rescore and not ledger.is_rescored():
-        coverage = CoverageStore(output.uri, ledger.fingerprint, storage).before(run_date)
+    selects_new = output.select == "new" and not rescore and not ledger.is_rescored()
+    coverage, own = _covered_before(ledger) if selects_new else (NOTHING, NOTHING)
     cache = LayoutCache(join_uri(output.uri, "_bertmill", "layouts"), columns, storage)
     skips = spec.corpus.corrupt_files == "skip"
     survey = cache.survey([file for file in files if coverage.lacks(file)], skips)
     footers = survey.footers
+    _check_kept(own, spec, run_date, files, survey.skipped)
     size = ShardSize(spec.corpus.shard_rows, spec.corpus.shard_bytes)
     shards = cut_shards((footer.layout for footer in footers), size, packs_files=not output.keeps_files_apart)
     if not shards and not coverage.etags:
@@ -204,6 +204,33 @@ def make_job(run: PreparedRun, num_threads: int, run_id: str) -> ScoreJob:
         )
         first = FirstModel(own, spec.cascade.min_score)
     return ScoreJob(model, run.source, ledger, run.table_schema, run_id, reuse, first)
+
+
+def _covered_before(ledger: Ledger) -> tuple[Coverage, Coverage]:
+    """What nights before a ledger's cover, and what its own does if it was published."""
+    store = CoverageStore(ledger.table_uri, ledger.fingerprint, ledger.storage)
+    return store.before(ledger.run_date), store.published(ledger.run_date) or NOTHING
+
+
+def _check_kept(
+    own: Coverage, spec: ScoreSpec, run_date: str, files: Sequence[CorpusFile], skipped: Sequence[SkippedFile]
+) -> None:
+    """A night that was published, and is run again, can show no more what it held of files that cannot be read now.
+
+    Raises:
+        CorpusError: it holds such rows, and they are to be kept.
+    """
+    held = {uri for uri, night in own.nights.items() if night == run_date}
+    gone = held - {file.uri for file in files} if spec.output.vanished == "keep" else set[str]()
+    lost = sorted(gone | (held & {file.uri for file in skipped}))
+    if lost:
+        why = "are gone from the corpus" if gone else "are corrupt now"
+        raise CorpusError(
+            f"night {run_date} of {spec.output.uri} holds rows of {len(lost)} files that {why}, as {lost[0]}; "
+            "run again it would lose them",
+            "nothing was changed; what came since is scored by the next night's date, which keeps them; "
+            "--rescore scores all that is there for this one, without them",
+        )
 
 
 def _kept_columns(footers: Sequence[FileFooter], spec: ScoreSpec) -> pa.Schema:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.config import parse_spec
-from pipeline.errors import SpecError
+from pipeline.errors import CorpusError, SpecError
 from pipeline.inference.publish import publish_run
 from pipeline.inference.spec import ScoreSpec
 from pipeline.output.table import Night, Published, publish_night
@@ -33,7 +33,7 @@ def test_rows_of_a_vanished_file_stay_in_their_night_and_are_current_where_asked
     story.night(D20)
     before = story.live()
     story.remove("c")
-    assert not story.prepare(D20).is_published
+    assert vanished == "keep" or not story.prepare(D20).is_published
     assert story.night(D21).num_rows == 0
     assert story.prepare(D21).is_published
     assert story.current() == story.rows | (story.vanished if vanished == "keep" else {})
@@ -118,6 +118,32 @@ def test_what_a_night_lost_as_it_was_run_again_is_scored_by_the_next(story: Stor
     assert story.night(D22).num_rows == 27 + 10
     assert story.current() == story.rows
     assert [story.verify(night) for night in (D20, D21, D22)] == [(), (), ()]
+
+
+def test_a_night_that_would_lose_rows_of_a_vanished_file_as_it_is_run_again_is_refused(story: Story) -> None:
+    story.output = {"select": "new", "vanished": "keep"}
+    story.put("a", 25, 0)
+    story.put("b", 25, 1)
+    story.night(D20)
+    story.remove("b")
+    with pytest.raises(CorpusError, match="holds rows of 1 files that are gone from the corpus"):
+        story.prepare(D20)
+    story.night(D21)
+    assert story.current() == story.rows | story.vanished
+    story.night(D20, rescore=True)
+    assert story.shown(D20) == story.rows
+
+
+def test_a_night_that_would_lose_rows_of_a_corrupt_file_as_it_is_run_again_is_refused(story: Story) -> None:
+    story.blocks = {"corpus": {"keep": ["id"], "shard_rows": 20, "corrupt_files": "skip"}}
+    story.put("a", 25, 0)
+    story.put("b", 25, 1)
+    story.night(D20)
+    story.spoil("b")
+    with pytest.raises(CorpusError, match="holds rows of 1 files that are corrupt now"):
+        story.prepare(D20)
+    story.night(D21)
+    assert story.current() == story.rows | story.vanished
 
 
 def test_a_night_of_everything_keeps_no_vanished_file() -> None:
