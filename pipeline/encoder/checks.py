@@ -14,7 +14,7 @@ from pipeline.errors import ModelError, first_line
 EXPECTED_MODEL = "expected a Hugging Face directory with config.json and model.safetensors, or an id of a reachable hub"
 _FAMILIES = "BERT, RoBERTa, DistilBERT, ELECTRA, ALBERT, MPNet, ..."
 # What they compute of a text changes with its padding, so with the other texts of its batch.
-_READ_PADDING = frozenset(["convbert", "fnet", "funnel", "mobilebert", "nystromformer", "yoso"])
+_READ_PADDING = frozenset(["convbert", "fnet", "funnel", "mobilebert", "nystromformer", "reformer", "yoso"])
 # Heads whose own forward tells the encoder which tokens see all others: run apart from it they compute another thing.
 _GLOBAL_HEADS = {"longformer": frozenset(["AutoModelForSequenceClassification", "AutoModelForQuestionAnswering"])}
 # Those that could compute positions of another kind, until transformers dropped that.
@@ -136,6 +136,11 @@ def _check_kind(source: str, config: Any) -> None:
         raise ModelError(
             f"{source}: attention_type is block_sparse, whose results depend on the other texts of a batch",
             "set attention_type: original_full in its config.json, or choose an encoder such as ModernBERT",
+        )
+    if config.model_type == "xlnet" and config.summary_type != "last":
+        raise ModelError(
+            f"{source}: summary_type is {config.summary_type}, whose results depend on the other texts of a batch",
+            "choose an encoder whose summary_type is last, as XLNet's own, or another family",
         )
     if config.model_type == "xmod" and config.default_language is None:
         raise ModelError(f"{source}: an xmod model without a language", "set default_language in its config.json")

@@ -24,6 +24,7 @@ from pipeline.encoder.packing import Pack, spread_tokens
 from pipeline.encoder.pooling import pool_tokens
 from pipeline.encoder.tokenize import Padding, TokenRows, flat_positions, pad_rows
 
+_PADDED_LEFT = frozenset(["xlnet"])  # its heads read the last token; others read the first, or count positions from it
 _POSITIONS_AFTER_PAD = frozenset(
     (
         *("roberta", "xlm-roberta", "camembert", "mpnet", "xlm-roberta-xl", "longformer"),
@@ -102,7 +103,7 @@ def lay_out(
 def _pad(
     rows: TokenRows, indices: npt.NDArray[np.int64], encoder: Any, padding: Padding, device: torch.device
 ) -> ModelBatch:
-    batch = pad_rows(rows, indices, padding)
+    batch = pad_rows(rows, indices, padding, left=encoder.config.model_type in _PADDED_LEFT)
     arrays = {"input_ids": batch.ids_BS, "attention_mask": batch.mask_BS, "token_type_ids": batch.types_BS}
     cells = _to_device(np.flatnonzero(batch.mask_BS), device)
     return ModelBatch(_known_inputs(arrays, encoder, device), cells, batch.ids_BS.shape, None)

@@ -45,17 +45,19 @@ def settle_use(spec: UseT, source: str, is_strict: bool = True) -> UseT:
 
 
 def _check_texts(directory: Path) -> None:
-    """Refuse a model that embeds another text than the one it is given."""
+    """Refuse a model that embeds another text than the one it is given, or keeps a part of an embedding."""
     names = ("config_sentence_transformers.json", "sentence_bert_config.json")
     settings, transformer = (read_settings(directory, name, may_lack=True) for name in names)
     prompt = (settings.get("prompts") or {}).get(settings.get("default_prompt_name"))
     changes = f"a prompt stands before each text ({prompt!r})" if prompt else ""
+    if settings.get("truncate_dim"):
+        changes = f"embeddings are cut to their first {settings['truncate_dim']} numbers (truncate_dim)"
     if transformer.get("do_lower_case") and not _lowers(load_tokenizer(directory)):
         changes = "texts are made lower case (do_lower_case), and its tokenizer does not do that"
     if changes:
         raise ModelError(
-            f"{directory}: {changes}; expected a model that embeds texts as they are",
-            "write such texts into the corpus, and set both `pooling` and `normalize` to embed them as they are",
+            f"{directory}: {changes}; expected a model that embeds texts as they are, whole",
+            "write such texts into the corpus, and set both `pooling` and `normalize` to embed them so",
         )
 
 

@@ -299,24 +299,23 @@ class PaddedBatch:
 
 @dataclass(frozen=True)
 class Padding:
-    """How a tokenizer pads: with which id, and on which side (XLNet: left)."""
+    """What a tokenizer pads with; on which side is its model's business, whatever the tokenizer says."""
 
     pad_id: int
-    left: bool = False
 
     @classmethod
     def of(cls, tokenizer: Any) -> Padding:
         """That of a Hugging Face tokenizer."""
         pad_id = tokenizer.pad_token_id
-        return cls(0 if pad_id is None else pad_id, tokenizer.padding_side == "left")
+        return cls(0 if pad_id is None else pad_id)
 
 
-def pad_rows(rows: TokenRows, indices: npt.NDArray[np.int64], padding: Padding) -> PaddedBatch:
-    """Gather windows, padded to the longest."""
+def pad_rows(rows: TokenRows, indices: npt.NDArray[np.int64], padding: Padding, left: bool = False) -> PaddedBatch:
+    """Gather windows, padded to the longest, on the right or the left."""
     lengths_B = rows.lengths[indices]
     width = int(lengths_B.max(initial=0))
     columns_S = np.arange(width)
-    start_B1 = (width - lengths_B)[:, None] if padding.left else np.zeros((len(indices), 1), np.int64)
+    start_B1 = (width - lengths_B)[:, None] if left else np.zeros((len(indices), 1), np.int64)
     inside_BS = (columns_S >= start_B1) & (columns_S < start_B1 + lengths_B[:, None])
     flat = flat_positions(rows, indices)
     ids_BS = np.full((len(indices), width), padding.pad_id, np.int64)

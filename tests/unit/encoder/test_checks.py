@@ -83,6 +83,11 @@ def save_config(directory: Path, config: Any) -> str:
         (transformers.YosoConfig(), "a yoso model's results depend on the other texts of a batch"),
         (transformers.FNetConfig(), "a fnet model's results depend on the other texts of a batch"),
         (transformers.BigBirdConfig(), "attention_type is block_sparse, whose results depend on the other texts"),
+        (transformers.ReformerConfig(), "a reformer model's results depend on the other texts of a batch"),
+        (
+            transformers.XLNetConfig(summary_type="mean"),
+            "summary_type is mean, whose results depend on the other texts",
+        ),
         (transformers.XmodConfig(), "an xmod model without a language"),
         (transformers.BertConfig(position_embedding_type="relative_key"), "position_embedding_type is relative_key"),
     ],

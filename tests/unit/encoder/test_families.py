@@ -11,7 +11,7 @@ import torch
 
 from pipeline.encoder.attention import Runtime
 from pipeline.encoder.batching import BatchBudget
-from pipeline.encoder.forward import head_logits
+from pipeline.encoder.forward import head_logits, lay_out
 from pipeline.encoder.model import EmbeddingOptions, EncoderModel, Head
 from pipeline.encoder.tokenize import Padding, TextTokenizer, TokenOptions, TokenRows
 from tests.unit.encoder.families import EVERY, FAMILIES, RELATED
@@ -72,8 +72,15 @@ def test_a_batch_gives_what_each_row_gives_alone(family: str, head: str, with_pa
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_padding_goes_where_the_family_wants_it(family: str) -> None:
+def test_padding_goes_where_the_family_wants_it_whatever_its_tokenizer_says(family: str) -> None:
     rows, padding = encoded(family, TEXTS)
-    tokenizer = FAMILIES[family].tokenizer()
-    assert padding == Padding(tokenizer.pad_token_id, family == "xlnet")
+    tokenizer, network = FAMILIES[family].tokenizer(), FAMILIES[family].network("AutoModel")
+    tokenizer.padding_side = "right" if family == "xlnet" else "left"
+    assert padding == Padding.of(tokenizer) == Padding(tokenizer.pad_token_id)
+    shortest, longest = np.argsort(rows.lengths)[[0, -1]]
+    batch = lay_out(rows, np.array([longest, shortest]), network, padding, torch.device("cpu"))
+    if batch.pack is None:
+        is_token, length = batch.mask_BS[1].bool(), int(rows.lengths[shortest])
+        assert (is_token[-length:] if family == "xlnet" else is_token[:length]).all()
+        assert int(is_token.sum()) == length < batch.shape[1]
     assert [rows.row(index).tolist() for index in range(len(rows))] == tokenizer(TEXTS)["input_ids"]

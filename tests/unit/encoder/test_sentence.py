@@ -94,6 +94,15 @@ def test_a_model_that_puts_a_prompt_before_each_text_is_refused(tmp_path: Path, 
         assert settle_use(EncoderUse(), model).pooling == "cls"
 
 
+def test_a_model_that_cuts_its_embeddings_is_refused(tmp_path: Path, encoder_directory: Path) -> None:
+    model = save(tmp_path / "model", encoder_directory, parts.Pooling(32, pooling_mode="cls"))
+    path = tmp_path / "model" / "config_sentence_transformers.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "truncate_dim": 8}))
+    with pytest.raises(ModelError, match=r"embeddings are cut to their first 8 numbers \(truncate_dim\)"):
+        settle_use(EncoderUse(), model)
+    assert settle_use(EncoderUse(pooling="cls", normalize=False), model).pooling == "cls"
+
+
 @pytest.mark.parametrize("tokenizer_lowers", [False, True])
 def test_a_model_that_lowers_texts_itself_is_refused(
     tmp_path: Path, encoder_directory: Path, tokenizer_lowers: bool

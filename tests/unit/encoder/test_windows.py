@@ -143,7 +143,7 @@ def test_a_stride_without_room_is_refused_only_where_windows_are_made(fresh: Any
 def test_left_padding_and_segments_stay_with_their_tokens(fresh: Any) -> None:
     rows = TextTokenizer(fresh, TokenOptions(32)).encode(pa.array(LEFT), pa.array(RIGHT))
     picks = np.array([3, 0, 1])
-    batch = pad_rows(rows, picks, Padding(9, left=True))
+    batch = pad_rows(rows, picks, Padding(9), left=True)
     assert batch.types_BS is not None
     for position, pick in enumerate(picks):
         length = int(rows.lengths[pick])
