@@ -45,6 +45,21 @@ def _open_session(compute: ElasticCompute, address: str | None) -> Iterator[Pool
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # C++ warnings about what Ray Data does on purpose
     import ray
 
+    try:
+        _start_ray(address)
+        resources = _local_resources() if address is None else _cluster_resources()
+        pool = choose_pool(compute, resources)
+        if address is not None and (note := lacking_note(resources.nodes, pool)):
+            print(f"note: {note}")
+        with contextlib.nullcontext() if address is None else exported_progress():
+            yield pool
+    finally:
+        ray.shutdown()
+
+
+def _start_ray(address: str | None) -> None:
+    import ray
+
     if address is None:
         cpus = max(MIN_LOGICAL_CPUS, os.cpu_count() or 1)
         with span("start Ray"), muted_stderr(), own_sigterm():
@@ -55,15 +70,6 @@ def _open_session(compute: ElasticCompute, address: str | None) -> Iterator[Pool
                 ray.init(address=address, log_to_driver=False, logging_level="ERROR")
         except (ConnectionError, ValueError, RuntimeError) as error:
             raise _no_cluster(address, first_line(error)) from None
-    try:
-        resources = _local_resources() if address is None else _cluster_resources()
-        pool = choose_pool(compute, resources)
-        if address is not None and (note := lacking_note(resources.nodes, pool)):
-            print(f"note: {note}")
-        with contextlib.nullcontext() if address is None else exported_progress():
-            yield pool
-    finally:
-        ray.shutdown()
 
 
 def _local_resources() -> Resources:

@@ -11,13 +11,26 @@ from collections.abc import Iterator
 
 @contextlib.contextmanager
 def own_sigterm() -> Iterator[None]:
-    """Put SIGTERM's handler back: Ray installs one in C++ that aborts the process before Python hears of it."""
-    handler = signal.getsignal(signal.SIGTERM)
+    """Keep SIGTERM's handler while Ray starts, and let it hear afterwards of a signal that came meanwhile.
+
+    Ray would put two of its own in its place: one in Python, which leaves without a word and half a Ray behind, and
+    one in C++, which aborts the process.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    from ray._private import utils  # nothing public keeps Ray from it
+
+    handler, set_handler, heard = signal.getsignal(signal.SIGTERM), utils.set_sigterm_handler, list[int]()
+    signal.signal(signal.SIGTERM, lambda number, _frame: heard.append(number))
+    utils.set_sigterm_handler = lambda _handler: None
     try:
         yield
     finally:
-        if handler is not None and threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, handler)
+        utils.set_sigterm_handler = set_handler
+        signal.signal(signal.SIGTERM, handler)
+    if heard:
+        signal.raise_signal(signal.SIGTERM)
 
 
 @contextlib.contextmanager
