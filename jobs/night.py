@@ -15,7 +15,7 @@ def run_night(run: PreparedRun, address: str | None, started_s: float, score: Sc
     """Score what is left of a night and publish it, unless another run is at it; `started_s` is the command's start.
 
     Raises:
-        NightTakenError: another run is.
+        NightTakenError: another run is, or is at another night of the snapshot.
         FilesSkippedError, DriftError: it is published, without files that may be left out, or beyond `report.fail`.
     """
     from jobs.printing import print_run
@@ -27,7 +27,7 @@ def run_night(run: PreparedRun, address: str | None, started_s: float, score: Sc
 
     session = ray_session(run.spec.compute, address) if run.plan.pending else None
     run_id, fresh, workers = run_id_for(run.ledger.run_date), [], DRIVER_ALONE
-    with noting_failures(run.ledger, run_id, started_s), NightLock.of(run.ledger, run_id):
+    with noting_failures(run.ledger, run_id, started_s), NightLock(run.ledger, run_id):
         run.keep_models()
         if session is not None:
             with session as pool:
@@ -42,7 +42,7 @@ def finish_published(run: PreparedRun, started_s: float, dry_run: bool = False) 
     """What is left of a published night: its manifest and report, if the run that published it was stopped before.
 
     Raises:
-        NightTakenError: another run is at work on the night, and will write it.
+        NightTakenError: another run is at work on the night, and will write it, or on another of the snapshot.
         FilesSkippedError: files were left out, as the spec allows.
         DriftError: its report said that it is beyond `report.fail`.
     """
@@ -52,7 +52,7 @@ def finish_published(run: PreparedRun, started_s: float, dry_run: bool = False) 
     from pipeline.report.saved import check_drift, complete_report
 
     if not dry_run and lacks_manifest(run):
-        with NightLock.of(run.ledger, run_id := run_id_for(run.ledger.run_date)):
+        with NightLock(run.ledger, run_id := run_id_for(run.ledger.run_date)):
             complete_manifest(run, run_id, started_s)
         print("its manifest was missing, as the run that published it was stopped; written now")
     summary = complete_report(run.ledger, run.spec.report, writes=not dry_run)

@@ -17,6 +17,7 @@ process boundaries by pickle unchanged, and carries the exit status a job ends w
     ├── TransientStorageError      the network or the store, from the first look on; retried, then exit 75 (run again)
     ├── ClusterLostError           a cluster that runs the job gives no answer; exit 75 (run again to follow it)
     ├── NightTakenError            another run is at work on the night; nothing was done; exit 0
+    │   └── OtherNightTakenError   a snapshot's run is at work on another night; nothing was done; exit 75 (run again)
     ├── NightsTakenError           so it was with nights of a range, the others are done; exit 75
     ├── StorageFullError           no room on the disk or in the quota; exit 75
     ├── ShardDeadlineError         a shard took too long, three times; finished work is kept; exit 75
@@ -194,6 +195,12 @@ class NightTakenError(BertmillError):
     """Another run holds the night: it does the work, so there is nothing wrong with doing none."""
 
     exit_code = 0
+
+
+class OtherNightTakenError(NightTakenError):
+    """Another run holds the whole snapshot for another night: nobody does this one."""
+
+    exit_code = EXIT_RESUMABLE
 
 
 class NightsTakenError(BertmillError):

@@ -20,9 +20,8 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from types import TracebackType
 
-from pipeline.errors import BertmillError, NightTakenError
+from pipeline.errors import BertmillError, NightTakenError, OtherNightTakenError
 from pipeline.output.ledger import Ledger
-from pipeline.storage import Storage
 from pipeline.uris import join_uri
 
 RENEW_S = 15.0
@@ -40,6 +39,7 @@ class Lease:
         is_released: It has ended.
         host: Where it runs.
         pid: As which process.
+        run_date: Its night; empty in leases that do not tell it.
     """
 
     holder: str
@@ -47,6 +47,7 @@ class Lease:
     is_released: bool = False
     host: str = ""
     pid: int = 0
+    run_date: str = ""
 
     @property
     def is_of_the_dead(self) -> bool:
@@ -66,33 +67,21 @@ class NightLock:
     """Held for as long as the block runs.
 
     Args:
-        table_uri: The table.
-        scope: What is locked: a night, or the whole table of a snapshot.
+        ledger: Of what is locked: a night, or the whole table of a snapshot.
         run_id: The run that wants it.
-        storage: The table's store.
         clock: Seconds since 1970.
         patience_s: How long a lease is watched that is neither renewed nor stale.
 
     Raises:
         NightTakenError: another run holds it.
+        OtherNightTakenError: it does so for another night of the snapshot.
     """
 
-    @classmethod
-    def of(cls, ledger: Ledger, run_id: str) -> NightLock:
-        """The lock of what a ledger's records are of."""
-        return cls(ledger.table_uri, ledger.scope, run_id, ledger.storage)
-
     def __init__(
-        self,
-        table_uri: str,
-        scope: str,
-        run_id: str,
-        storage: Storage,
-        clock: Callable[[], float] = time.time,
-        patience_s: float = STALE_S,
+        self, ledger: Ledger, run_id: str, clock: Callable[[], float] = time.time, patience_s: float = STALE_S
     ) -> None:
-        self._root = join_uri(table_uri, "_bertmill", "locks", scope)
-        self._scope, self._storage, self._clock = scope, storage, clock
+        self._root = join_uri(ledger.table_uri, "_bertmill", "locks", ledger.scope)
+        self._scope, self._run_date, self._storage, self._clock = ledger.scope, ledger.run_date, ledger.storage, clock
         self._patience_s = patience_s
         self._host, self._pid = socket.gethostname(), os.getpid()
         self._holder = f"{self._host} process {self._pid} run {run_id}"
@@ -131,7 +120,7 @@ class NightLock:
         return lease.is_released or lease.is_of_the_dead or self._clock() - lease.renewed_s >= STALE_S
 
     def _lease(self) -> Lease:
-        return Lease(self._holder, self._clock(), host=self._host, pid=self._pid)
+        return Lease(self._holder, self._clock(), host=self._host, pid=self._pid, run_date=self._run_date)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -167,6 +156,11 @@ class NightLock:
 
     def _taken(self, lease: Lease | None) -> NightTakenError:
         holder = lease.holder if lease else "another run"
+        if lease and lease.run_date not in ("", self._run_date):
+            return OtherNightTakenError(
+                f"{self._scope}: {holder} is at work on night {lease.run_date}; nothing done for {self._run_date}",
+                "run the same command again when that night is done",
+            )
         return NightTakenError(
             f"{self._scope}: {holder} is at work on it; nothing done here",
             "if that run does not end, stop it and run the same command again",

@@ -201,9 +201,8 @@ def _no_session(*_given: Any) -> Iterator[PoolOptions]:
 
 
 class _NoLock(contextlib.nullcontext[None]):
-    @classmethod
-    def of(cls, *_given: Any) -> _NoLock:
-        return cls()
+    def __init__(self, *_given: Any) -> None:
+        super().__init__()
 
 
 def _meeting(run: Run) -> Callable[..., Any]:

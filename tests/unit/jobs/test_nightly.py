@@ -19,6 +19,7 @@ from pipeline.config import ComputeConfig, PoolOptions
 from pipeline.corpus.shards import Shard
 from pipeline.corpus.stream import WorkerFactory
 from pipeline.output import lock
+from pipeline.output.ledger import Ledger
 from pipeline.output.lock import NightLock
 from pipeline.output.verify import verify_night
 from pipeline.report import saved
@@ -99,9 +100,13 @@ def short_lease(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lock.time, "sleep", lambda seconds: threading.Event().wait(seconds))
 
 
+def held(night: str, tmp_path: Path, is_snapshot: bool = False) -> NightLock:
+    return NightLock(Ledger(str(tmp_path / "output"), night, "", Storage(), is_snapshot), "other")
+
+
 @pytest.mark.usefixtures("short_lease")
 def test_a_night_that_another_run_holds_is_left_to_it(nightly_raw: dict[str, Any], tmp_path: Path) -> None:
-    with NightLock(str(tmp_path / "output"), f"run_date={D21}", "other", Storage()):
+    with held(D21, tmp_path):
         before = files_below(tmp_path / "output")
         finished = nightly(nightly_raw, tmp_path, "--date", D21)
     assert (finished.exit_code, finished.stdout) == (0, "")
@@ -112,13 +117,28 @@ def test_a_night_that_another_run_holds_is_left_to_it(nightly_raw: dict[str, Any
 
 @pytest.mark.usefixtures("no_ray", "short_lease")
 def test_a_range_goes_on_after_a_night_that_another_run_holds(nightly_raw: dict[str, Any], tmp_path: Path) -> None:
-    with NightLock(str(tmp_path / "output"), f"run_date={D22}", "other", Storage()):
+    with held(D22, tmp_path):
         finished = nightly(nightly_raw, tmp_path, "--date", D21, "--until", D23)
     assert finished.exit_code == 75
     assert f"error: 1 of 3 nights are left to other runs: {D22}\nrun_date={D22}: " in finished.stderr
     assert [manifest["run_date"] for manifest in manifests(tmp_path)] == [D21, D23]
     assert nightly(nightly_raw, tmp_path, "--date", D21, "--until", D23).exit_code == 0
     assert [manifest["run_date"] for manifest in manifests(tmp_path)] == [D21, D22, D23]
+
+
+@pytest.mark.usefixtures("no_ray", "short_lease")
+@pytest.mark.parametrize("until", [[], ["--until", D23]])
+def test_a_snapshot_that_is_held_for_another_night_is_not_called_done(
+    nightly_raw: dict[str, Any], tmp_path: Path, until: list[str]
+) -> None:
+    nightly_raw["output"] |= {"mode": "snapshot", "select": "all"}
+    with held(D21, tmp_path, is_snapshot=True):
+        finished = nightly(nightly_raw, tmp_path, "--date", D22, *until)
+    assert finished.exit_code == 75
+    assert f"run other is at work on night {D21}; nothing done for {D22}" in finished.stderr
+    assert manifests(tmp_path) == []
+    assert nightly(nightly_raw, tmp_path, "--date", D22).exit_code == 0
+    assert [manifest["run_date"] for manifest in manifests(tmp_path)] == [D22]
 
 
 @pytest.mark.usefixtures("no_ray")
@@ -253,7 +273,7 @@ def test_a_missing_manifest_is_left_to_the_run_that_holds_the_night(
     nightly_raw: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kill_before_the_manifest(nightly_raw, tmp_path, monkeypatch)
-    with NightLock(str(tmp_path / "output"), f"run_date={D21}", "other", Storage()):
+    with held(D21, tmp_path):
         finished = nightly(nightly_raw, tmp_path, "--date", D21)
     assert finished.exit_code == 0
     assert "run other is at work on it" in finished.stderr

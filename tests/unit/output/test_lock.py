@@ -13,13 +13,15 @@ from typing import Any
 
 import pytest
 
-from pipeline.errors import NightTakenError, TransientStorageError
+from pipeline.errors import NightTakenError, OtherNightTakenError, TransientStorageError
 from pipeline.output import lock
+from pipeline.output.ledger import Ledger
 from pipeline.output.lock import STALE_S, NightLock
 from pipeline.storage import Storage
 
 STORAGE = Storage()
-SCOPE = "run_date=2026-11-23"
+NIGHT, NEXT = "2026-11-23", "2026-11-24"
+SCOPE = f"run_date={NIGHT}"
 
 
 class Clock:
@@ -37,8 +39,12 @@ def clock() -> Clock:
     return Clock()
 
 
-def open_lock(table: Path, clock: Clock, run_id: str = "run-1", scope: str = SCOPE) -> NightLock:
-    return NightLock(str(table), scope, run_id, STORAGE, clock, patience_s=0.0)
+def open_lock(table: Path, clock: Clock, run_id: str = "run-1") -> NightLock:
+    return NightLock(Ledger(str(table), NIGHT, "", STORAGE), run_id, clock, patience_s=0.0)
+
+
+def open_snapshot(table: Path, clock: Clock, run_id: str, night: str) -> NightLock:
+    return NightLock(Ledger(str(table), night, "", STORAGE, is_snapshot=True), run_id, clock, patience_s=0.0)
 
 
 def leases(table: Path, scope: str = SCOPE) -> dict[int, dict[str, Any]]:
@@ -70,9 +76,27 @@ def test_a_lease_is_released_by_an_error_too(tmp_path: Path, clock: Clock) -> No
 
 
 def test_other_nights_are_other_leases(tmp_path: Path, clock: Clock) -> None:
-    with open_lock(tmp_path, clock), open_lock(tmp_path, clock, "run-2", "snapshot"):
+    with open_lock(tmp_path, clock), open_snapshot(tmp_path, clock, "run-2", NIGHT):
         assert not leases(tmp_path)[1]["is_released"]
         assert not leases(tmp_path, "snapshot")[1]["is_released"]
+
+
+def test_a_snapshot_held_for_another_night_is_to_be_asked_for_again(tmp_path: Path, clock: Clock) -> None:
+    with open_snapshot(tmp_path, clock, "run-1", NIGHT):
+        with pytest.raises(OtherNightTakenError, match=f"at work on night {NIGHT}; nothing done for {NEXT}") as raised:
+            open_snapshot(tmp_path, clock, "run-2", NEXT).__enter__()
+        with pytest.raises(NightTakenError, match="at work on it") as same:
+            open_snapshot(tmp_path, clock, "run-3", NIGHT).__enter__()
+    assert (raised.value.exit_code, same.value.exit_code) == (75, 0)
+    assert "run the same command again" in raised.value.remedy
+
+
+def test_a_lease_that_does_not_tell_its_night_is_read(tmp_path: Path, clock: Clock) -> None:
+    untold = {"holder": "an older one", "renewed_s": clock(), "is_released": False, "host": "elsewhere", "pid": 1}
+    uri = tmp_path / "_bertmill" / "locks" / SCOPE / "00000001.json"
+    STORAGE.write_bytes(str(uri), json.dumps(untold).encode())
+    with pytest.raises(NightTakenError, match="an older one is at work on it"):
+        open_lock(tmp_path, clock).__enter__()
 
 
 def test_a_lease_is_held_until_it_is_stale(tmp_path: Path, clock: Clock) -> None:
@@ -214,7 +238,7 @@ def test_a_lease_is_watched_until_it_is_renewed(tmp_path: Path, clock: Clock, mo
 
     monkeypatch.setattr(lock.time, "sleep", sleep)
     with pytest.raises(NightTakenError, match="at work"):
-        NightLock(str(tmp_path), SCOPE, "run-2", STORAGE, clock).__enter__()
+        NightLock(Ledger(str(tmp_path), NIGHT, "", STORAGE), "run-2", clock).__enter__()
     assert watched == [lock.POLL_S] * 3
 
 
@@ -226,5 +250,5 @@ def test_a_lease_is_watched_until_it_runs_out(tmp_path: Path, clock: Clock, monk
 
     monkeypatch.setattr(lock.time, "sleep", sleep)
     left_s = clock.now_s
-    with NightLock(str(tmp_path), SCOPE, "run-2", STORAGE, clock):
+    with NightLock(Ledger(str(tmp_path), NIGHT, "", STORAGE), "run-2", clock):
         assert clock.now_s - left_s == STALE_S
