@@ -39,7 +39,7 @@ def run_night(run: PreparedRun, address: str | None, started_s: float, score: Sc
 
 
 def finish_published(run: PreparedRun, started_s: float, dry_run: bool = False) -> None:
-    """What is left of a published night: its manifest and report, if the run that published it was stopped before.
+    """What is left of a published night: its manifest and report, if its run was stopped before or had nothing to do.
 
     Raises:
         NightTakenError: another run is at work on the night, and will write it, or on another of the snapshot.
@@ -54,7 +54,7 @@ def finish_published(run: PreparedRun, started_s: float, dry_run: bool = False) 
     if not dry_run and lacks_manifest(run):
         with NightLock(run.ledger, run_id := run_id_for(run.ledger.run_date)):
             complete_manifest(run, run_id, started_s)
-        print("its manifest was missing, as the run that published it was stopped; written now")
+        print("its manifest was missing; written now")
     summary = complete_report(run.ledger, run.spec.report, writes=not dry_run)
     check_drift(summary)  # the graver of the two remarks, should both be due
     check_complete(run)

@@ -117,12 +117,16 @@ def publish_run(
 
 
 def lacks_manifest(run: PreparedRun) -> bool:
-    """Whether nothing speaks of a published night as it is: its run was killed between commit and manifest."""
+    """Whether nothing speaks of a published night as it is.
+
+    Its run was killed between commit and manifest, or a snapshot showed all of it before the night began.
+    """
     ledger = run.ledger
     night = None if ledger.is_snapshot else ledger.run_date
     version = last_publication(ledger.table_uri, ledger.storage, night) or 0
     manifests = read_manifests(ledger.table_uri, ledger.storage, night)
-    return not any(found.fingerprint == ledger.fingerprint and found.version >= version for found in manifests)
+    is_told = any(found.fingerprint == ledger.fingerprint and found.version >= version for found in manifests)
+    return not is_told or all(found.run_date != ledger.run_date for found in manifests)
 
 
 def complete_manifest(run: PreparedRun, run_id: str, started_s: float) -> None:

@@ -80,7 +80,7 @@ def complete_report(ledger: Ledger, config: ReportConfig, writes: bool) -> Mappi
     runs = [found.counts.get("run_id") for found in read_manifests(ledger.table_uri, ledger.storage, ledger.run_date)]
     if not writes or not runs or (summary is not None and summary.get("run_id") == runs[-1]):
         return summary
-    print("its report was missing, as the run that published it was stopped; now:")
+    print("its report was missing; now:")
     return write_report(ledger, config)
 
 

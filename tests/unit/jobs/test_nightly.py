@@ -142,6 +142,22 @@ def test_a_snapshot_that_is_held_for_another_night_is_not_called_done(
 
 
 @pytest.mark.usefixtures("no_ray")
+def test_a_night_that_changes_nothing_in_a_snapshot_is_a_night_all_the_same(
+    nightly_raw: dict[str, Any], tmp_path: Path
+) -> None:
+    nightly_raw["output"] |= {"mode": "snapshot", "select": "all"}
+    assert nightly(nightly_raw, tmp_path, "--date", D21).exit_code == 0
+    quiet = nightly(nightly_raw, tmp_path, "--date", D22)
+    assert quiet.exit_code == 0, quiet.stderr
+    assert [(told["run_date"], told["table_version"]) for told in manifests(tmp_path)] == [(D21, 1), (D22, 1)]
+    assert (tmp_path / "output" / "_reports" / f"run_date={D22}.html").exists()
+    assert verify_night(str(tmp_path / "output"), D22, Storage()).notes == (SNAPSHOT_NOTE,)
+    before = files_below(tmp_path / "output")
+    assert nightly(nightly_raw, tmp_path, "--date", D21, "--until", D22).exit_code == 0
+    assert files_below(tmp_path / "output") == before
+
+
+@pytest.mark.usefixtures("no_ray")
 def test_a_range_of_nights_does_each_once(nightly_raw: dict[str, Any], tmp_path: Path) -> None:
     finished = nightly(nightly_raw, tmp_path, "--date", D21, "--until", D23)
     assert finished.exit_code == 0, finished.stderr
