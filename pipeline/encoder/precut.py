@@ -15,6 +15,7 @@ from typing import Any
 
 CHARS_PER_TOKEN = 16  # of the first cut tried; English has 4 to 5
 _WORTH_IT = 4  # times the first cut: a shorter text is not looked at
+_WORTH_IT_IN_PAIRS = 1  # whose windows are multiplied, in time and memory: see `Precutter.cut_pairs`
 _SPACES_TRIED = 64
 _PLAIN = {"Lu", "Ll", "Nd"}  # never joined with a space by any normal form, unlike some of the other letters
 _LOCAL_NORMALIZERS = {
@@ -40,15 +41,15 @@ class Precutter:
 
     def cut(self, texts: list[str]) -> list[str]:
         """Each text, or enough of its beginning to hold more than `max_length` tokens; the same objects if none is."""
-        return self._cut_beyond(dict.fromkeys(self._long(texts), self._max_length), texts)
+        return self._cut_beyond(dict.fromkeys(self._long(texts, _WORTH_IT), self._max_length), texts)
 
     def cut_pairs(self, lefts: list[str], rights: list[str]) -> tuple[list[str], list[str]]:
         """The same for pairs, of which the longer text stays the longer one: that decides what is kept of each.
 
-        The Rust tokenizer makes every pair of the windows of two long texts and throws all but one away: its time grows
-        with the product of their lengths.
+        The Rust tokenizer makes every pair of the windows of two long texts and throws all but one away: its time
+        and memory grow with the product of their lengths.
         """
-        long_left, long_right = set(self._long(lefts)), set(self._long(rights))
+        long_left, long_right = (set(self._long(texts, _WORTH_IT_IN_PAIRS)) for texts in (lefts, rights))
         if not (long_left or long_right) or not self._is_local:
             return lefts, rights
         both = sorted(long_left & long_right)
@@ -62,8 +63,8 @@ class Precutter:
             self._cut_beyond(self._more_than(long_right - first_right, lefts), rights),
         )
 
-    def _long(self, texts: Iterable[str]) -> list[int]:
-        least = self._first_chars * _WORTH_IT
+    def _long(self, texts: Iterable[str], worth_it: int) -> list[int]:
+        least = self._first_chars * worth_it
         return [row for row, text in enumerate(texts) if len(text) > least]
 
     def _more_than(self, rows: Iterable[int], others: Sequence[str]) -> dict[int, int]:

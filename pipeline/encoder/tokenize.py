@@ -18,7 +18,7 @@ import pyarrow as pa
 from pipeline.encoder.precut import Precutter
 from pipeline.errors import ModelError
 
-_CHUNK_ROWS = 2048
+_CHUNK_ROWS = {1: 2_048, 2: 256}  # by texts of a row: windows of two long ones are multiplied
 
 
 @dataclass(frozen=True)
@@ -154,8 +154,9 @@ class TextTokenizer:
         encode = self._backend.encode_batch if self._options.with_spans else self._backend.encode_batch_fast
         with_types = self._uses_types and (len(texts) == 2 or self._types_vary)
         collector = _Collector(self._options, with_types, len(texts) - 1)
-        for start in range(0, len(texts[0]), _CHUNK_ROWS):
-            chunks = [text.slice(start, _CHUNK_ROWS).to_pylist() for text in texts]
+        num_rows = _CHUNK_ROWS[len(texts)]
+        for start in range(0, len(texts[0]), num_rows):
+            chunks = [text.slice(start, num_rows).to_pylist() for text in texts]
             if self._options.long_text == "truncate" and self._direction == "right":
                 chunks = self._precut(chunks)
             whole = chunks[0]

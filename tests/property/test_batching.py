@@ -65,7 +65,7 @@ def test_the_same_lengths_give_the_same_batches(lengths: list[int], budget: Batc
 @given(token_rows(), st.booleans(), st.data())
 def test_padding_gives_back_every_row(rows: TokenRows, left: bool, data: st.DataObject) -> None:
     picks = data.draw(st.lists(st.integers(0, max(len(rows) - 1, 0)), max_size=8 if len(rows) else 0))
-    batch = pad_rows(rows, np.array(picks, np.int64), Padding(0, left))
+    batch = pad_rows(rows, np.array(picks, np.int64), Padding(0), left)
     ids_BS, mask_BS = batch.ids_BS, batch.mask_BS
     assert batch.types_BS is None
     longest = max((int(rows.lengths[pick]) for pick in picks), default=0)
