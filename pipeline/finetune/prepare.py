@@ -32,12 +32,12 @@ from pipeline.finetune.layers import check_layers, check_recomputing
 from pipeline.finetune.linear_head import check_linear_head
 from pipeline.finetune.lora import check_lora
 from pipeline.finetune.spec import FinetuneSpec, HeadSpec, MaskingConfig
-from pipeline.finetune.teacher import find_target, read_teacher
+from pipeline.finetune.teacher import check_versions, find_target, find_version_column, read_teacher
 from pipeline.finetune.token_cache import CACHE_FORMAT
 from pipeline.registry.resolve import resolve_model
 from pipeline.storage import Storage
 from pipeline.tasks import check_inputs, check_long_text, find_task
-from pipeline.tasks.base import Task
+from pipeline.tasks.base import Learned, Task
 from pipeline.tracing import span
 from pipeline.uris import join_uri
 
@@ -228,14 +228,19 @@ def _open_splits(spec: FinetuneSpec, name: str, head: HeadSpec, source: str) -> 
     storage, task, data = Storage(spec.storage), find_task(head.task, source), head.data
     needed = tuple(tuple(data.inputs.get(name, name) for name in group) for group in task.labelled_inputs)
     extra = tuple((data.inputs[name],) for name in task.optional_inputs if name in data.inputs)
-    target = LabelTarget(find_target(task, data), read_teacher(task, data, spec.registry, storage, source))
+    teacher = read_teacher(task, data, spec.registry, storage, source)
+    target = LabelTarget(find_target(task, data), None if teacher is None else Learned(teacher.labels))
     checks = Checks()
     train = checks.run(lambda: open_split(data.train, task, (*needed, *extra), target, storage))
     held_out = data.validation
     validation = checks.run(lambda: open_split(held_out, task, needed, target, storage)) if held_out else None
     checks.raise_failures()
     assert train is not None
-    check_labels(task, train, validation, LabelPlaces(source, spec.field_of(name, "data")))
+    places = LabelPlaces(source, spec.field_of(name, "data"))
+    if version_column := find_version_column(task, data):
+        splits = {"train": train} if validation is None else {"train": train, "validation": validation}
+        check_versions(version_column, teacher, splits, places, storage)
+    check_labels(task, train, validation, places)
     return train, validation
 
 

@@ -107,10 +107,21 @@ def test_an_encoder_learns_to_embed_as_its_teacher_does(taught: Path, tmp_path: 
         assert info.metrics["cosine"] > max(0.8, before["cosine"] + 0.1)
 
 
+def unversioned(taught: Path, directory: Path) -> dict[str, str]:
+    """The rows of both tables, which no longer say who scored them."""
+    files = {}
+    for name, table in (("train", "unlabelled-table"), ("validation", "held-out-table")):
+        files[name] = str(directory / f"{name}.parquet")
+        rows = DeltaTable(str(taught / table)).to_pyarrow_table()
+        pq.write_table(rows.drop_columns(["model_version"]), files[name])
+    return files
+
+
 def test_another_teacher_is_another_run(taught: Path, tmp_path: Path) -> None:
     make_bundle(tmp_path / "other", ("a", "b", "c"))
+    rows = unversioned(taught, tmp_path)
     runs = [
-        learn(taught, tmp_path / "out", "text-classification", data={"teacher": str(bundle)})
+        learn(taught, tmp_path / "out", "text-classification", data={**rows, "teacher": str(bundle)})
         for bundle in (taught / "teacher", tmp_path / "other")
     ]
     assert runs[0].fingerprint != runs[1].fingerprint
@@ -155,9 +166,47 @@ def test_scores_without_their_labels_are_refused(taught: Path, tmp_path: Path) -
 
 def test_a_teacher_of_other_labels_is_told_by_every_row(taught: Path, tmp_path: Path) -> None:
     make_bundle(tmp_path / "other", ("yes", "no"))
-    run = learn(taught, tmp_path / "out", "text-classification", data={"teacher": str(tmp_path / "other")})
+    data = {**unversioned(taught, tmp_path), "teacher": str(tmp_path / "other")}
+    run = learn(taught, tmp_path / "out", "text-classification", data=data)
     with pytest.raises(CorpusError, match="soft label is not a distribution"):
         train_alone(run, num_threads=1)
+
+
+def other_scores(taught: Path, directory: Path) -> str:
+    """A file of the held-out rows as another bundle of the same labels would have scored them."""
+    rows = DeltaTable(str(taught / "held-out-table")).to_pyarrow_table()
+    versions = pa.array(["another"] * rows.num_rows)
+    path = directory / "other-scores.parquet"
+    pq.write_table(rows.set_column(rows.column_names.index("model_version"), "model_version", versions), path)
+    return str(path)
+
+
+@pytest.mark.parametrize("split", ["train", "validation"])
+def test_scores_of_another_bundle_than_the_teacher_are_refused(taught: Path, tmp_path: Path, split: str) -> None:
+    data = {"teacher": str(taught / "teacher"), split: other_scores(taught, tmp_path)}
+    own = read_bundle_info(str(taught / "teacher"), Storage()).model_version
+    message = rf"data\.{split}: column 'model_version' holds another(.|\n)*{own}, the model_version of data\.teacher"
+    with pytest.raises(SpecError, match=message):
+        learn(taught, tmp_path / "out", "text-classification", data=data)
+
+
+def test_scores_beside_those_of_another_bundle_have_a_version_of_their_own(taught: Path, tmp_path: Path) -> None:
+    rows = DeltaTable(str(taught / "held-out-table")).to_pyarrow_table()
+    rows = rows.rename_columns({"class_scores": "large_class_scores", "model_version": "large_model_version"})
+    path = str(tmp_path / "two.parquet")
+    pq.write_table(rows.append_column("model_version", pa.array(["another"] * rows.num_rows)), path)
+    named = {"train": path, "validation": path, "label": "large_class_scores"}
+    learn(taught, tmp_path / "out", "text-classification", data={**named, "teacher": str(taught / "teacher")})
+    make_bundle(tmp_path / "other", ("a", "b", "c"))
+    with pytest.raises(SpecError, match="column 'large_model_version' holds"):
+        learn(taught, tmp_path / "out", "text-classification", data={**named, "teacher": str(tmp_path / "other")})
+
+
+def test_embeddings_of_two_bundles_are_refused(taught: Path, tmp_path: Path) -> None:
+    other = other_scores(taught, tmp_path)
+    learn(taught, tmp_path / "out", "distil-embedding", data={"train": other, "validation": other})
+    with pytest.raises(SpecError, match=r"data: column 'model_version' holds(.|\n)*rows that one bundle scored"):
+        learn(taught, tmp_path / "out", "distil-embedding", data={"validation": other})
 
 
 @pytest.mark.parametrize(
