@@ -158,7 +158,11 @@ def run_evaluation(run: PreparedEvaluation, pool: PoolOptions) -> Evaluation:
 
 
 def judge_shards(run: PreparedEvaluation, job: WorkerFactory, pool: PoolOptions) -> pa.Table:
-    """What workers say of a run's rows, in no fixed order, with `TOKENS`; shows how far they are."""
+    """What workers say of a run's rows, in no fixed order, with `TOKENS`; shows how far they are.
+
+    Raises:
+        CorpusError: too few of the rows are usable.
+    """
     meter = Meter()
     parts = []
     with ProgressDisplay("evaluating", run.num_rows, "rows") as display:
@@ -167,6 +171,7 @@ def judge_shards(run: PreparedEvaluation, job: WorkerFactory, pool: PoolOptions)
             meter.num_rows += part.num_rows
             meter.num_tokens += sum(part[TOKENS].to_pylist())
             display.update(meter.num_rows, meter.rates())
+    check_enough(run, meter.num_rows)  # of rows that are all unusable not even an empty part comes
     return pa.concat_tables(parts)
 
 
@@ -187,21 +192,29 @@ def evaluate_job(run: PreparedEvaluation, num_threads: int) -> EvaluateJob:
     return EvaluateJob(ModelSource({_ONLY: spec.bundle}, texts, spec.compute, num_threads, storage), run.source)
 
 
+def check_enough(run: PreparedEvaluation, num_good: int) -> None:
+    """Refuse figures over too few of a run's rows.
+
+    Raises:
+        CorpusError: with the first reasons.
+    """
+    num_bad, limit = run.num_rows - num_good, run.corpus.max_bad_fraction
+    if num_bad > limit * run.num_rows or num_good == 0:
+        raise CorpusError(
+            f"{num_bad} of {run.num_rows} rows have no usable text, or a target that is missing, broken or unknown to "
+            f"the bundle; more than max_bad_fraction {limit}:\n{list_reasons(_first_reasons(run))}",
+            "mend the data, or raise corpus.max_bad_fraction",
+        )
+
+
 def conclude(run: PreparedEvaluation, results: pa.Table) -> Evaluation:
     """The figures over all judged rows.
 
     Raises:
         CorpusError: too few of the run's rows are among them.
     """
-    num_bad = run.num_rows - results.num_rows
-    limit = run.corpus.max_bad_fraction
-    task, learned = find_task(run.bundle.task, run.spec.bundle), Learned(run.bundle.labels, run.bundle.options)
-    if num_bad > limit * run.num_rows or results.num_rows == 0:
-        raise CorpusError(
-            f"{num_bad} of {run.num_rows} rows have no usable text, or a target that is missing, broken or unknown to "
-            f"the bundle; more than max_bad_fraction {limit}:\n{list_reasons(_first_reasons(run, task, learned))}",
-            "mend the data, or raise corpus.max_bad_fraction",
-        )
+    check_enough(run, results.num_rows)
+    task, learned = _learned(run)
     return replace(task.evaluate(results, learned), rows_digest=_digest_rows(results[ROW]))
 
 
@@ -218,9 +231,14 @@ def _digest_rows(hashes: pa.ChunkedArray) -> str:
     return hashlib.sha256(np.sort(hashes.to_numpy()).tobytes()).hexdigest()[:16]
 
 
-def _first_reasons(run: PreparedEvaluation, task: Task, learned: Learned) -> list[str]:
+def _learned(run: PreparedEvaluation) -> tuple[Task, Learned]:
+    return find_task(run.bundle.task, run.spec.bundle), Learned(run.bundle.labels, run.bundle.options)
+
+
+def _first_reasons(run: PreparedEvaluation) -> list[str]:
     """Some rows that cannot be judged, looked for again: workers send what they judged."""
     storage, source, reasons = Storage(run.spec.storage), run.source, list[str]()
+    task, learned = _learned(run)
     for shard in run.shards:
         rows = read_shard(shard, source.columns, source.options, storage)
         reasons += find_usable(rows, source.columns, task, learned)[1]

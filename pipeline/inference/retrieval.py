@@ -127,19 +127,24 @@ def run_retrieval(run: PreparedRetrieval, pool: PoolOptions) -> Evaluation:
     """Embed both sets and judge the search; needs a running Ray.
 
     Raises:
-        CorpusError: too many rows without text, or a judged query or document that is in neither set.
+        CorpusError: too many rows without text, or all of a set, or a judged query or document that is in neither set.
     """
     threads = pool.threads_per_worker
     meter = Meter()
     found = []
     with ProgressDisplay("embedding", run.num_rows, "rows") as display:
-        for texts in (run.queries, run.documents):
-            parts = []
+        for name, texts in (("queries", run.queries), ("documents", run.documents)):
+            parts, num_before = [], meter.num_rows
             for part in stream_shards(texts.shards, _embed_job(run, texts, threads), pool):
                 parts.append(part)
                 meter.num_rows += part.num_rows
                 meter.num_tokens += sum(part["num_tokens"].to_pylist())
                 display.update(meter.num_rows, meter.rates())
+            if meter.num_rows == num_before:
+                raise CorpusError(
+                    f"retrieval.{name}: none of {texts.num_rows} rows has usable text",
+                    "mend the data, or name the column of the texts as retrieval.text",
+                )
             found.append(pa.concat_tables(parts))
     num_bad = run.num_rows - meter.num_rows
     if num_bad > run.config.max_bad_fraction * run.num_rows:

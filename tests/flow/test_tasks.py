@@ -13,6 +13,7 @@ import pytest
 from deltalake import DeltaTable
 
 from pipeline.config import PoolOptions, parse_spec
+from pipeline.errors import CorpusError
 from pipeline.finetune.alone import train_alone
 from pipeline.finetune.bundling import bundle_encoder
 from pipeline.finetune.prepare import prepare_training
@@ -25,7 +26,7 @@ from pipeline.tasks.base import Evaluation
 from tests.flow import helpers
 from tests.flow.alone import without_ray
 from tests.flow.plain import PlainBundle
-from tests.tiny import make_encoder
+from tests.tiny import make_bundle, make_encoder
 
 NUM_TEST = 60
 HEAD_RATE = {"head_learning_rate": 1e-3}
@@ -170,6 +171,15 @@ def _training(root: Path, task: str, inputs: dict[str, str]) -> FinetuneSpec:
         "compute": {"device": "cpu"},
     }
     return parse_spec(raw, FinetuneSpec, "test")
+
+
+@pytest.mark.usefixtures("ray_local")
+def test_rows_that_are_all_unusable_are_refused_with_reasons(tmp_path: Path) -> None:
+    make_bundle(tmp_path / "bundle", ("a", "b"))
+    rows = pa.table({"text": ["good film", "bad table"], "label": ["x", "y"]})
+    helpers.write_table(rows, str(tmp_path / "test" / "part-0.parquet"))
+    with pytest.raises(CorpusError, match="2 of 2 rows have no usable text, or a target"):
+        _evaluate(tmp_path / "bundle", tmp_path / "test")
 
 
 def _evaluate(bundle: Path, rows: Path, num_workers: int = 1, label: str | None = None) -> Evaluation:

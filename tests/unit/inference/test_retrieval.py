@@ -26,7 +26,8 @@ POOL = PoolOptions(1, 1, 0)
 def _without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
     def stream(shards: tuple[Shard, ...], job: EmbedJob, _pool: PoolOptions) -> list[pa.Table]:
         worker = job.build()
-        return [worker.process(shard) for shard in shards]
+        parts = [worker.process(shard) for shard in shards]
+        return [part for part in parts if part.num_rows]  # as Ray Data, which drops empty blocks
 
     monkeypatch.setattr(retrieval, "stream_shards", stream)
 
@@ -81,6 +82,15 @@ def test_a_search_in_which_nothing_is_relevant_is_refused(
         CorpusError, match=rf"{len(gains)} rows of relevance, and none says that a document is relevant"
     ):
         run_retrieval(prepare_retrieval(spec), POOL)
+
+
+@pytest.mark.parametrize("name", ["queries", "documents"])
+def test_a_set_without_any_text_is_refused_whatever_may_be_bad(spec: EvaluateSpec, tmp_path: Path, name: str) -> None:
+    write(tmp_path / f"{name}.parquet", {"id": ["q0", "q1"], "text": [" ", ""]})
+    assert spec.retrieval is not None
+    lenient = spec.model_copy(update={"retrieval": spec.retrieval.model_copy(update={"max_bad_fraction": 1.0})})
+    with pytest.raises(CorpusError, match=rf"retrieval\.{name}: none of 2 rows has usable text"):
+        run_retrieval(prepare_retrieval(lenient), POOL)
 
 
 def test_documents_without_text_are_refused_and_counted(spec: EvaluateSpec, tmp_path: Path) -> None:
