@@ -98,7 +98,7 @@ class PreparedTraining:
     @property
     def run_name(self) -> str:
         """Derives from the spec and the data: another recipe never resumes this run's checkpoints."""
-        return f"run-{self.fingerprint[:16]}"
+        return run_name_of(self.fingerprint)
 
     @property
     def metrics_uri(self) -> str:
@@ -117,6 +117,11 @@ class PreparedTraining:
         except ModelError:
             return None
         return infos if all(info.run_fingerprint == self.fingerprint for info in infos.values()) else None
+
+
+def run_name_of(fingerprint: str) -> str:
+    """The name of the run with this fingerprint."""
+    return f"run-{fingerprint[:16]}"
 
 
 def _unseen_classes(head: PreparedHead) -> list[str]:

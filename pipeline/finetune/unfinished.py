@@ -6,8 +6,9 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from pipeline.errors import OutputTakenError, TrainingError
-from pipeline.finetune.prepare import PreparedTraining
+from pipeline.encoder.bundle import read_bundle_info
+from pipeline.errors import ModelError, OutputTakenError, TrainingError
+from pipeline.finetune.prepare import PreparedTraining, run_name_of
 from pipeline.uris import join_uri
 
 _NOTE = "unfinished.json"
@@ -20,7 +21,7 @@ def check_unfinished(run: PreparedTraining) -> None:
 
     Raises:
         OutputTakenError: naming every field that differs.
-        TrainingError: the list of its checkpoints is damaged.
+        TrainingError: the note of it or the list of its checkpoints is damaged.
     """
     note = _read_note(run)
     if note is None:
@@ -69,8 +70,28 @@ def give_up_unfinished(run: PreparedTraining) -> str | None:
 
 
 def _read_note(run: PreparedTraining) -> dict[str, Any] | None:
+    """What was at work here; None if nothing was, or if it ended with its bundles and only the note outlived it."""
     content = run.storage.read_bytes(_note_uri(run))
-    return None if content is None else dict(json.loads(content))
+    if content is None:
+        return None
+    try:
+        note = dict(json.loads(content))
+        name, heads = note["run_name"], note["recipe"]["heads"]
+    except (ValueError, TypeError, KeyError):
+        raise TrainingError(
+            f"{_note_uri(run)}: the note of which run is at work here is damaged or half-written",
+            "remove it: with its own recipe that run still goes on from its checkpoints",
+        ) from None
+    return None if _has_bundles(run, name, heads) else note
+
+
+def _has_bundles(run: PreparedTraining, name: str, heads: list[str]) -> bool:
+    """Whether the run of this name has written the bundles of all its heads."""
+    try:
+        infos = [read_bundle_info(run.spec.output_of(head), run.storage) for head in heads]
+    except ModelError:
+        return False
+    return all(run_name_of(info.run_fingerprint) == name for info in infos)
 
 
 def _check_snapshot(run: PreparedTraining) -> None:

@@ -18,7 +18,7 @@ from pipeline.finetune.unfinished import (
     note_finished,
     note_started,
 )
-from tests.tiny import make_rows, write_corpus
+from tests.tiny import make_bundle, make_rows, write_corpus
 
 
 @pytest.fixture
@@ -99,6 +99,31 @@ def test_a_finished_run_stands_in_nobodys_way(place: dict[str, Any]) -> None:
     note_finished(prepare(place))
     check_unfinished(prepare(place, max_length=64))
     assert not (Path(place["output"] + ".work") / "unfinished.json").exists()
+
+
+def test_a_note_that_outlived_its_run_stands_in_nobodys_way(place: dict[str, Any]) -> None:
+    """The driver ended between the bundle and the end of the note."""
+    run, other = prepare(place), prepare(place, max_length=64)
+    note_started(run)
+    make_bundle(run.spec.output, run_fingerprint="f" * 64)
+    assert holds_another(other)
+    make_bundle(run.spec.output, run_fingerprint=run.fingerprint)
+    assert not holds_another(other)
+    check_unfinished(other)
+    assert give_up_unfinished(other) is None
+
+
+@pytest.mark.parametrize("content", ["", '{"run_name": "r', "[]", "3", '{"run_name": "run-1"}', "\x80"])
+def test_a_damaged_note_is_named_with_the_way_out(place: dict[str, Any], content: str) -> None:
+    run = prepare(place)
+    note_started(run)
+    note = Path(run.spec.work_uri) / "unfinished.json"
+    note.write_bytes(content.encode("latin-1"))
+    for look in (check_unfinished, holds_another, give_up_unfinished):
+        with pytest.raises(TrainingError, match=r"unfinished\.json: .* damaged .*\n  -> remove it"):
+            look(run)
+    note.unlink()
+    check_unfinished(run)
 
 
 def test_giving_up_deletes_the_run_and_keeps_the_token_cache(place: dict[str, Any]) -> None:
