@@ -23,7 +23,8 @@ import pyarrow.parquet as pq
 
 from pipeline.corpus.listing import CorpusFile
 from pipeline.errors import AccountingError
-from pipeline.output.table import live_files, night_of, open_table, shows_files
+from pipeline.output.compacted import read_compacted, stand_in
+from pipeline.output.table import DataFile, live_files, night_of, open_table
 from pipeline.output.writer import read_footer
 from pipeline.schema import FINGERPRINT_FOOTER, RUN_DATE
 from pipeline.storage import Storage, map_threads
@@ -32,6 +33,7 @@ from pipeline.uris import join_uri
 _SCHEMA = pa.schema([("uri", pa.string()), ("etag", pa.string()), ("run_date", pa.string())])
 _PATHS = b"bertmill.paths"
 _THREADS = 16
+_Shown = Mapping[str, Mapping[str, DataFile]]  # night -> path -> file
 
 
 @dataclass(frozen=True)
@@ -81,22 +83,30 @@ class CoverageStore:
 
     def before(self, run_date: str) -> Coverage:
         """What the newest published night before a date covers; nothing if there is none."""
+        shown = self._shown_files()
         for night in sorted((night for night in self._nights() if night < run_date), reverse=True):
-            listed = self.published(night)
+            listed = self._believed(night, shown)
             if listed is not None:
-                found = self._standing(listed)
+                found = self._standing(listed, shown)
                 return found.after(self._newest_foreign_night(min(found.nights.values(), default=night), run_date))
         return NOTHING
 
     def published(self, run_date: str) -> Coverage | None:
         """What a night covers: its newest list that names exactly the files it shows."""
+        return self._believed(run_date, self._shown_files())
+
+    def _believed(self, run_date: str, shown: _Shown | None) -> Coverage | None:
+        """The same, where it was read what the table shows; None where there is no table."""
+        if shown is None:
+            return None
         lists = [item for item in self.storage.list_objects(self._folder(run_date)) if self._is_own(item.uri)]
         for item in sorted(lists, key=lambda item: (item.modified_s or 0.0, item.uri), reverse=True):
             content = self.storage.read_bytes(item.uri)
             if content is None:
                 continue
             table, paths = _parse_list(content, item.uri)
-            if self._is_shown(run_date, paths):
+            live = shown.get(run_date, {})
+            if live.keys() == stand_in(paths, live, read_compacted(self.table_uri, run_date, self.storage)):
                 uris = table["uri"].to_pylist()
                 return Coverage(
                     dict(zip(uris, table["etag"].to_pylist(), strict=True)),
@@ -114,10 +124,11 @@ class CoverageStore:
         name = f"{self._prefix}{hashlib.sha256(sink.getvalue()).hexdigest()[:32]}.parquet"
         self.storage.write_bytes(join_uri(self._folder(run_date), name), sink.getvalue())
 
-    def _standing(self, coverage: Coverage) -> Coverage:
+    def _standing(self, coverage: Coverage, shown: _Shown | None) -> Coverage:
         """Only files whose night still holds them, in the version that was scored."""
         nights = sorted(set(coverage.nights.values()))
-        lists = dict(zip(nights, map_threads(self.published, nights, _THREADS), strict=True))
+        found = map_threads(lambda night: self._believed(night, shown), nights, _THREADS)
+        lists = dict(zip(nights, found, strict=True))
         there = {
             uri: night
             for uri, night in coverage.nights.items()
@@ -135,9 +146,15 @@ class CoverageStore:
         found = map_threads(lambda uri: read_footer(uri, self.storage).get(FINGERPRINT_FOOTER), uris, _THREADS)
         return max((night for night, name in zip(nights, found, strict=True) if name != self.fingerprint), default="")
 
-    def _is_shown(self, run_date: str, paths: Collection[str]) -> bool:
+    def _shown_files(self) -> _Shown | None:
+        """The live files of every night, read once; None where there is no table."""
         table = open_table(self.table_uri, self.storage)
-        return table is not None and shows_files(table, self.table_uri, paths, run_date, self.storage)
+        if table is None:
+            return None
+        shown: dict[str, dict[str, DataFile]] = {}
+        for path, file in live_files(table).items():
+            shown.setdefault(night_of(path), {})[path] = file
+        return shown
 
     def _nights(self) -> set[str]:
         root = self._root
