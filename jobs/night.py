@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from jobs.cluster import ray_session
@@ -11,14 +12,17 @@ if TYPE_CHECKING:
     from pipeline.inference.prepare import PreparedRun
 
 
-def run_night(run: PreparedRun, address: str | None, started_s: float, score: Scoring) -> None:
-    """Score what is left of a night and publish it, unless another run is at it; `started_s` is the command's start.
+def run_night(
+    plan: Callable[[], PreparedRun], run: PreparedRun, address: str | None, start_s: float, how: Scoring
+) -> None:
+    """Score what is left of a night and publish it; planned again if another run was at it since; `start_s`: its start.
 
     Raises:
-        NightTakenError: another run is, or is at another night of the snapshot.
+        NightTakenError: another run is at it, took it over, or is at another night of the snapshot.
         FilesSkippedError, DriftError: it is published, without files that may be left out, or beyond `report.fail`.
     """
     from jobs.printing import print_run
+    from jobs.published import finish_published
     from pipeline.inference.publish import DRIVER_ALONE, check_complete, publish_run
     from pipeline.inference.run import run_id_for
     from pipeline.output.lock import NightLock
@@ -27,34 +31,17 @@ def run_night(run: PreparedRun, address: str | None, started_s: float, score: Sc
 
     session = ray_session(run.spec.compute, address) if run.plan.pending else None
     run_id, fresh, workers = run_id_for(run.ledger.run_date), [], DRIVER_ALONE
-    with noting_failures(run.ledger, run_id, started_s), NightLock(run.ledger, run_id):
-        run.keep_models()
-        if session is not None:
-            with session as pool:
-                fresh, workers = score(run, pool, run_id), pool
-        print_run(publish_run(run, fresh, run_id, started_s, workers))
-    summary = write_report(run.ledger, run.spec.report)
-    check_drift(summary)  # the graver of the two remarks, should both be due
-    check_complete(run)
-
-
-def finish_published(run: PreparedRun, started_s: float, dry_run: bool = False) -> None:
-    """What is left of a published night: its manifest and report, if its run was stopped before or had nothing to do.
-
-    Raises:
-        NightTakenError: another run is at work on the night, and will write it, or on another of the snapshot.
-        FilesSkippedError: files were left out, as the spec allows.
-        DriftError: its report said that it is beyond `report.fail`.
-    """
-    from pipeline.inference.publish import check_complete, complete_manifest, lacks_manifest
-    from pipeline.inference.run import run_id_for
-    from pipeline.output.lock import NightLock
-    from pipeline.report.saved import check_drift, complete_report
-
-    if not dry_run and lacks_manifest(run):
-        with NightLock(run.ledger, run_id := run_id_for(run.ledger.run_date)):
-            complete_manifest(run, run_id, started_s)
-        print("its manifest was missing; written now")
-    summary = complete_report(run.ledger, run.spec.report, writes=not dry_run)
-    check_drift(summary)  # the graver of the two remarks, should both be due
-    check_complete(run)
+    with noting_failures(run.ledger, run_id, start_s), NightLock(run.ledger, run_id) as lock:
+        run = run if lock.followed == run.lease else plan()
+        if not (is_done := run.is_published):
+            run.keep_models()
+            if run.plan.pending:
+                with session or ray_session(run.spec.compute, address) as pool:
+                    fresh, workers = how(run, pool, run_id), pool
+            lock.check_held()
+            print_run(publish_run(run, fresh, run_id, start_s, workers))
+    if is_done:
+        print(f"done by another run meanwhile: night {run.ledger.run_date} of {run.ledger.table_uri}")
+        return finish_published(run, start_s)
+    check_drift(write_report(run.ledger, run.spec.report))  # the graver of the two remarks, should both be due
+    return check_complete(run)

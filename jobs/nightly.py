@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import time
+from functools import partial
 
 import typer
 
-from jobs.night import finish_published, run_night
+from jobs.night import run_night
 from jobs.nights import Date, DryRun, Remark, Rescore, Until, gravest, nights_between
 from jobs.profile import Profile, scoring
+from jobs.published import finish_published
 from jobs.running import running
 from jobs.session import Address, Debug, Overrides, SpecPath, stopping_on_sigterm
 from pipeline.config import load_spec
@@ -36,7 +38,8 @@ def nightly(
         nights = nights_between(date_, until)
         for night in nights:
             started_s = time.monotonic()
-            run = prepare_run(parsed, night, rescore)
+            plan = partial(prepare_run, parsed, night, rescore)
+            run = plan()
             is_published = run.is_published
             try:
                 if dry_run or is_published:
@@ -44,7 +47,7 @@ def nightly(
                 if is_published:
                     finish_published(run, started_s, dry_run)
                 elif not dry_run:
-                    run_night(run, address, started_s, scoring(profile))
+                    run_night(plan, run, address, started_s, scoring(profile))
             except (FilesSkippedError, DriftError, NightTakenError) as error:
                 remarks[night] = error  # published, or another run's to publish: the range goes on, and ends so
         if remarks:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import time
+from functools import partial
 
 import typer
 
-from jobs.night import finish_published, run_night
+from jobs.night import run_night
 from jobs.nights import parse_date
 from jobs.profile import Profile, scoring
+from jobs.published import finish_published
 from jobs.running import running
 from jobs.session import Address, Debug, Overrides, SpecPath, Today, stopping_on_sigterm
 from pipeline.config import load_spec
@@ -28,15 +30,15 @@ def score(
         from pipeline.inference.prepare import prepare_run
 
         started_s = time.monotonic()
-        parsed = load_spec(spec, ScoreSpec, set_ or ())
-        run = prepare_run(parsed, parse_date(date_))
+        plan = partial(prepare_run, load_spec(spec, ScoreSpec, set_ or ()), parse_date(date_))
+        run = plan()
         is_published = run.is_published
         if is_published:
             rows, night = run.plan.num_rows, run.ledger.run_date
             print(f"already done: night {night} of {run.ledger.table_uri} holds all {rows:,} rows of this corpus")
             finish_published(run, started_s)
             return
-        run_night(run, address, started_s, scoring(profile))
+        run_night(plan, run, address, started_s, scoring(profile))
 
 
 if __name__ == "__main__":

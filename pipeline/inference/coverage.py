@@ -15,7 +15,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence, Set
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -61,13 +61,22 @@ class Coverage:
 
     def within(self, files: Sequence[CorpusFile]) -> Coverage:
         """Only files that are still there; one that comes back is then new."""
-        there = {file.uri for file in files} & self.etags.keys()
-        return Coverage({uri: self.etags[uri] for uri in there}, {uri: self.nights[uri] for uri in there})
+        return self._of({file.uri for file in files} & self.etags.keys())
 
     def after(self, run_date: str) -> Coverage:
         """Only files whose rows stand in later nights."""
-        later = {uri: night for uri, night in self.nights.items() if night > run_date}
-        return Coverage({uri: self.etags[uri] for uri in later}, later)
+        return self._of({uri for uri, night in self.nights.items() if night > run_date})
+
+    def held_by(self, run_date: str) -> set[str]:
+        """URIs of the files whose rows stand in a night."""
+        return {uri for uri, night in self.nights.items() if night == run_date}
+
+    def without(self, uris: Set[str]) -> Coverage:
+        """All but some files."""
+        return self._of(self.etags.keys() - uris)
+
+    def _of(self, uris: Set[str]) -> Coverage:
+        return Coverage({uri: self.etags[uri] for uri in uris}, {uri: self.nights[uri] for uri in uris})
 
 
 NOTHING = Coverage({}, {})

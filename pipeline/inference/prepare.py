@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from pipeline.corpus.layouts import LayoutCache
 from pipeline.corpus.listing import CorpusFile, list_corpus
-from pipeline.corpus.reader import Columns, FileFooter, ReadOptions, SkippedFile, holds_words, kept_schema
+from pipeline.corpus.reader import Columns, FileFooter, ReadOptions, SkippedFile, Survey, holds_words, kept_schema
 from pipeline.corpus.shards import ShardSize, cut_shards
 from pipeline.encoder.bundle import BundleInfo, read_bundle_info
 from pipeline.errors import Checks, CorpusError, Problem, SpecError
@@ -25,6 +25,7 @@ from pipeline.inference.spec import FIRST, ScoreSpec
 from pipeline.inference.standing import shown_files, shown_quarantine, usable_files
 from pipeline.output.current import says_current
 from pipeline.output.ledger import Ledger
+from pipeline.output.lock import free_generation
 from pipeline.output.mode import check_mode
 from pipeline.output.table import check_table_target, open_table, shows_files
 from pipeline.output.texts import TextStore
@@ -49,6 +50,7 @@ class PreparedRun:
         starts_anew: It is, whatever the ledger says; else a rescoring that was begun goes on.
         models: What bundles that a registry names were resolved to, by name.
         added_columns: What publishing adds to the table's columns.
+        lease: The lease of the last run that was at work on the night before this was known; None if one was.
     """
 
     spec: ScoreSpec
@@ -66,6 +68,7 @@ class PreparedRun:
     plan: ScorePlan
     models: Mapping[str, UsedModel]
     added_columns: tuple[str, ...]
+    lease: int | None
 
     @property
     def model_version(self) -> str:
@@ -134,8 +137,9 @@ def prepare_run(spec: ScoreSpec, run_date: str, rescore: bool = False) -> Prepar
     Raises:
         InputError: whatever the user has to mend, before anything is started.
     """
-    spec, models = resolve_bundles(spec, run_date, rescore)
     storage, output = Storage(spec.storage), spec.output
+    lease = free_generation(Ledger(output.uri, run_date, "", storage, output.mode == "snapshot"))
+    spec, models = resolve_bundles(spec, run_date, rescore)
     bundles, files = open_inputs(spec.bundles, spec.corpus.uri, storage)
     tasks = {name: find_task(info.task, spec.bundles[name]) for name, info in bundles.items()}
     check_inputs(spec.corpus.inputs, [name for task in tasks.values() for name in task.inputs], "spec")
@@ -148,14 +152,12 @@ def prepare_run(spec: ScoreSpec, run_date: str, rescore: bool = False) -> Prepar
     coverage, own = _covered_before(ledger) if selects_new else (NOTHING, NOTHING)
     cache = LayoutCache(join_uri(output.uri, "_bertmill", "layouts"), columns, storage)
     skips = spec.corpus.corrupt_files == "skip"
-    survey = cache.survey([file for file in files if coverage.lacks(file)], skips)
-    footers = survey.footers
+    footers = (survey := cache.survey([file for file in files if coverage.lacks(file)], skips)).footers
     _check_kept(own, spec, run_date, files, survey.skipped)
     size = ShardSize(spec.corpus.shard_rows, spec.corpus.shard_bytes)
     shards = cut_shards((footer.layout for footer in footers), size, packs_files=not output.keeps_files_apart)
     if not shards and not coverage.etags:
-        without = f" ({len(survey.skipped)} corrupt ones left out)" if survey.skipped else ""
-        raise CorpusError(f"{', '.join(spec.corpus.uri)}: no rows in {len(footers)} files{without}", "nothing to score")
+        raise _nothing_to_score(spec, survey)
     kept = _kept_columns(footers, spec) if footers else _kept_before(spec, storage)
     schema = _table_schema(spec, kept, {name: task for name, task in tasks.items() if name in spec.answering})
     added = check_table_target(output.uri, schema, storage)
@@ -182,6 +184,7 @@ def prepare_run(spec: ScoreSpec, run_date: str, rescore: bool = False) -> Prepar
         plan,
         models,
         tuple(field.name for field in added),
+        lease,
     )
 
 
@@ -206,10 +209,21 @@ def make_job(run: PreparedRun, num_threads: int, run_id: str) -> ScoreJob:
     return ScoreJob(model, run.source, ledger, run.table_schema, run_id, reuse, first)
 
 
+def _nothing_to_score(spec: ScoreSpec, survey: Survey) -> CorpusError:
+    without = f" ({len(survey.skipped)} corrupt ones left out)" if survey.skipped else ""
+    found = f"{', '.join(spec.corpus.uri)}: no rows in {len(survey.footers)} files{without}"
+    return CorpusError(found, "nothing to score")
+
+
 def _covered_before(ledger: Ledger) -> tuple[Coverage, Coverage]:
-    """What nights before a ledger's cover, and what its own does if it was published."""
+    """What nights before a ledger's cover, and what its own does if it was published.
+
+    Run again, a night keeps what it holds: a missed night before it that was filled in may hold the same files, but
+    nights after it say that their rows stand here.
+    """
     store = CoverageStore(ledger.table_uri, ledger.fingerprint, ledger.storage)
-    return store.before(ledger.run_date), store.published(ledger.run_date) or NOTHING
+    own = store.published(ledger.run_date) or NOTHING
+    return store.before(ledger.run_date).without(own.held_by(ledger.run_date)), own
 
 
 def _check_kept(
@@ -220,7 +234,7 @@ def _check_kept(
     Raises:
         CorpusError: it holds such rows, and they are to be kept.
     """
-    held = {uri for uri, night in own.nights.items() if night == run_date}
+    held = own.held_by(run_date)
     gone = held - {file.uri for file in files} if spec.output.vanished == "keep" else set[str]()
     lost = sorted(gone | (held & {file.uri for file in skipped}))
     if lost:

@@ -15,7 +15,7 @@ from pipeline.storage import Storage
 from tests.unit.inference.nights import Story
 from tests.unit.inference.scoring import score_all
 
-D20, D21, D22 = (f"2026-11-{day}" for day in (20, 21, 22))
+D20, D21, D22, D23, D24 = (f"2026-11-{day}" for day in range(20, 25))
 
 
 @pytest.fixture
@@ -101,6 +101,21 @@ def test_an_earlier_night_that_is_filled_in_says_nothing_of_what_is_current(stor
     story.night(D21)
     assert sorted(story.table.glob("_current/run_date=*/*")) == before
     assert story.prepare(D21).is_published
+    assert story.current() == story.rows
+
+
+def test_a_night_run_again_after_a_backfill_keeps_the_rows_that_later_nights_point_to(story: Story) -> None:
+    story.night(D20)
+    story.put("d", 10, 3)
+    story.night(D22)
+    story.put("e", 10, 4)
+    story.night(D23)
+    assert story.night(D21).num_rows == 20, "all that came since, which later nights hold as well"
+    assert story.prepare(D22).is_published
+    story.put("f", 10, 5)
+    assert story.night(D22).num_rows == 20, "`d`, as before, and `f`"
+    assert story.current().keys() >= {key for key in story.rows if key[0][-9] != "f"}
+    assert story.night(D24).num_rows == 10
     assert story.current() == story.rows
 
 

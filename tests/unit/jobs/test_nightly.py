@@ -158,6 +158,57 @@ def test_a_night_that_changes_nothing_in_a_snapshot_is_a_night_all_the_same(
 
 
 @pytest.mark.usefixtures("no_ray")
+@pytest.mark.parametrize("output", [{"select": "new"}, {"select": "all"}, {"mode": "snapshot", "select": "all"}])
+@pytest.mark.parametrize(
+    ("comes_later", "rows", "says"), [(False, 60, "done by another run meanwhile"), (True, 80, "80 = 80 scored")]
+)
+def test_a_night_that_another_run_did_meanwhile_is_planned_again(
+    nightly_raw: dict[str, Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    output: dict[str, str],
+    comes_later: bool,
+    rows: int,
+    says: str,
+) -> None:
+    """Files came after this command had listed the corpus: the other one's night is not replaced by an older one."""
+    nightly_raw["output"] |= output
+
+    class LateLock(NightLock):
+        def __enter__(self) -> NightLock:
+            monkeypatch.setattr(lock, "NightLock", NightLock)
+            write_corpus(tmp_path / "corpus" / "more", num_files=1)
+            assert nightly(nightly_raw, tmp_path, "--date", D21).exit_code == 0
+            if comes_later:
+                write_corpus(tmp_path / "corpus" / "most", num_files=1)
+            return super().__enter__()
+
+    monkeypatch.setattr(lock, "NightLock", LateLock)
+    finished = nightly(nightly_raw, tmp_path, "--date", D21)
+    assert finished.exit_code == 0, finished.stderr
+    assert says in finished.stdout
+    assert DeltaTable(tmp_path / "output").to_pyarrow_table().num_rows == rows
+    assert len(manifests(tmp_path)) == (2 if comes_later else 1)
+    assert set(verify_night(str(tmp_path / "output"), D21, Storage()).notes) <= {SNAPSHOT_NOTE}
+
+
+@pytest.mark.usefixtures("no_ray")
+def test_a_run_whose_night_was_taken_over_publishes_nothing(
+    nightly_raw: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stream(shards: Sequence[Shard], factory: WorkerFactory, pool: PoolOptions) -> Iterator[pa.Table]:
+        monkeypatch.setattr(lock, "STALE_S", -1.0)  # this process slept, another one went on
+        with held(D21, tmp_path):
+            yield from (factory.build().process(shard) for shard in shards)
+
+    monkeypatch.setattr(scoring, "stream_shards", stream)
+    finished = nightly(nightly_raw, tmp_path, "--date", D21)
+    assert finished.exit_code == 0
+    assert "run other is at work on it" in finished.stderr
+    assert (manifests(tmp_path), DeltaTable.is_deltatable(str(tmp_path / "output"))) == ([], False)
+
+
+@pytest.mark.usefixtures("no_ray")
 def test_a_range_of_nights_does_each_once(nightly_raw: dict[str, Any], tmp_path: Path) -> None:
     finished = nightly(nightly_raw, tmp_path, "--date", D21, "--until", D23)
     assert finished.exit_code == 0, finished.stderr

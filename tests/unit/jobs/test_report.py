@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from jobs.night import finish_published
+from jobs.published import finish_published
 from pipeline.errors import DriftError
 from pipeline.report.saved import write_report
 from pipeline.storage import Storage

@@ -16,7 +16,7 @@ import pytest
 from pipeline.errors import NightTakenError, OtherNightTakenError, TransientStorageError
 from pipeline.output import lock
 from pipeline.output.ledger import Ledger
-from pipeline.output.lock import STALE_S, NightLock
+from pipeline.output.lock import STALE_S, NightLock, _Leases, free_generation
 from pipeline.storage import Storage
 
 STORAGE = Storage()
@@ -150,13 +150,12 @@ def test_one_who_read_an_old_generation_gives_way(
     leave_behind(tmp_path, clock)
     clock.now_s += STALE_S
     late = open_lock(tmp_path, clock, "late")
-    seen = late._newest()
+    seen = late._leases.newest()
     with open_lock(tmp_path, clock, "run-2"):
         pass
     with open_lock(tmp_path, clock, "run-3"):
-        answers = iter([seen])
-        newest = late._newest
-        monkeypatch.setattr(late, "_newest", lambda: next(answers, None) or newest())
+        answers, newest = iter([seen]), _Leases.newest
+        monkeypatch.setattr(_Leases, "newest", lambda leases: next(answers, None) or newest(leases))
         with pytest.raises(NightTakenError, match="run run-3 is at work"):
             late.__enter__()
         assert list(leases(tmp_path)) == [3]
@@ -203,11 +202,13 @@ def test_a_lease_that_cannot_be_written_does_not_stop_the_work(
         assert not leases(tmp_path)[1]["is_released"]
 
 
-def test_a_lease_removed_while_it_is_read_counts_as_taken(tmp_path: Path, clock: Clock) -> None:
+def test_a_lease_removed_while_it_is_read_counts_as_taken(
+    tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Whoever removed it has created the next one."""
     late = open_lock(tmp_path, clock, "late")
     with open_lock(tmp_path, clock):
-        late._newest = lambda: (0, None)  # type: ignore[method-assign]
+        monkeypatch.setattr(_Leases, "newest", lambda _leases: (0, None))
         with pytest.raises(NightTakenError, match="another run is at work"):
             late.__enter__()
 
@@ -252,3 +253,22 @@ def test_a_lease_is_watched_until_it_runs_out(tmp_path: Path, clock: Clock, monk
     left_s = clock.now_s
     with NightLock(Ledger(str(tmp_path), NIGHT, "", STORAGE), "run-2", clock):
         assert clock.now_s - left_s == STALE_S
+
+
+def test_a_lock_tells_which_lease_it_followed(tmp_path: Path, clock: Clock) -> None:
+    ledger = Ledger(str(tmp_path), NIGHT, "", STORAGE)
+    assert free_generation(ledger, clock) == 0
+    with open_lock(tmp_path, clock) as first:
+        assert (first.followed, free_generation(ledger, clock)) == (0, None)
+    assert free_generation(ledger, clock) == 1
+    with open_lock(tmp_path, clock, "run-2") as second:
+        assert second.followed == 1
+
+
+def test_a_lease_that_ran_out_and_was_taken_over_is_not_held(tmp_path: Path, clock: Clock) -> None:
+    with open_lock(tmp_path, clock) as slept:
+        slept.check_held()
+        clock.now_s += STALE_S
+        slept.check_held()
+        with open_lock(tmp_path, clock, "run-2"), pytest.raises(NightTakenError, match="run run-2 is at work on it"):
+            slept.check_held()
