@@ -108,8 +108,7 @@ def publish_run(
     published = publish_night(ledger.table_uri, night, storage)
     if run.covered is not None:
         publish_current(ledger.table_uri, ledger.run_date, run.covers.nights, facts, storage)
-    if ledger.is_snapshot:
-        ledger.drop(ledger.names() - records.keys())  # what the corpus no longer has would otherwise be kept for ever
+    ledger.drop(ledger.names() - records.keys())  # what the corpus no longer has would otherwise be kept for ever
     ledger.end_rescoring()
     annotate_span(run_id=run_id, rows=run.plan.num_rows, files=len(shown), table_version=published.version)
     work = _Work(run_id, new, pool, time.monotonic() - started_s)

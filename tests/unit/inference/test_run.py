@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -17,6 +18,9 @@ from pipeline.inference.prepare import PreparedRun
 from pipeline.inference.publish import RunReport, publish_run
 from pipeline.inference.run import run_id_for
 from pipeline.output.ledger import DoneRecord
+from pipeline.output.vacuum import vacuum_table
+from pipeline.output.vacuum_plan import VacuumOptions
+from pipeline.storage import Storage
 from tests.tiny import make_bundle, make_rows, write_corpus
 from tests.unit.inference.scoring import NIGHT, files_below, prepared, score_all
 
@@ -52,6 +56,21 @@ def test_a_night_holds_every_row_once(bundle_directory: Path, corpus: Path) -> N
     assert published_ids(corpus) == everything
     assert (report.num_rows, report.num_scored_rows, report.num_quarantined_rows) == (60, 60, 0)
     assert report.published
+
+
+def test_what_a_night_shows_no_more_goes_with_a_vacuum(bundle_directory: Path, corpus: Path) -> None:
+    finish(open_run(bundle_directory, corpus))
+    changed = sorted(corpus.glob("*.parquet"))[0]
+    pq.write_table(make_rows(15, 9), changed)
+    finish(open_run(bundle_directory, corpus), "run-2")
+    table = corpus.parent / "table"
+    scored = set(table.glob("run_date=*/*.parquet"))
+    for path in scored:
+        os.utime(path, (1, 1))
+    vacuum_table(str(table), VacuumOptions(retention_s=0, safety_s=0), Storage())
+    shown = {Path(uri) for uri in DeltaTable(table).file_uris()}
+    assert (len(scored), len(shown), set(table.glob("run_date=*/*.parquet"))) == (5, 4, shown)
+    assert published_ids(corpus) == sorted(pq.read_table(corpus)["id"].to_pylist())
 
 
 def test_a_kept_column_of_two_types_can_be_left_out(bundle_directory: Path, corpus: Path) -> None:
