@@ -92,6 +92,8 @@ def print_comparison(found: NightComparison, as_json: bool) -> None:
     names = [*(label.column for label in found.labels), *(shift.column for shift in found.numbers)]
     compared = ", ".join([*names, *(vector.column for vector in found.vectors)]) or "no column"
     print(f"  in both: {found.num_rows_both:,}, of which {found.num_rows_unchanged:,} unchanged in {compared}")
+    for sentence in found.not_compared.sentences:
+        print(f"  {sentence}")
     for label in found.labels:
         print(f"{label.column}: {label.num_changed_rows:,} rows changed")
         for before, after, count in label.flips[:_MAX_FLIPS]:

@@ -1,13 +1,11 @@
 """What changed between two nights, row by row.
 
-Rows are joined on (source_file, source_row). In memory: the ranges of the second night's row groups (see `keys`), one
-row group of each night, and counts.
+Rows are joined by `matching`, without those of corpus files that were rewritten. In memory: what it needs, and counts.
 """
 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,8 +15,9 @@ import pyarrow.compute as pc
 
 from pipeline.errors import CorpusError
 from pipeline.output.columns import columns_of
-from pipeline.output.keys import KEYS, KeyRange, RowGroupPlace, key_ranges, read_row_group, read_row_groups
+from pipeline.output.keys import read_row_groups
 from pipeline.output.log import require_night, require_table
+from pipeline.output.matching import NightRows, NotCompared, RowMatcher
 from pipeline.output.nights import read_night
 from pipeline.output.row_groups import fit_columns, shared_columns
 from pipeline.schema import EMBEDDING, RESERVED_COLUMNS, prefixed
@@ -63,7 +62,8 @@ class Closeness:
 class NightComparison:
     """Two nights of a table, or a night and what a bundle said beside it.
 
-    A row is unchanged if it is the same in every column that is compared.
+    A row is unchanged if it is the same in every column that is compared. `num_rows_both` are those that were compared:
+    with `not_compared`, and those only there, they are all rows of a night.
     """
 
     first: str
@@ -74,6 +74,7 @@ class NightComparison:
     num_rows_only_second: int
     num_rows_both: int
     num_rows_unchanged: int
+    not_compared: NotCompared
     labels: tuple[LabelChanges, ...]
     numbers: tuple[NumberShift, ...]
     vectors: tuple[Closeness, ...]
@@ -106,7 +107,7 @@ def choose_columns(schema: pa.Schema) -> ComparedColumns:
 def compare_nights(uri: str, first: str, second: str, storage: Storage) -> NightComparison:
     """Join two nights and count what differs; of a snapshot, the whole table as each night left it.
 
-    Columns that one of the nights has nowhere are not compared.
+    Columns that one of the nights has nowhere are not compared, nor rows of corpus files rewritten in between.
 
     Raises:
         CorpusError: there is no such table, one of the nights is not in it, or vacuum has removed files of a snapshot.
@@ -116,11 +117,11 @@ def compare_nights(uri: str, first: str, second: str, storage: Storage) -> Night
     there = [night.columns(storage) for night in nights]
     columns = choose_columns(pa.schema([field for field in there[0] if field.name in there[1].names]))
     wanted = pa.schema([there[0].field(name) for name in columns.names])
-    left_paths, right_paths = ([file.path for file in night.files] for night in nights)
-    totals = _Totals(columns)
-    for left, right in matched_rows(uri, (left_paths, right_paths), columns.names, storage):
+    rows = [NightRows([file.path for file in night.files], night.etags(storage)) for night in nights]
+    totals, matcher = _Totals(columns), RowMatcher(uri, rows[0], rows[1], storage)
+    for left, right in matcher.match_rows(columns.names):
         totals.add(fit_columns(left, wanted), fit_columns(right, wanted))
-    return totals.summed_up(first, second, *(night.num_rows for night in nights))
+    return totals.summed_up(first, second, nights[0].num_rows, nights[1].num_rows, matcher.not_compared)
 
 
 def compare_beside(uri: str, run_date: str, bundle_name: str, storage: Storage) -> NightComparison:
@@ -144,54 +145,7 @@ def compare_beside(uri: str, run_date: str, bundle_name: str, storage: Storage) 
     for path in sorted(files):
         for _, rows in read_row_groups(uri, path, [*columns.names, *others], storage):
             totals.add(rows.select(columns.names), rows.select(others).rename_columns(columns.names))
-    return totals.summed_up(run_date, f"{run_date} by {bundle_name}", totals.num_rows, totals.num_rows)
-
-
-def matched_rows(
-    uri: str, paths: tuple[Sequence[str], Sequence[str]], names: Sequence[str], storage: Storage
-) -> Iterator[tuple[pa.Table, pa.Table]]:
-    """Rows that stand in files of both groups, side by side: pairs of tables of the keys and the named columns.
-
-    Args:
-        uri: The table.
-        paths: The files of two nights.
-        names: Columns to read beside the keys.
-        storage: The store.
-    """
-    first, second = paths
-    columns = list(dict.fromkeys([*KEYS, *names]))
-    ranges: dict[str, list[KeyRange]] = defaultdict(list)
-    for path in second:
-        for place, keys in read_row_groups(uri, path, KEYS, storage):
-            for item in key_ranges(keys, place):
-                ranges[item.source_file].append(item)
-    for path in first:
-        for place, left in read_row_groups(uri, path, columns, storage):
-            for other in _matching(key_ranges(left, place), ranges):
-                yield _joined(left, read_row_group(other, columns, storage))
-
-
-def _matching(wanted: list[KeyRange], ranges: dict[str, list[KeyRange]]) -> list[RowGroupPlace]:
-    """Row groups that may hold some of the wanted rows."""
-    found = {
-        other.place: None
-        for item in wanted
-        for other in ranges.get(item.source_file, [])
-        if other.first_row <= item.last_row and other.last_row >= item.first_row
-    }
-    return list(found)
-
-
-def _joined(left: pa.Table, right: pa.Table) -> tuple[pa.Table, pa.Table]:
-    """The rows of both sides whose keys stand in both, side by side."""
-    if all(left[name].equals(right[name]) for name in KEYS):
-        return left, right
-    sides = [
-        side.select(KEYS).append_column(name, pa.array(np.arange(side.num_rows)))
-        for side, name in ((left, "left"), (right, "right"))
-    ]
-    pairs = sides[0].join(sides[1], keys=KEYS, join_type="inner")
-    return left.take(pairs["left"]), right.take(pairs["right"])
+    return totals.summed_up(run_date, f"{run_date} by {bundle_name}", totals.num_rows, totals.num_rows, NotCompared())
 
 
 class _Totals:
@@ -216,17 +170,21 @@ class _Totals:
         self.num_rows += left.num_rows
         self.num_unchanged += int(same.sum())
 
-    def summed_up(self, first: str, second: str, num_first: int, num_second: int) -> NightComparison:
+    def summed_up(
+        self, first: str, second: str, num_first: int, num_second: int, not_compared: NotCompared
+    ) -> NightComparison:
         """All of it, for two sides of so many rows."""
+        num_both = self.num_rows + not_compared.num_rows
         return NightComparison(
             first,
             second,
             num_first,
             num_second,
-            num_first - self.num_rows,
-            num_second - self.num_rows,
+            num_first - num_both,
+            num_second - num_both,
             self.num_rows,
             self.num_unchanged,
+            not_compared,
             self.labels(),
             self.numbers(),
             self.vectors(),

@@ -60,8 +60,15 @@ class Manifest:
 
     def files(self, storage: Storage) -> frozenset[str] | None:
         """The corpus files that the run was about, if it wrote them down."""
+        etags = self.etags(storage)
+        return frozenset(etags) if etags is not None else None
+
+    def etags(self, storage: Storage) -> dict[str, str] | None:
+        """The same with the etags of the versions that were read."""
         table = self._beside("files", storage)
-        return frozenset(table["uri"].to_pylist()) if table is not None else None
+        if table is None:
+            return None
+        return dict(zip(table["uri"].to_pylist(), table["etag"].to_pylist(), strict=True))
 
     def shards(self, storage: Storage) -> pa.Table | None:
         """What each shard of the run took, if it wrote that down."""

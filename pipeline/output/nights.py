@@ -11,7 +11,7 @@ from deltalake.exceptions import DeltaError
 
 from pipeline.errors import CorpusError, first_line
 from pipeline.output.columns import columns_of
-from pipeline.output.log import last_version_like, require_night, require_table
+from pipeline.output.log import last_publication, last_version_like, require_night, require_table
 from pipeline.output.manifests import Manifest, read_manifests
 from pipeline.output.row_groups import united_columns
 from pipeline.output.table import DataFile, holds_snapshot, live_files
@@ -58,6 +58,12 @@ class StandingNight:
         """
         return united_columns(self.schema, [join_uri(self.table, file.path) for file in self.files], storage)
 
+    def etags(self, storage: Storage) -> Mapping[str, str]:
+        """What `read_etags` finds, in a manifest that is no newer than the version that was read."""
+        manifests = read_manifests(self.table, storage, self.run_date)
+        told = [manifest for manifest in manifests if manifest.version <= self.version]
+        return read_etags(self.table, told[-1] if told else None, storage)
+
 
 def read_night(uri: str, run_date: str, storage: Storage) -> StandingNight:
     """What the table shows of a night now.
@@ -74,6 +80,19 @@ def read_night(uri: str, run_date: str, storage: Storage) -> StandingNight:
     version, files = _find_files(table, uri, run_date, storage)
     ordered = tuple(sorted(files.values(), key=lambda file: file.path))
     return StandingNight(uri, run_date, str(table.metadata().id), version, columns_of(table), ordered)
+
+
+def read_etags(uri: str, manifest: Manifest | None, storage: Storage) -> Mapping[str, str]:
+    """Corpus file -> etag of the version whose rows a night holds, as the manifest that speaks for the night tells.
+
+    Nothing without one, nor from one that was written before the night was published last: its run was killed before it
+    wrote another. Files whose rows a snapshot keeps though they are gone from the corpus are not among them.
+    """
+    if manifest is None:
+        return {}
+    if not manifest.is_snapshot and manifest.version < (last_publication(uri, storage, manifest.run_date) or 0):
+        return {}
+    return manifest.etags(storage) or {}
 
 
 def _find_files(table: DeltaTable, uri: str, run_date: str, storage: Storage) -> tuple[int, Mapping[str, DataFile]]:

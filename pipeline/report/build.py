@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import pyarrow as pa
@@ -11,6 +11,8 @@ import pyarrow as pa
 from pipeline.output.history import table_columns
 from pipeline.output.keys import read_row_groups
 from pipeline.output.manifests import Manifest
+from pipeline.output.matching import NightRows
+from pipeline.output.nights import read_etags
 from pipeline.output.row_groups import shared_columns
 from pipeline.report.drift import Drift, Finding, judge, measure_drift, share_of
 from pipeline.report.figures import FigureColumns, Figures, choose_figure_columns, display_columns, read_figures
@@ -84,6 +86,7 @@ class NightReport:
             "findings": [str(finding) for finding in self.findings],
             "drift": {name: self.drift.worst(name) for name in names},
             "num_sampled_rows": self.num_sampled_rows,
+            "not_compared": asdict(self.movement.not_compared) if self.movement else None,
         }
 
 
@@ -102,9 +105,10 @@ def build_report(uri: str, run_date: str, config: ReportConfig, storage: Storage
     now = read_figures(source.uri, paths, columns, storage)
     last = read_figures(source.uri, last_paths, columns, storage) if last_paths else None
     drift = measure_drift(last, now, _shares(source))
-    common = set(paths) & set(last_paths)  # in a snapshot: files that stayed as they were
-    pair = [path for path in last_paths if path not in common], [path for path in paths if path not in common]
-    movement = find_movement(source.uri, pair, columns, shown, storage) if last_paths else None
+    movement = None
+    if last_paths:
+        pair = _changed_rows(source, last_paths, paths, storage)
+        movement = find_movement(source.uri, pair, columns, shown, storage)
     return NightReport(
         source=source,
         columns=columns,
@@ -121,6 +125,19 @@ def build_report(uri: str, run_date: str, config: ReportConfig, storage: Storage
         limits=config,
         last_shares=_manifest_shares(source.last_manifest, source.last_manifest) if source.last_manifest else {},
     )
+
+
+def _changed_rows(
+    source: ReportSource, last_paths: Sequence[str], paths: Sequence[str], storage: Storage
+) -> tuple[NightRows, NightRows]:
+    """The samples of both nights, without files that a snapshot left as they were."""
+    common = set(paths) & set(last_paths)
+    sides = ((source.last_manifest, last_paths), (source.manifest, paths))
+    last, now = (
+        NightRows([path for path in side if path not in common], read_etags(source.uri, manifest, storage))
+        for manifest, side in sides
+    )
+    return last, now
 
 
 def _shares(source: ReportSource) -> dict[str, float | None]:

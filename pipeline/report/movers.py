@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.output.compare import matched_rows
+from pipeline.output.matching import NightRows, NotCompared, RowMatcher
 from pipeline.report.figures import FigureColumns, FloatArray
 from pipeline.schema import SOURCE_FILE, SOURCE_ROW
 from pipeline.storage import Storage
@@ -40,11 +40,13 @@ class Movement:
         num_rows: Rows compared.
         flips: (column, label before, after) -> rows.
         movers: Those whose scores changed most, most first; rows that changed nothing are not among them.
+        not_compared: Rows of files that were rewritten between the nights, or whose etags are not known.
     """
 
     num_rows: int = 0
     flips: Counter[tuple[str, str, str]] = field(default_factory=Counter)
     movers: list[Mover] = field(default_factory=list)
+    not_compared: NotCompared = field(default_factory=NotCompared)
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,7 @@ class _Columns:
 
 
 def find_movement(
-    uri: str, paths: tuple[Sequence[str], Sequence[str]], columns: FigureColumns, shown: Sequence[str], storage: Storage
+    uri: str, nights: tuple[NightRows, NightRows], columns: FigureColumns, shown: Sequence[str], storage: Storage
 ) -> Movement:
     """Join the rows of two nights' files and keep those that moved most."""
     labels = [name for name in columns.labels if not name.endswith("entities")]
@@ -63,7 +65,8 @@ def find_movement(
     found = Movement()
     heap: list[tuple[float, int, Mover]] = []
     names = [*wanted.labels, *wanted.numbers, *wanted.shown]
-    for left, right in matched_rows(uri, paths, names, storage):
+    matcher = RowMatcher(uri, *nights, storage)
+    for left, right in matcher.match_rows(names):
         found.num_rows += left.num_rows
         flipped = np.zeros(left.num_rows, np.bool_)
         for name in wanted.labels:
@@ -79,6 +82,7 @@ def find_movement(
                 mover = _mover(left, right, int(index), float(changes[index]), wanted)
                 entry = (mover.change, -found.num_rows + int(index), mover)
                 (heapq.heappush if len(heap) < MAX_MOVERS else heapq.heapreplace)(heap, entry)
+    found.not_compared = matcher.not_compared
     found.movers = [mover for _, _, mover in sorted(heap, key=lambda entry: entry[:2], reverse=True)]
     return found
 

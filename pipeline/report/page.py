@@ -148,6 +148,7 @@ def _movement(report: NightReport) -> list[Html]:
     found = report.movement
     assert found is not None
     parts = [tag("p", f"{found.num_rows:,} rows stand in both nights' samples, and were compared.")]
+    parts += [tag("p", f"{sentence}.") for sentence in found.not_compared.sentences]
     if found.flips:
         flips = [(*key, f"{count:,}") for key, count in found.flips.most_common(_MAX_FLIPS)]
         parts += [tag("h3", "Labels"), table(("column", "before", "now", "rows"), flips, numbers=(3,))]

@@ -19,6 +19,7 @@ from pipeline.output.compact import compact_night
 from pipeline.output.compare import compare_nights
 from pipeline.output.history import list_live_files, read_nights, read_versions
 from pipeline.output.ledger import DoneRecord
+from pipeline.output.matching import NotCompared
 from pipeline.output.vacuum import VacuumReport, vacuum_table
 from pipeline.output.vacuum_plan import VacuumOptions
 from pipeline.output.verify import verify_night
@@ -156,8 +157,8 @@ def test_nights_are_compared_and_versions_told(spec: helpers.ScoreSpec) -> None:
     found = compare_nights(spec.output.uri, helpers.NIGHT, NEXT_NIGHT, STORAGE)
     assert (found.num_rows_first, found.num_rows_second) == (1192, 896)
     assert (found.num_rows_only_first, found.num_rows_only_second) == (296, 0)
-    assert found.num_rows_both - found.num_rows_unchanged == 2, "rows 0 and 1 of the file hold other text"
-    assert found.vectors[0].num_rows == 896
+    assert found.not_compared == NotCompared(2, 1, 0, 0), "rows 0 and 1 of the file hold other text"
+    assert found.num_rows_both == found.num_rows_unchanged == found.vectors[0].num_rows == 894
 
     newest, first, _ = read_versions(spec.output.uri, STORAGE)
     assert [version.run_date for version in (newest, first)] == [NEXT_NIGHT, helpers.NIGHT]

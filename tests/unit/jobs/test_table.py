@@ -73,6 +73,22 @@ def test_diff_says_what_came_went_and_flipped(table: Path) -> None:
     assert found["labels"] == [{"column": "label", "num_changed_rows": 1, "flips": [["bad", "neutral", 1]]}]
 
 
+def test_diff_says_what_it_does_not_compare(table: Path) -> None:
+    assert "not compared" not in table_command(table, "diff", NIGHT, NEXT_NIGHT).stdout
+    rows = [scored_row("f", row, label="neutral") for row in range(3)]
+    publish(table, NEXT_NIGHT, write_shard(table, NEXT_NIGHT, "s2", rows), run_id="run-c", etags={"f": "v2"})
+    finished = table_command(table, "diff", NIGHT, NEXT_NIGHT)
+    assert "  3 rows of 1 rewritten files are not compared\n" in finished.stdout
+    assert "label: 0 rows changed" in finished.stdout
+    found = json.loads(table_command(table, "diff", NIGHT, NEXT_NIGHT, "--json").stdout)
+    assert found["not_compared"] == {
+        "num_rewritten_rows": 3,
+        "num_rewritten_files": 1,
+        "num_unknown_rows": 0,
+        "num_unknown_files": 0,
+    }
+
+
 def test_vacuum_names_what_went_and_why_the_rest_stays(table: Path) -> None:
     lost = table / f"run_date={NIGHT}" / "lost.parquet"
     lost.write_bytes(b"123")

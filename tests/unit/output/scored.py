@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from pipeline.output.ledger import DoneRecord, Ledger
 from pipeline.output.table import DataFile, Night, publish_night
@@ -60,8 +62,10 @@ def write_shard(
     return Ledger(str(table), run_date, facts["fingerprint"], STORAGE).claim(record)
 
 
-def publish(table: Path | str, run_date: str, *records: DoneRecord, run_id: str = "r1") -> None:
-    """One night of these shards, and the run's manifest."""
+def publish(
+    table: Path | str, run_date: str, *records: DoneRecord, run_id: str = "r1", etags: Mapping[str, str | None] = {}
+) -> None:
+    """One night of these shards, and its manifest; corpus files have etag `v1`, another, or (None) are not named."""
     facts = {"run_date": run_date, "run_id": run_id, "fingerprint": FINGERPRINT, "model_version": "m1"}
     scored = [DataFile(record.path, record.size_bytes, record.num_scored_rows) for record in records if record.path]
     bad = [
@@ -79,5 +83,14 @@ def publish(table: Path | str, run_date: str, *records: DoneRecord, run_id: str 
         "num_scored_rows": sum(record.num_scored_rows for record in records),
         "num_quarantined_rows": sum(record.num_quarantined_rows for record in records),
     }
-    uri = f"{table}/_manifests/run_date={run_date}/{run_id}.json"
-    STORAGE.write_bytes(uri, json.dumps(manifest).encode())
+    uri = f"{table}/_manifests/run_date={run_date}/{run_id}"
+    STORAGE.write_bytes(f"{uri}.json", json.dumps(manifest).encode())
+    read = {source: "v1" for file in scored for source in read_sources(f"{table}/{file.path}")} | dict(etags)
+    told = {source: etag for source, etag in read.items() if etag is not None}
+    columns = {"uri": pa.array(told, pa.string()), "etag": pa.array(told.values(), pa.string())}
+    write_parquet(pa.table(columns), f"{uri}.files.parquet", {}, STORAGE)
+
+
+def read_sources(uri: str) -> set[str]:
+    filesystem, location = STORAGE.open_arrow(uri)
+    return set(pq.read_table(location, columns=["source_file"], filesystem=filesystem)["source_file"].to_pylist())

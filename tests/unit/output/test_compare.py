@@ -12,8 +12,10 @@ from deltalake import DeltaTable
 from pipeline.errors import CorpusError
 from pipeline.output.compact import compact_night
 from pipeline.output.compare import Closeness, ComparedColumns, NumberShift, choose_columns, compare_nights
+from pipeline.output.matching import NotCompared
 from pipeline.output.nights import read_night
 from pipeline.storage import Storage
+from tests.tiny import make_bundle
 from tests.unit.inference.nights import Story
 from tests.unit.output.scored import NEXT_NIGHT, NIGHT, SCHEMA, Row, publish, scored_row, write_shard
 
@@ -150,6 +152,60 @@ def test_the_same_is_found_as_by_comparing_everything_at_once(tmp_path: Path) ->
     assert found.numbers[0].max_absolute == pytest.approx(max(shifts))
 
 
+@pytest.mark.parametrize("output", [{}, {"select": "new"}, {"mode": "snapshot"}])
+def test_a_file_in_another_order_flips_no_label(tmp_path: Path, bundle_directory: Path, output: dict[str, str]) -> None:
+    story = Story(tmp_path, bundle_directory, output)
+    for seed, name in enumerate("ab"):
+        story.put(name, 6, seed)
+    story.night(NIGHT)
+    path = story.corpus / "b.parquet"
+    pq.write_table(pq.read_table(path).take(list(range(6))[::-1]), path)
+    story.night(NEXT_NIGHT)
+    found = compare_nights(str(story.table), NIGHT, NEXT_NIGHT, STORAGE)
+    num_compared = 0 if output == {"select": "new"} else 6
+    assert (found.num_rows_both, found.num_rows_unchanged) == (num_compared, num_compared)
+    assert (found.labels[0].num_changed_rows, found.not_compared) == (0, NotCompared(6, 1, 0, 0))
+    assert (found.num_rows_only_first, found.num_rows_only_second) == (6 - num_compared, 0)
+
+
+@pytest.mark.parametrize("bundle", ["same", "other"])
+def test_files_that_a_night_of_what_is_new_scores_again_as_they_were_are_compared(
+    tmp_path: Path, bundle_directory: Path, bundle: str
+) -> None:
+    story = Story(tmp_path, bundle_directory, {"select": "new"})
+    story.put("a", 6, 0)
+    story.night(NIGHT)
+    if bundle == "other":
+        story.bundle = tmp_path / "other"
+        make_bundle(story.bundle, seed=1)
+    story.night(NEXT_NIGHT, rescore=bundle == "same")
+    found = compare_nights(str(story.table), NIGHT, NEXT_NIGHT, STORAGE)
+    assert (found.num_rows_both, found.not_compared) == (6, NotCompared())
+
+
+def test_of_files_that_share_a_shard_those_that_were_rewritten_and_unknown_ones_are_left_out(tmp_path: Path) -> None:
+    etags: dict[str, dict[str, str | None]] = {NIGHT: {"h": None}, NEXT_NIGHT: {"g": "v2", "i": None}}
+    for night, label in ((NIGHT, "a"), (NEXT_NIGHT, "b")):
+        rows = [scored_row(file, row, label=label) for file in "fghi" for row in range(3)]
+        publish(tmp_path, night, write_shard(tmp_path, night, "s0", rows), etags=etags[night])
+    found = compare_nights(str(tmp_path), NIGHT, NEXT_NIGHT, STORAGE)
+    assert (found.num_rows_both, found.labels[0].num_changed_rows) == (3, 3)
+    assert found.not_compared == NotCompared(3, 1, 6, 2)
+    assert found.not_compared.sentences == [
+        "3 rows of 1 rewritten files are not compared",
+        "6 rows of 2 files are not compared: no manifest tells their etags on both nights",
+    ]
+
+
+def test_a_manifest_that_is_older_than_its_nights_rows_tells_no_etags(tmp_path: Path) -> None:
+    make_nights(tmp_path, [[scored_row("f", 0)]], [[scored_row("f", 0)]])
+    publish(tmp_path, NEXT_NIGHT, write_shard(tmp_path, NEXT_NIGHT, "again", [scored_row("f", 0)]), run_id="killed")
+    assert compare_nights(str(tmp_path), NIGHT, NEXT_NIGHT, STORAGE).num_rows_both == 1
+    (tmp_path / "_manifests" / f"run_date={NEXT_NIGHT}" / "killed.json").unlink()
+    found = compare_nights(str(tmp_path), NIGHT, NEXT_NIGHT, STORAGE)
+    assert (found.num_rows_both, found.not_compared) == (0, NotCompared(0, 0, 1, 1))
+
+
 @pytest.fixture
 def snapshot(tmp_path: Path, bundle_directory: Path) -> Story:
     """Two nights of three files; on the second one of them is another."""
@@ -164,10 +220,10 @@ def snapshot(tmp_path: Path, bundle_directory: Path) -> Story:
 
 def test_nights_of_a_snapshot_are_the_whole_table_as_each_left_it(snapshot: Story) -> None:
     found = compare_nights(str(snapshot.table), NIGHT, NEXT_NIGHT, STORAGE)
-    assert (found.num_rows_first, found.num_rows_second, found.num_rows_both) == (12, 12, 12)
+    assert (found.num_rows_first, found.num_rows_second, found.num_rows_both) == (12, 12, 8)
     assert (found.num_rows_only_first, found.num_rows_only_second) == (0, 0)
-    assert found.num_rows_unchanged == 8
-    assert found.numbers[0].num_values == 12
+    assert (found.num_rows_unchanged, found.not_compared) == (8, NotCompared(4, 1, 0, 0))
+    assert found.numbers[0].num_values == 8
 
 
 def test_rows_that_a_snapshot_keeps_do_not_hide_a_column_they_lack(snapshot: Story) -> None:
@@ -181,8 +237,8 @@ def test_rows_that_a_snapshot_keeps_do_not_hide_a_column_they_lack(snapshot: Sto
     pq.write_table(pq.read_table(path).drop_columns("weight").append_column("weight", pa.array([0.75] * 4)), path)
     snapshot.night("2026-11-26")
     found = compare_nights(str(snapshot.table), "2026-11-25", "2026-11-26", STORAGE)
-    assert (found.num_rows_both, found.num_rows_unchanged) == (12, 8)
-    assert NumberShift("weight", 8, 0.125, 0.25) in found.numbers
+    assert (found.num_rows_both, found.not_compared) == (8, NotCompared(4, 1, 0, 0))
+    assert NumberShift("weight", 4, 0.0, 0.0) in found.numbers
     before = compare_nights(str(snapshot.table), NEXT_NIGHT, "2026-11-26", STORAGE)
     assert "weight" not in [shift.column for shift in before.numbers], "the first of these nights has it nowhere"
 
@@ -201,7 +257,14 @@ def test_nights_of_a_snapshot_stand_though_their_parts_were_vacuumed(tmp_path: P
     story.night(NEXT_NIGHT)
     assert read_night(str(story.table), NIGHT, STORAGE).files == alone.files
     found = compare_nights(str(story.table), NIGHT, NEXT_NIGHT, STORAGE)
-    assert (found.num_rows_first, found.num_rows_second, found.num_rows_both) == (40, 40, 40)
+    assert (found.num_rows_first, found.num_rows_second, found.not_compared.num_rewritten_rows) == (40, 40, 40)
+
+
+def test_rows_that_a_snapshot_keeps_are_compared_while_they_stand_in_the_same_file(snapshot: Story) -> None:
+    snapshot.remove("a")
+    snapshot.night("2026-11-25")
+    found = compare_nights(str(snapshot.table), NEXT_NIGHT, "2026-11-25", STORAGE)
+    assert (found.num_rows_unchanged, found.not_compared) == (12, NotCompared())
 
 
 def test_a_snapshot_whose_files_or_version_are_gone_is_refused(snapshot: Story) -> None:

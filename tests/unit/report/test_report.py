@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.errors import CorpusError, DriftError
+from pipeline.output.matching import NotCompared
 from pipeline.output.table import DataFile
 from pipeline.report.build import NightReport, build_report
 from pipeline.report.figures import choose_figure_columns, read_figures
@@ -206,7 +207,19 @@ def test_a_snapshot_is_compared_with_the_table_before(story: Story) -> None:
     report = build_report(str(story.table), NEXT_NIGHT, ReportConfig(), STORAGE)
     assert (report.figures.num_rows, report.last_figures and report.last_figures.num_rows) == (79, 79)
     assert report.movement is not None
-    assert report.movement.num_rows == 40
+    assert (report.movement.num_rows, report.movement.not_compared) == (0, NotCompared(40, 1, 0, 0))
+
+
+def test_rows_of_rewritten_files_do_not_move(tmp_path: Path) -> None:
+    rows = [[scored_row(file, row, score=score) for file in "fg" for row in range(5)] for score in (0.25, 0.75)]
+    publish(tmp_path, NIGHT, write_shard(tmp_path, NIGHT, "s0", rows[0]))
+    publish(tmp_path, NEXT_NIGHT, write_shard(tmp_path, NEXT_NIGHT, "s0", rows[1]), etags={"f": "v2"})
+    report = report_of(tmp_path)
+    assert report.movement is not None
+    assert {mover.source_file for mover in report.movement.movers} == {"g"}
+    assert "5 rows stand in both nights' samples, and were compared." in as_page(report).text
+    assert "5 rows of 1 rewritten files are not compared." in as_page(report).text
+    assert report.summary["not_compared"] == asdict(NotCompared(5, 1, 0, 0))
 
 
 def test_a_snapshot_is_compared_with_one_that_was_compacted_and_vacuumed(story: Story) -> None:
