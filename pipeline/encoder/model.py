@@ -89,6 +89,7 @@ def load_trainable(
     auto_class = getattr(transformers, head_class)
     try:
         config = AutoConfig.from_pretrained(str(source), trust_remote_code=False, **config_changes)
+        config.return_dict = True  # heads' outputs are read by their names, whatever others read them by
         model_class = auto_class._model_mapping[type(config)]
         network, found = auto_class.from_pretrained(
             str(source),

@@ -39,6 +39,11 @@ def save_trained(directory: Path, head: str, labels: tuple[str, ...], **config: 
     return network.eval()
 
 
+def rewrite_config(directory: Path, **changes: Any) -> None:
+    file = directory / "config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text(encoding="utf-8")), **changes}), encoding="utf-8")
+
+
 def bundle_as(task: str, model: Path) -> str:
     output = f"{model}-bundle"
     bundle_encoder(BundleSpec(model=str(model), output=output, task=task, max_length=32, stride=8))
@@ -71,6 +76,13 @@ def test_a_trained_classifier_is_scored_as_transformers_does(tmp_path: Path, tas
         scores = np.exp(logits) / np.exp(logits).sum()
         assert row["label"] == labels[int(logits.argmax())]
         np.testing.assert_allclose(row["class_scores"], scores, atol=1e-5)
+
+
+def test_a_checkpoint_whose_configuration_asks_for_tuples_is_scored_too(tmp_path: Path) -> None:
+    save_trained(tmp_path / "m", "AutoModelForSequenceClassification", ("a", "b"))
+    expected = decode(bundle_as("text-classification", tmp_path / "m"), TEXTS)
+    rewrite_config(tmp_path / "m", return_dict=False)
+    assert decode(bundle_as("text-classification", tmp_path / "m"), TEXTS) == expected
 
 
 def test_a_trained_cross_encoder_gives_its_sigmoid(tmp_path: Path) -> None:
@@ -196,10 +208,7 @@ def test_a_head_of_another_task_is_refused(
 @pytest.mark.parametrize("numbers", [(1, 2, 3), (0, 1, 3)])
 def test_labels_that_are_not_numbered_from_0_are_refused(tmp_path: Path, numbers: tuple[int, ...]) -> None:
     save_trained(tmp_path / "m", "AutoModelForSequenceClassification", ("a", "b", "c"))
-    file = tmp_path / "m" / "config.json"
-    config = json.loads(file.read_text(encoding="utf-8"))
-    config["id2label"] = dict(zip(map(str, numbers), "abc", strict=True))
-    file.write_text(json.dumps(config), encoding="utf-8")
+    rewrite_config(tmp_path / "m", id2label=dict(zip(map(str, numbers), "abc", strict=True)))
     with pytest.raises(
         ModelError, match=f"id2label numbers its labels {numbers[0]}, .*; expected every number from 0 to 2"
     ):
