@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import inspect
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
 import transformers
 from transformers import AutoConfig
 
-from pipeline.encoder.forward import counts_from_padding, positions_before_first
+from pipeline.encoder.forward import counts_from_padding, encode, lay_out, positions_before_first, takes_packs
+from pipeline.encoder.tokenize import Padding, TokenRows
 from pipeline.errors import ModelError, first_line
 
 EXPECTED_MODEL = "expected a Hugging Face directory with config.json and model.safetensors, or an id of a reachable hub"
 _FAMILIES = "BERT, RoBERTa, DistilBERT, ELECTRA, ALBERT, MPNet, ..."
 # What they compute of a text changes with its padding, so with the other texts of its batch.
-_READ_PADDING = frozenset(["convbert", "fnet", "funnel", "mobilebert", "nystromformer", "reformer", "yoso"])
+_READ_PADDING = frozenset(["canine", "convbert", "fnet", "funnel", "mobilebert", "nystromformer", "reformer", "yoso"])
 # Heads whose own forward tells the encoder which tokens see all others: run apart from it they compute another thing.
 _GLOBAL_HEADS = {"longformer": frozenset(["AutoModelForSequenceClassification", "AutoModelForQuestionAnswering"])}
 # Those that could compute positions of another kind, until transformers dropped that.
@@ -58,6 +62,8 @@ def check_encoder(source: str, head_class: str, max_length: int, tokenizer: Any)
             f"{source}: has positions for {num_positions} tokens, and max_length is {max_length}",
             f"set max_length to {num_positions} or less; long_text: window keeps longer texts",
         )
+    if head_class == "AutoModelForSequenceClassification":
+        _check_last_token(source, config, tokenizer)
     _check_vocabulary(source, config, tokenizer)
     if not tokenizer.num_special_tokens_to_add():
         raise ModelError(
@@ -117,6 +123,46 @@ def check_weights(source: str | Path, network: Any, found: dict[str, Any], is_re
         raise ModelError(
             f"{source}: the {'model' if is_ready else 'encoder'}'s weight {lacking[0]} {wrong[lacking[0]]}{others}",
             f"check that config.json is of these weights, or save the model again{remedy}",
+        )
+
+
+def check_runs(source: str | Path, network: Any) -> None:
+    """Refuse a network that needs more than a text's tokens, such as their places on a page, by running it once.
+
+    Args:
+        source: Where it was loaded from.
+        network: The loaded network, in fp32.
+
+    Raises:
+        ModelError: it stops at two short texts.
+    """
+    encoder = network.base_model
+    if takes_packs(encoder):
+        return  # of families that are known to run
+    lengths = np.array([8, 5])
+    rows = TokenRows(np.zeros(13, np.int32), np.array([0, *lengths.cumsum()]), np.zeros(2, np.bool_))
+    try:
+        batch = lay_out(rows, np.arange(2), encoder, Padding(0), network.device)
+        with torch.no_grad():
+            encode(encoder, batch).logits(network)
+    except Exception as error:
+        raise ModelError(
+            f"{source}: a {network.config.model_type} model does not run on a batch of texts: {first_line(error)}",
+            f"choose an encoder of the BERT family ({_FAMILIES})",
+        ) from None
+
+
+def _check_last_token(source: str, config: Any, tokenizer: Any) -> None:
+    """A decoder's head over rows reads the last token that is not padding, which it knows by the configuration's id."""
+    model_class = transformers.AutoModelForSequenceClassification._model_mapping[type(config)]
+    is_decoder = "past_key_values" in inspect.signature(model_class.forward).parameters
+    pad_id = getattr(config.get_text_config(), "pad_token_id", None)
+    if (is_decoder or config.model_type == "openai-gpt") and (pad_id is None or pad_id != tokenizer.pad_token_id):
+        raise ModelError(
+            f"{source}: pad_token_id is {pad_id} in config.json and {tokenizer.pad_token_id} in the tokenizer; "
+            f"expected the same id in both, as a {config.model_type} model's head finds a text's last token by it",
+            "tokenizer.pad_token = TOKEN; model.config.pad_token_id = tokenizer.pad_token_id; and save both: the token "
+            "that the model was trained with, or for a new head tokenizer.eos_token",
         )
 
 

@@ -19,7 +19,7 @@ from transformers import AutoConfig
 from pipeline.encoder.attention import Runtime, attention_kernel
 from pipeline.encoder.batching import plan_batches
 from pipeline.encoder.bundle import refuse_adapter
-from pipeline.encoder.checks import EXPECTED_MODEL, check_weights, no_head
+from pipeline.encoder.checks import EXPECTED_MODEL, check_runs, check_weights, no_head
 from pipeline.encoder.fast import FastEncoder
 from pipeline.encoder.flops import forward_flops
 from pipeline.encoder.forward import Encoded, ModelBatch, encode, lay_out, reads_firsts_only, takes_packs
@@ -75,7 +75,7 @@ def load_network(source: str | Path, head_class: str, is_ready: bool = False, **
         config_changes: Passed to the configuration (labels of a new head, for one).
 
     Raises:
-        ModelError: weights or configuration are missing or do not fit the encoder.
+        ModelError: weights or configuration are missing or do not fit the encoder, or it needs more than tokens.
     """
     return load_trainable(source, head_class, is_ready, **config_changes)[0]
 
@@ -109,6 +109,7 @@ def load_trainable(
             EXPECTED_MODEL,
         ) from None
     check_weights(source, network, found, is_ready)
+    check_runs(source, network)
     return network, frozenset([*found["missing_keys"], *(name for name, *_ in found["mismatched_keys"])])
 
 

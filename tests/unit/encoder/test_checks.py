@@ -81,6 +81,7 @@ def save_config(directory: Path, config: Any) -> str:
     [
         (transformers.T5Config(), "a t5 model has a decoder"),
         (transformers.YosoConfig(), "a yoso model's results depend on the other texts of a batch"),
+        (transformers.CanineConfig(), "a canine model's results depend on the other texts of a batch"),
         (transformers.FNetConfig(), "a fnet model's results depend on the other texts of a batch"),
         (transformers.BigBirdConfig(), "attention_type is block_sparse, whose results depend on the other texts"),
         (transformers.ReformerConfig(), "a reformer model's results depend on the other texts of a batch"),
@@ -107,6 +108,30 @@ def test_a_head_that_steers_its_encoder_s_attention_is_refused(
     check_encoder(source, "AutoModel", 64, tokenizer)
     with pytest.raises(ModelError, match=f"a longformer model's {head} needs global attention"):
         check_encoder(source, head, 64, tokenizer)
+
+
+@pytest.mark.parametrize("family", ["GPT2", "OpenAIGPT", "Llama"])
+@pytest.mark.parametrize("pad_id", [None, 2])
+def test_a_head_that_finds_the_last_token_by_its_padding_is_told_of_it(
+    tmp_path: Path, encoder_directory: Path, family: str, pad_id: int | None
+) -> None:
+    """With an id that no text is padded with it would read padding, so another text's length."""
+    tokenizer, head = load_tokenizer(encoder_directory), "AutoModelForSequenceClassification"
+    config = getattr(transformers, f"{family}Config")
+    source = save_config(tmp_path, config(pad_token_id=pad_id))
+    check_encoder(source, "AutoModel", 64, tokenizer)
+    with pytest.raises(ModelError, match=rf"pad_token_id is {pad_id} in config\.json and 0 in the tokenizer") as caught:
+        check_encoder(source, head, 64, tokenizer)
+    assert "tokenizer.eos_token" in caught.value.remedy
+    check_encoder(save_config(tmp_path, config(pad_token_id=tokenizer.pad_token_id)), head, 64, tokenizer)
+
+
+@pytest.mark.parametrize("head", ["AutoModel", "AutoModelForTokenClassification"])
+def test_a_family_that_needs_more_than_a_text_s_tokens_is_refused(tmp_path: Path, head: str) -> None:
+    network = getattr(transformers, head).from_config(transformers.BrosConfig(vocab_size=50, **_SHAPE))
+    network.save_pretrained(tmp_path)
+    with pytest.raises(ModelError, match="a bros model does not run on a batch of texts: You have to specify bbox"):
+        load_network(tmp_path, head)
 
 
 @pytest.mark.parametrize("name", ["Roberta", "Data2VecText", "RobertaPreLayerNorm", "Camembert", "XLMRobertaXL"])
