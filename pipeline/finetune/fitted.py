@@ -58,16 +58,20 @@ class KnownTargets:
 
 @dataclass(frozen=True)
 class LinearModel:
-    """Logits are `features @ weight.T + bias`."""
+    """Logits are `features @ weight.T + bias`; some families' heads have no bias."""
 
     weight_CH: torch.Tensor
-    bias_C: torch.Tensor
+    bias_C: torch.Tensor | None = None
 
     @classmethod
-    def zeros(cls, num_outputs: int, known: KnownTargets) -> LinearModel:
-        """Where a fit begins that nothing is known of."""
-        features_NH = known.features_NH
-        return cls(features_NH.new_zeros(num_outputs, features_NH.shape[1]), features_NH.new_zeros(num_outputs))
+    def zeros(cls, linear: torch.nn.Linear) -> LinearModel:
+        """Where a fit of such a layer begins that nothing is known of."""
+        return cls(torch.zeros_like(linear.weight), None if linear.bias is None else torch.zeros_like(linear.bias))
+
+    @property
+    def parts(self) -> list[torch.Tensor]:
+        """Weight, and bias if there is one."""
+        return [self.weight_CH, *([] if self.bias_C is None else [self.bias_C])]
 
 
 @dataclass(frozen=True)
@@ -193,20 +197,20 @@ def fit_last_layer(context: StepContext, head: TrainingHead, rank: int, effort: 
         return Fit(0.0, math.nan, 0, num_padded)
     scale = max(float(known.features_NH.norm(dim=1).mean()), 1e-12)
     scaled = KnownTargets(known.features_NH / scale, known.targets_NK)
-    num_outputs = last.linear.out_features
-    strength = choose_strength(scaled, num_outputs, head.loss_sum, context.config.seed, effort)
-    start = LinearModel.zeros(num_outputs, scaled)
+    start = LinearModel.zeros(last.linear)
+    strength = choose_strength(scaled, start, head.loss_sum, context.config.seed, effort)
     model = fit_linear(scaled, start, strength, head.loss_sum, effort.max_iterations)
     with torch.no_grad():
         last.linear.weight.copy_(model.weight_CH / scale)
-        last.linear.bias.copy_(model.bias_C)
+        if model.bias_C is not None:
+            last.linear.bias.copy_(model.bias_C)
     return Fit(strength, float(_mean_loss(model, scaled, head.loss_sum)), len(known), num_padded)
 
 
 def choose_strength(
-    known: KnownTargets, num_outputs: int, loss_sum: LossSum, seed: int, effort: Effort = Effort()
+    known: KnownTargets, start: LinearModel, loss_sum: LossSum, seed: int, effort: Effort = Effort()
 ) -> float:
-    """The regularisation with the lowest loss on held-out parts of the targets, by cross-validation."""
+    """The regularisation with the lowest loss on held-out parts of the targets, by cross-validation from `start`."""
     order = np.random.default_rng(seed).permutation(len(known))
     kinds = _kinds(known)[order]
     fold = np.empty(len(order), np.int64)
@@ -217,7 +221,7 @@ def choose_strength(
         for fitted, held in halves
         if len(fitted) and len(held)
     ]
-    models = [LinearModel.zeros(num_outputs, known)] * len(parts)
+    models = [start] * len(parts)
     best, best_loss = STRENGTHS[0], math.inf
     for strength in (strength for strength in STRENGTHS if strength <= effort.max_strength):
         loss = 0.0
@@ -246,9 +250,12 @@ def fit_linear(
         loss_sum: The loss, convex in the logits.
         max_iterations: Of L-BFGS.
     """
-    model = LinearModel(start.weight_CH.clone().requires_grad_(), start.bias_C.clone().requires_grad_())
+    model = LinearModel(
+        start.weight_CH.clone().requires_grad_(),
+        None if start.bias_C is None else start.bias_C.clone().requires_grad_(),
+    )
     optimizer = torch.optim.LBFGS(
-        [model.weight_CH, model.bias_C], max_iter=max_iterations, tolerance_grad=1e-6, line_search_fn="strong_wolfe"
+        model.parts, max_iter=max_iterations, tolerance_grad=1e-6, line_search_fn="strong_wolfe"
     )
 
     def closure() -> float:
@@ -259,7 +266,7 @@ def fit_linear(
         return float(objective.detach())
 
     optimizer.step(closure)  # type: ignore[no-untyped-call]
-    return LinearModel(model.weight_CH.detach(), model.bias_C.detach())
+    return LinearModel(*(part.detach() for part in model.parts))
 
 
 def _as_a_start(context: StepContext, head: TrainingHead) -> Effort:
@@ -313,7 +320,9 @@ def _collect(
 
 
 def _mean_loss(model: LinearModel, known: KnownTargets, loss_sum: LossSum) -> torch.Tensor:
-    logits = known.features_NH @ model.weight_CH.T + model.bias_C
+    logits = known.features_NH @ model.weight_CH.T
+    if model.bias_C is not None:
+        logits = logits + model.bias_C
     return loss_sum(logits, known.targets_NK) / len(known)
 
 

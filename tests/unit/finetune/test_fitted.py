@@ -11,7 +11,8 @@ import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
 
-from pipeline.encoder.model import load_trainable
+from pipeline.encoder.heads import JoinedHeads
+from pipeline.encoder.model import EmbeddingOptions, load_trainable
 from pipeline.errors import SpecError
 from pipeline.finetune.alone import learn_alone, train_alone
 from pipeline.finetune.fitted import (
@@ -35,16 +36,21 @@ from pipeline.finetune.worker import build_job, learn
 from pipeline.tasks import TASKS
 from pipeline.tasks.base import IGNORED
 from pipeline.tasks.losses import Emphasis, class_loss_sum
-from tests.unit.encoder.families import FAMILIES
+from tests.unit.encoder.families import FAMILIES, Family
 from tests.unit.finetune.many_heads import context_of, head_of, tag_data
 from tests.unit.finetune.training import Notes, raw_spec, token_data
 
 PLAIN = class_loss_sum
 
 
+def zeros(num_outputs: int, bias: bool = True) -> LinearModel:
+    """For what `known` gives."""
+    return LinearModel.zeros(torch.nn.Linear(8, num_outputs, bias))
+
+
 def fit(rows: KnownTargets, num_outputs: int, strength: float, loss_sum: LossSum) -> LinearModel:
     """From zeros."""
-    return fit_linear(rows, LinearModel.zeros(num_outputs, rows), strength, loss_sum)
+    return fit_linear(rows, zeros(num_outputs), strength, loss_sum)
 
 
 def known(num_rows: int = 60, seed: int = 0, noise: float = 1.0) -> KnownTargets:
@@ -55,9 +61,9 @@ def known(num_rows: int = 60, seed: int = 0, noise: float = 1.0) -> KnownTargets
     return KnownTargets(torch.from_numpy(features).float(), torch.from_numpy(classes[:, None]).float())
 
 
-def probabilities(features: np.ndarray, targets: np.ndarray, strength: float) -> np.ndarray:
+def probabilities(features: np.ndarray, targets: np.ndarray, strength: float, has_bias: bool = True) -> np.ndarray:
     """What scikit-learn makes of the same features."""
-    theirs = LogisticRegression(C=strength, max_iter=5_000, tol=1e-8)
+    theirs = LogisticRegression(C=strength, max_iter=5_000, tol=1e-8, fit_intercept=has_bias)
     found: np.ndarray = theirs.fit(features, targets).predict_proba(features)
     return found
 
@@ -99,11 +105,11 @@ def test_several_labels_a_row_are_fitted_each_for_itself() -> None:
 
 
 def test_noisier_features_are_regularised_more() -> None:
-    clear = choose_strength(known(noise=0.1), 3, PLAIN, seed=1)
-    noisy = choose_strength(known(noise=3.0), 3, PLAIN, seed=1)
+    clear = choose_strength(known(noise=0.1), zeros(3), PLAIN, seed=1)
+    noisy = choose_strength(known(noise=3.0), zeros(3), PLAIN, seed=1)
     assert noisy < clear
-    assert clear > 10 >= choose_strength(known(noise=0.1), 3, PLAIN, 1, Effort(max_strength=10.0))
-    assert choose_strength(known(3), 3, PLAIN, seed=1) in STRENGTHS, "one row of each class"
+    assert clear > 10 >= choose_strength(known(noise=0.1), zeros(3), PLAIN, 1, Effort(max_strength=10.0))
+    assert choose_strength(known(3), zeros(3), PLAIN, seed=1) in STRENGTHS, "one row of each class"
 
 
 def test_the_strength_is_the_one_with_the_least_loss_of_all() -> None:
@@ -147,6 +153,20 @@ def test_rows_are_fitted_as_the_network_sees_them(tokenizer: Any) -> None:
     features /= np.linalg.norm(features, axis=1).mean()
     expected = probabilities(features, head.data.targets.values, fit.strength)
     np.testing.assert_allclose(torch.softmax(torch.from_numpy(logits), dim=1).numpy(), expected, atol=5e-3)
+
+
+def test_a_layer_without_a_bias_is_fitted_without_one() -> None:
+    """Decoders' heads have none; they read the last token."""
+    decoder = Family("GPT2Config", {"n_embd": 32, "n_layer": 1, "n_head": 2, "n_positions": 64, "num_labels": 3})
+    head = head_of("text-classification", token_data(decoder.tokenizer(), 30))
+    network = JoinedHeads({head.name: decoder.network(head.task.head_class)}, EmbeddingOptions("mean", False))
+    fit = fit_last_layer(context_of([head], network), head, rank=0)
+    last = LastLayer.of(network.network(head.name)).linear
+    features, logits = inputs_and_logits(network.network(head.name), last, head)
+    ends = head.data.rows.offsets[1:] - 1
+    features, logits = features[ends] / np.linalg.norm(features[ends], axis=1).mean(), torch.from_numpy(logits[ends])
+    expected = probabilities(features, head.data.targets.values, fit.strength, has_bias=False)
+    np.testing.assert_allclose(torch.softmax(logits, dim=1).numpy(), expected, atol=5e-3)
 
 
 def test_tokens_without_a_label_are_left_out(tokenizer: Any) -> None:
