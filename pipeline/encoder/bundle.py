@@ -276,7 +276,23 @@ def _checked_directory(directory: Path) -> str:
         elif (directory / "0_Transformer" / "config.json").is_file():
             remedy = f"the model stands in {directory / '0_Transformer'}"
         raise ModelError(f"{directory}: lacks {', '.join(missing)}", remedy)
+    _check_label_names(directory)
     return str(directory)
+
+
+def _check_label_names(directory: Path) -> None:
+    """Refuse names of labels that transformers does not read; it says so of whatever file it loads first."""
+    try:
+        config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
+    except ValueError:
+        return  # transformers says what is wrong with it
+    names = config.get("id2label") if isinstance(config, dict) else None
+    if names is not None and not (isinstance(names, dict) and all(number.isdecimal() for number in names)):
+        raise ModelError(
+            f"{directory / 'config.json'}: id2label is {json.dumps(names)[:100]}; expected the number of each of the "
+            'head\'s outputs and its name, such as {"0": "no", "1": "yes"}',
+            "write it so, in the order in which the head was trained",
+        )
 
 
 def _download(uri: str, names: list[str], key: str, storage: Storage) -> Path:

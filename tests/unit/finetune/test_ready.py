@@ -215,6 +215,14 @@ def test_labels_that_are_not_numbered_from_0_are_refused(tmp_path: Path, numbers
         bundle_as("text-classification", tmp_path / "m")
 
 
+@pytest.mark.parametrize("names", [["a", "b"], {"a": 0, "b": 1}])
+def test_labels_without_numbers_are_refused(tmp_path: Path, names: object) -> None:
+    save_trained(tmp_path / "m", "AutoModelForSequenceClassification", ("a", "b"))
+    rewrite_config(tmp_path / "m", id2label=names)
+    with pytest.raises(ModelError, match=r'config\.json: id2label is .*"a".*; expected the number of each'):
+        bundle_as("text-classification", tmp_path / "m")
+
+
 def test_a_task_without_such_heads_is_refused(tmp_path: Path) -> None:
     save_trained(tmp_path / "m", "AutoModel", ("a", "b"))
     with pytest.raises(SpecError, match="'masked-lm' has no head of its own"):
