@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from pipeline.tracing import trace_variables
 
 SPEC_FILE = "spec.yaml"
 _PINS_FILE = "constraints.txt"
+_PLACES = frozenset(["model", "train", "validation", "teacher", "uri"])  # of blocks that other specs are made of, too
 _STOP_WAIT_S = 60  # Ray kills after 3 s; a stopped job gives up its shards, its lease and its workers first
 
 
@@ -45,6 +46,37 @@ def local_places(value: object) -> set[str]:
         case str() if value.startswith("/"):
             return {value}
     return set()
+
+
+def check_places(spec: SpecModel, source: str) -> None:
+    """Refuse places that are looked for in the directory a job starts in: on the cluster that is another one.
+
+    Raises:
+        SpecError: naming all of them.
+    """
+    remedy = "copy it to object storage, or give an absolute path that the cluster's machines have"
+    problems = tuple(
+        Problem(field, f"{place} is looked for in this directory", "a URI that the cluster can read", remedy)
+        for field, place in _relative_places(spec.model_dump(mode="json", exclude_unset=True))
+    )
+    if problems:
+        raise SpecError(source, problems)
+
+
+def _relative_places(value: object, field: str = "") -> Iterator[tuple[str, str]]:
+    from pipeline.encoder.bundle import is_of_hub
+
+    name = field.rpartition(".")[2]
+    match value:
+        case dict():
+            for key, part in value.items():
+                yield from _relative_places(part, f"{field}.{key}".removeprefix("."))
+        case list():
+            for number, part in enumerate(value):
+                yield from _relative_places(part, field if name in _PLACES else f"{field}.{number}")
+        case str() if name in _PLACES and "://" not in value and not value.startswith("/"):
+            if name != "model" or not is_of_hub(value):
+                yield field, value
 
 
 def stage_project(directory: Path, spec_text: str, pins: Pins | None) -> None:

@@ -20,6 +20,7 @@ from jobs.remote.options import JOB_SPECS, NIGHT_JOBS, JobServerAddress, RemoteJ
 from jobs.remote.project import (
     SPEC_FILE,
     Pins,
+    check_places,
     local_places,
     read_pins,
     runtime_environment,
@@ -61,6 +62,7 @@ def submit(
     """Run a job on a Ray cluster through its job server: once, whatever is asked twice."""
     with running(f"submit {job.value}", spec, debug, date_), stopping_on_sigterm():
         parsed = load_spec(spec, JOB_SPECS[job], set_ or ())
+        check_places(parsed, spec)
         wanted = Wanted(job.value, check_name(name or Path(spec).stem), _night(job, date_), spec_as_yaml(parsed))
         pins = read_pins(pip or (), constraints)
         server = connect(address)

