@@ -25,10 +25,10 @@ def list_models(
     with guarded(debug):
         place = open_registry(registry, endpoint_url)
         names = place.names()
+        if not names:
+            raise ModelError(f"no registry at {place.uri}: no model was ever published there", "check the URI")
         if name is not None and name not in names:
-            raise ModelError(
-                f"{place.uri}: no model {name}; there are: {', '.join(names) or 'none'}", "name one of them"
-            )
+            raise ModelError(f"{place.uri}: no model {name}; there are: {', '.join(names)}", "name one of them")
         for model in [name] if name else names:
             aliases = {alias: Alias(place, model, alias).now().version for alias in list_aliases(place, model)}
             for version in place.versions(model):

@@ -58,10 +58,16 @@ def test_publish_promote_roll_back(bundles: list[str], tmp_path: Path) -> None:
 
 
 def test_a_model_that_is_not_there_is_named_with_those_that_are(bundles: list[str], tmp_path: Path) -> None:
-    assert_refused(run_command("models", "list", "polarity"), f"{tmp_path}/registry: no model polarity", "are: none")
     models("publish", bundles[0], "--name", "sentiment")
-    assert_refused(run_command("models", "list", "polarity"), "no model polarity; there are: sentiment")
+    said = f"{tmp_path}/registry: no model polarity; there are: sentiment"
+    assert_refused(run_command("models", "list", "polarity"), said)
     assert models("list", "sentiment").startswith("sentiment@1  ")
+
+
+@pytest.mark.parametrize("name", [[], ["sentiment"]])
+def test_a_place_without_any_model_is_no_registry(tmp_path: Path, name: list[str]) -> None:
+    place = str(tmp_path / "registri")
+    assert_refused(run_command("models", "list", *name, "--registry", place), f"no registry at {place}: no model")
 
 
 def gate(tmp_path: Path) -> list[str]:
