@@ -51,7 +51,7 @@ def _confusion_table(confusion: Confusion) -> Table:
 
 def _cascade_table(levels: tuple[CascadeLevel, ...]) -> Table:
     shown = [name for name in ("accuracy", "macro_f1") if name in levels[0].metrics]
-    columns = ["min_score", "answered by first", "share of its time", *shown]
+    columns = ["min_score", "answered by first", "share of the large one's time", *shown]
     table = Table(*(Column(name, justify="right") for name in columns))
     for level in levels:
         name = "bundle alone" if level.min_score is None else f"{level.min_score:g}"

@@ -103,12 +103,13 @@ def test_the_ends_are_both_bundles_alone_and_time_grows_between(tmp_path: Path, 
 
 
 def test_people_and_programs_read_every_level(
-    tmp_path: Path, rows: pa.Table, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, rows: pa.Table, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("COLUMNS", "120")
     found = tried(spec(tmp_path, [0.5]))
     print_evaluation(found, "60 rows")
     printed = capsys.readouterr().out
-    for word in ("60 of 60 rows", "bundle alone", "0.5", "100.0%", "macro_f1"):
+    for word in ("60 of 60 rows", "bundle alone", "share of the large one's time", "0.5", "100.0%", "macro_f1"):
         assert word in printed
     levels: Any = evaluation_as_json(found)["cascade"]
     assert [level["min_score"] for level in levels] == [None, 0.5, 0.0]
