@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import lru_cache
@@ -16,14 +16,13 @@ from pipeline.corpus.listing import CorpusFile
 from pipeline.corpus.nested import field_at, find_path
 from pipeline.corpus.pieces import changed, column_indices, group_bytes, read_columns
 from pipeline.corpus.shards import FileLayout, Piece, RowGroup, Shard
-from pipeline.corpus.text import clean_text, find_broken_text, is_untold, is_word_list
+from pipeline.corpus.text import clean_text, find_broken_text
 from pipeline.errors import BertmillError, CorpusError, CorruptFileError, first_line
-from pipeline.schema import SOURCE_FILE, SOURCE_ROW, kept_field, told_field
+from pipeline.schema import SOURCE_FILE, SOURCE_ROW
 from pipeline.storage import Storage, map_threads, retrying
 
 _FOOTER_THREADS, _PIECE_THREADS = 64, 8
 _MAX_LISTED = 10
-_ONE_TYPE = "write the column with one type in every file"
 REASON = "quarantine=reason"  # no column of a table has a "=" in its name
 ResultT = TypeVar("ResultT")
 
@@ -124,57 +123,6 @@ def survey_files(files: Sequence[CorpusFile], columns: Columns, storage: Storage
     if problems:
         _raise_together(problems, len(files))
     return Survey(tuple(footers), tuple(skipped))
-
-
-def kept_schema(footers: Sequence[FileFooter], kept: Sequence[str], remedy: str = _ONE_TYPE) -> pa.Schema:
-    """The one schema under which the kept columns of every file are written.
-
-    Args:
-        footers: Of the files.
-        kept: The columns.
-        remedy: What to do where there is no such schema.
-
-    Raises:
-        CorpusError: two files hold one column with types that no common type joins.
-    """
-    merged = pa.schema([])
-    seen: set[pa.Schema] = set()
-    for footer in _one_per_schema(footers):
-        schema = pa.schema([kept_field(footer.schema.field(name)) for name in kept])
-        if schema in seen:
-            continue
-        seen.add(schema)
-        try:
-            merged = pa.unify_schemas([merged, schema], promote_options="permissive")
-        except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
-            raise CorpusError(
-                f"{footer.layout.file.uri}: a column's type does not fit the files before it: {error}", remedy
-            ) from None
-    return pa.schema([told_field(field) for field in merged])
-
-
-def holds_words(footers: Sequence[FileFooter], columns: Columns) -> bool:
-    """Whether the last input column holds lists of words, by the files in which it holds anything.
-
-    Raises:
-        CorpusError: it does in some files and not in others.
-    """
-    types = [footer.schema.field(columns.inputs[-1]).type for footer in _one_per_schema(footers)]
-    kinds = {is_word_list(kind) for kind in types if not is_untold(kind)}
-    if len(kinds) > 1:
-        raise CorpusError(
-            f"column {columns.inputs[-1]!r} holds lists of words in some files and text in others",
-            _ONE_TYPE,
-        )
-    return kinds == {True}
-
-
-def _one_per_schema(footers: Sequence[FileFooter]) -> Iterable[FileFooter]:
-    """The first footer with each schema object: equal schemas are mostly one object."""
-    first: dict[int, FileFooter] = {}
-    for footer in footers:
-        first.setdefault(id(footer.schema), footer)
-    return first.values()
 
 
 def read_shard(shard: Shard, columns: Columns, options: ReadOptions, storage: Storage) -> pa.Table:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from pipeline.corpus.column_types import kept_schema
 from pipeline.corpus.listing import CorpusFile
-from pipeline.corpus.reader import Columns, FileFooter, ReadOptions, kept_schema, read_footers
+from pipeline.corpus.reader import Columns, FileFooter, ReadOptions, read_footers
 from pipeline.corpus.shards import Shard, ShardSize, cut_shards
 from pipeline.errors import CorpusError
 from pipeline.storage import Storage

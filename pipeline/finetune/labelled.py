@@ -12,14 +12,10 @@ from itertools import chain
 import pyarrow as pa
 
 from pipeline.config import Uris
+from pipeline.corpus.column_types import holds_words
 from pipeline.corpus.listing import list_corpus
 from pipeline.corpus.pieces import read_columns
-from pipeline.corpus.reader import (
-    Columns,
-    ReadOptions,
-    holds_words,
-    read_shard,
-)
+from pipeline.corpus.reader import Columns, ReadOptions, read_shard
 from pipeline.corpus.rows import open_rows
 from pipeline.corpus.shards import FileLayout, Piece, Shard
 from pipeline.errors import CorpusError, Problem, SpecError, first_line

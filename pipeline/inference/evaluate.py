@@ -14,12 +14,8 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline.config import CorpusConfig, PoolOptions
-from pipeline.corpus.reader import (
-    Columns,
-    ReadOptions,
-    holds_words,
-    read_shard,
-)
+from pipeline.corpus.column_types import holds_words
+from pipeline.corpus.reader import Columns, ReadOptions, read_shard
 from pipeline.corpus.rows import open_rows
 from pipeline.corpus.shards import Shard, ShardSize
 from pipeline.corpus.stream import WorkerFactory, stream_shards

@@ -8,9 +8,10 @@ from itertools import chain
 
 import pyarrow as pa
 
+from pipeline.corpus.column_types import holds_words, kept_schema
 from pipeline.corpus.layouts import LayoutCache
 from pipeline.corpus.listing import CorpusFile, list_corpus
-from pipeline.corpus.reader import Columns, FileFooter, ReadOptions, SkippedFile, Survey, holds_words, kept_schema
+from pipeline.corpus.reader import Columns, FileFooter, ReadOptions, SkippedFile, Survey
 from pipeline.corpus.shards import ShardSize, cut_shards
 from pipeline.encoder.bundle import BundleInfo, read_bundle_info
 from pipeline.errors import Checks, CorpusError, Problem, SpecError

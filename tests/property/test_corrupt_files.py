@@ -11,8 +11,9 @@ import pyarrow.parquet as pq
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pipeline.corpus.column_types import kept_schema
 from pipeline.corpus.listing import list_corpus
-from pipeline.corpus.reader import REASON, Columns, ReadOptions, kept_schema, read_shard, survey_files
+from pipeline.corpus.reader import REASON, Columns, ReadOptions, read_shard, survey_files
 from pipeline.corpus.shards import ShardSize, cut_shards
 from pipeline.errors import CorpusError
 from pipeline.storage import Storage

@@ -10,8 +10,9 @@ import pyarrow.parquet as pq
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pipeline.corpus.column_types import kept_schema
 from pipeline.corpus.listing import list_corpus
-from pipeline.corpus.reader import REASON, Columns, ReadOptions, input_column, kept_schema, read_footers, read_shard
+from pipeline.corpus.reader import REASON, Columns, ReadOptions, input_column, read_footers, read_shard
 from pipeline.corpus.shards import ShardSize, cut_shards
 from pipeline.storage import Storage
 

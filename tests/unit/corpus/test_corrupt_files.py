@@ -7,6 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.corpus import reader
+from pipeline.corpus.column_types import kept_schema
 from pipeline.corpus.layouts import LayoutCache
 from pipeline.corpus.listing import CorpusFile, list_corpus
 from pipeline.corpus.reader import (
@@ -15,7 +16,6 @@ from pipeline.corpus.reader import (
     ReadOptions,
     Survey,
     input_column,
-    kept_schema,
     read_footers,
     read_shard,
     survey_files,

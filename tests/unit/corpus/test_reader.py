@@ -1,11 +1,8 @@
 from __future__ import annotations
 
 import os
-import uuid
 from datetime import datetime
-from decimal import Decimal
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -15,38 +12,13 @@ from pipeline.corpus.listing import CorpusFile, list_corpus
 from pipeline.corpus.reader import (
     REASON,
     Columns,
-    FileFooter,
     ReadOptions,
-    holds_words,
     input_column,
-    kept_schema,
-    read_footers,
     read_shard,
 )
-from pipeline.corpus.shards import Piece, Shard, ShardSize, cut_shards
+from pipeline.corpus.shards import Piece, Shard
 from pipeline.errors import CorpusError
-from pipeline.storage import Storage
-
-STORAGE = Storage()
-TEXT = Columns(("text",))
-TEXT_AND_ID = Columns(("text",), ("id",))
-
-
-def write(path: Path, **columns: Any) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    pq.write_table(pa.table(columns), path)
-    return path
-
-
-def footers_of(directory: Path, columns: Columns) -> list[FileFooter]:
-    return read_footers(list_corpus([str(directory)], STORAGE), columns, STORAGE)
-
-
-def read_all(directory: Path, columns: Columns, quarantine_blank: bool = True) -> list[dict[str, Any]]:
-    footers = footers_of(directory, columns)
-    options = ReadOptions(kept_schema(footers, columns.kept), quarantine_blank)
-    shards = cut_shards([footer.layout for footer in footers], ShardSize(1_000, 2**20))
-    return [row for shard in shards for row in read_shard(shard, columns, options, STORAGE).to_pylist()]
+from tests.unit.corpus.files import STORAGE, TEXT, TEXT_AND_ID, footers_of, read_all, write
 
 
 def whole(file: CorpusFile, num_rows: int) -> Shard:
@@ -75,23 +47,6 @@ def test_of_many_columns_those_like_the_missing_one_and_the_first_are_named(tmp_
     with pytest.raises(CorpusError, match="no column 'text'") as caught:
         footers_of(tmp_path, TEXT_AND_ID)
     assert caught.value.remedy == "the file's columns are: texts, c0, c1, c2, c3, c4, c5, c6, c7, c8 and 1,992 more"
-
-
-@pytest.mark.parametrize(
-    "nothing", [pa.nulls(0), pa.nulls(2), pa.array([[], []]), pa.array([[]], pa.list_(pa.string()))]
-)
-def test_a_file_without_words_is_one_of_word_lists(tmp_path: Path, nothing: pa.Array) -> None:
-    write(tmp_path / "a.parquet", text=[["some", "words"]])
-    write(tmp_path / "b.parquet", text=nothing)
-    assert holds_words(footers_of(tmp_path, TEXT), TEXT)
-    assert len(read_all(tmp_path, TEXT)) == 1 + len(nothing)
-
-
-def test_word_lists_beside_text_are_refused(tmp_path: Path) -> None:
-    write(tmp_path / "a.parquet", text=[["some", "words"]])
-    write(tmp_path / "b.parquet", text=["a text"])
-    with pytest.raises(CorpusError, match="'text' holds lists of words in some files and text in others"):
-        holds_words(footers_of(tmp_path, TEXT), TEXT)
 
 
 def test_a_corrupt_file_is_named(tmp_path: Path) -> None:
@@ -214,53 +169,6 @@ def test_an_input_may_be_kept_as_it_stands(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "kinds",
-    [
-        (pa.int32(), pa.int64()),
-        (pa.int8(), pa.uint16()),
-        (pa.float32(), pa.float64()),
-    ],
-)
-def test_kept_types_that_differ_between_files_are_joined(tmp_path: Path, kinds: tuple[pa.DataType, ...]) -> None:
-    for number, kind in enumerate(kinds):
-        write(tmp_path / f"{number}.parquet", text=["x"], id=pa.array([number], kind))
-    assert [row["id"] for row in read_all(tmp_path, TEXT_AND_ID)] == [0, 1]
-    assert kept_schema(footers_of(tmp_path, TEXT_AND_ID), ("id",)).field("id").type in (pa.int64(), pa.float64())
-
-
-def test_kept_strings_of_every_encoding_are_one_type(tmp_path: Path) -> None:
-    kinds = [pa.string(), pa.large_string(), pa.string_view(), pa.dictionary(pa.int32(), pa.string()), pa.null()]
-    for number, kind in enumerate(kinds):
-        value = [None] if kind == pa.null() else [str(number)]
-        write(tmp_path / f"{number}.parquet", text=["x"], id=pa.array(value, kind))
-    assert kept_schema(footers_of(tmp_path, TEXT_AND_ID), ("id",)) == pa.schema([("id", pa.string())])
-    assert [row["id"] for row in read_all(tmp_path, TEXT_AND_ID)] == ["0", "1", "2", "3", None]
-
-
-def test_kept_columns_of_other_writers_are_read_as_plain_types(tmp_path: Path) -> None:
-    """What DuckDB, Polars and Spark write: JSON text, UUIDs, maps, nanoseconds inside of structs."""
-    number = uuid.UUID(int=7)
-    kept = {
-        "key": pa.array([number.bytes], pa.uuid()),
-        "tags": pa.array([[("a", "b")]], pa.map_(pa.large_string(), pa.large_string())),
-        "doc": pa.array([{"at": 1_001, "n": 3}], pa.struct([("at", pa.timestamp("ns")), ("n", pa.uint8())])),
-    }
-    write(tmp_path / "a.parquet", text=pa.array(['{"a": 1}'], pa.json_()), **kept)
-    (row,) = read_all(tmp_path, Columns(("text",), tuple(kept)))
-    assert row[input_column("text")] == '{"a": 1}'
-    assert (row["key"], row["tags"]) == (str(number), [("a", "b")])
-    assert row["doc"] == {"at": datetime(1970, 1, 1, microsecond=1), "n": 3}
-
-
-def test_kept_types_that_nothing_joins_are_refused(tmp_path: Path) -> None:
-    write(tmp_path / "0.parquet", text=["x"], id=[1])
-    write(tmp_path / "1.parquet", text=["x"], id=["one"])
-    with pytest.raises(CorpusError, match=r"1\.parquet: a column's type does not fit the files before it") as e:
-        kept_schema(footers_of(tmp_path, TEXT_AND_ID), ("id",))
-    assert e.value.remedy == "write the column with one type in every file"
-
-
-@pytest.mark.parametrize(
     "kind",
     [
         pa.string(),
@@ -303,67 +211,6 @@ def test_timestamps_of_old_writers_keep_their_year(tmp_path: Path) -> None:
     pq.write_table(table, path, use_deprecated_int96_timestamps=True)
     assert pq.ParquetFile(path).schema.column(1).physical_type == "INT96"
     assert [row["id"] for row in read_all(tmp_path, TEXT_AND_ID)] == moments
-
-
-@pytest.mark.parametrize(
-    ("values", "kind", "expected"),
-    [
-        ([["a"], None], pa.list_view(pa.string()), pa.list_(pa.field("element", pa.string()))),
-        ([Decimal("1.23"), None], pa.decimal32(5, 2), pa.decimal128(5, 2)),
-        ([Decimal("1.23"), None], pa.decimal256(38, 2), pa.decimal128(38, 2)),
-    ],
-)
-def test_kept_types_that_delta_lacks_are_kept_as_their_like(
-    values: list[Any], kind: pa.DataType, expected: pa.DataType, tmp_path: Path
-) -> None:
-    write(tmp_path / "a.parquet", text=["x", "y"], id=pa.array(values, kind))
-    assert kept_schema(footers_of(tmp_path, TEXT_AND_ID), ("id",)).field("id").type == expected
-    assert [row["id"] for row in read_all(tmp_path, TEXT_AND_ID)] == values
-
-
-LISTS = pa.list_(pa.field("element", pa.int64()))
-
-
-@pytest.mark.parametrize(
-    ("kind", "told"),
-    [
-        (pa.null(), pa.int64()),
-        (pa.null(), LISTS),
-        (pa.null(), pa.timestamp("us")),
-        (pa.null(), pa.string()),
-        (pa.list_(pa.null()), LISTS),
-        (pa.struct([("a", pa.null())]), pa.struct([("a", LISTS)])),
-    ],
-)
-def test_a_file_of_nulls_takes_the_type_that_another_file_tells(
-    kind: pa.DataType, told: pa.DataType, tmp_path: Path
-) -> None:
-    nulls = [[None] if pa.types.is_list(kind) else {"a": None} if pa.types.is_struct(kind) else None] * 3
-    for name, column in [("a", pa.array(nulls, kind)), ("b", pa.nulls(3, told)), ("c", pa.array(nulls, kind))]:
-        write(tmp_path / f"{name}.parquet", text=["x"] * 3, id=column)
-    assert kept_schema(footers_of(tmp_path, TEXT_AND_ID), ("id",)).field("id").type == told
-    assert [row["id"] for row in read_all(tmp_path, TEXT_AND_ID)] == [*nulls, *[None] * 3, *nulls]
-
-
-@pytest.mark.parametrize(
-    ("kind", "value"),
-    [
-        (pa.struct([("source", pa.string()), ("editor", pa.null())]), {"source": "x", "editor": None}),
-        (pa.list_(pa.null()), [None]),
-        (pa.list_(pa.struct([("editor", pa.null())])), [{"editor": None}]),
-    ],
-)
-def test_nulls_inside_of_a_kept_column_are_kept_in_every_part_of_a_row_group(
-    kind: pa.DataType, value: object, tmp_path: Path
-) -> None:
-    write(tmp_path / "a.parquet", text=["x"] * 8, id=pa.array([value, None] * 4, kind))
-    (footer,) = footers_of(tmp_path, TEXT_AND_ID)
-    options = ReadOptions(kept_schema([footer], ("id",)), True)
-    for start in range(0, 8, 2):
-        piece = Piece(footer.layout.file, start, start + 2)
-        rows = read_shard(Shard("name", (piece,), 0), TEXT_AND_ID, options, STORAGE)
-        assert rows["id"].to_pylist() == [value, None]
-        assert "null" not in str(rows.schema.field("id").type)
 
 
 @pytest.mark.parametrize("start", [0, 1, 4_095, 50_000, 69_990])
