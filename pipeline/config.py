@@ -97,7 +97,9 @@ class CorpusConfig(SpecModel):
     empty_text: Literal["quarantine", "score"] = Field("quarantine", description="rows whose text is blank")
     max_bad_fraction: float = Field(0.05, ge=0, le=1, description="quarantined share above which nothing is published")
     shard_rows: int = Field(65_536, ge=1, description="aim for rows in one shard, the unit of work and retry")
-    shard_bytes: int = Field(64 * 2**20, ge=1, description="aim for bytes of input text in one shard")
+    shard_bytes: int = Field(
+        64 * 2**20, ge=1, description="aim for bytes in one shard, of input text and kept columns, uncompressed"
+    )
 
 
 SHARD_DEADLINE_S = 6 * 3600.0  # a usual shard of 64k rows through a large model on a few cores takes hours

@@ -24,7 +24,8 @@ _SCHEMA = pa.schema(
         ("etag", pa.string()),
         ("partition", pa.string()),
         ("group_rows", pa.list_(pa.int64())),
-        ("group_bytes", pa.list_(pa.int64())),
+        # was `group_bytes`, of the inputs alone: a memory without this column is none, so the two are never mixed
+        ("bytes_read", pa.list_(pa.int64())),
         ("arrow_schema", pa.dictionary(pa.int32(), pa.binary())),
     ]
 )
@@ -98,7 +99,7 @@ def _as_table(footers: Sequence[FileFooter], packed: dict[int, tuple[pa.Schema, 
         [file.etag for file in files],
         [repr(file.partition) for file in files],
         [[group.num_rows for group in item] for item in groups],
-        [[group.text_bytes for group in item] for item in groups],
+        [[group.num_bytes for group in item] for item in groups],
         [packed[id(footer.schema)][1] for footer in footers],
     ]
     return pa.table([pa.array(values, known.type) for values, known in zip(columns, _SCHEMA, strict=True)], _SCHEMA)
@@ -112,7 +113,7 @@ def _known_footers(
     for content in packed:
         if content not in schemas:
             schemas[content] = pa.ipc.read_schema(pa.py_buffer(content))
-    names = ("uri", "etag", "partition", "group_rows", "group_bytes")
+    names = ("uri", "etag", "partition", "group_rows", "bytes_read")
     columns = [batch[name].to_pylist() for name in names]
     for uri, etag, partition, rows, sizes, code in zip(
         *columns, batch["arrow_schema"].indices.to_pylist(), strict=True

@@ -229,9 +229,9 @@ def _read_footer(file: CorpusFile, columns: Columns, storage: Storage) -> FileFo
             f"{file.uri}: no column {', '.join(repr(name) for name in missing)}",
             _tell_columns(tuple(missing), tuple(schema.names)),
         )
-    texts = column_indices(metadata, columns.inputs)
+    leaves = column_indices(metadata, columns.needed)
     found = (metadata.row_group(index) for index in range(metadata.num_row_groups))
-    groups = tuple(RowGroup(group.num_rows, group_bytes(group, texts)) for group in found)
+    groups = tuple(RowGroup(group.num_rows, group_bytes(group, leaves)) for group in found)
     return FileFooter(
         FileLayout(file, groups), pa.schema([field_at(schema, p, name) for name, p in paths.items() if p])
     )

@@ -32,7 +32,7 @@ class Spot:
     """Rows of one row group, and how many such groups of the corpus it stands for."""
 
     piece: Piece
-    text_bytes: int
+    num_bytes: int
     weight: float = 1.0
 
     @property
@@ -60,7 +60,7 @@ def choose_spots(pieces: Iterable[Piece], layouts: Mapping[str, FileLayout], num
     """
     everything = list(_split_at_groups(pieces, layouts))
     rows = np.array([spot.piece.num_rows for spot in everything], np.float64)
-    sizes = np.array([spot.text_bytes for spot in everything], np.float64)
+    sizes = np.array([spot.num_bytes for spot in everything], np.float64)
     weights = _draw(rows / max(rows.sum(), 1) + sizes / max(sizes.sum(), 1), num_spots)
     return [replace(everything[index], weight=float(weights[index])) for index in np.flatnonzero(weights)]
 
@@ -79,7 +79,7 @@ def read_sample(
     share = max(1, len(spots))
 
     def read(spot: Spot) -> pa.Table:
-        bytes_a_row = max(1.0, spot.text_bytes / spot.piece.num_rows)
+        bytes_a_row = max(1.0, spot.num_bytes / spot.piece.num_rows)
         head = head_of(spot, max(_MIN_ROWS, min(_READ_ROWS, int(_READ_BYTES / share / bytes_a_row))))
         rows = read_shard(Shard(name_shard([head]), (head,), 0), columns, options, storage)
         return _thin(rows, columns, size.rows // share, size.text_bytes // share)
@@ -128,5 +128,5 @@ def _split_at_groups(pieces: Iterable[Piece], layouts: Mapping[str, FileLayout])
             stop = min(piece.stop_row, ends[uri][index])
             if stop > start:
                 part = (stop - start) / groups[index].num_rows
-                yield Spot(Piece(piece.file, start, stop), int(groups[index].text_bytes * part))
+                yield Spot(Piece(piece.file, start, stop), int(groups[index].num_bytes * part))
             index, start = index + 1, stop

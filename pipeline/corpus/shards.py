@@ -24,10 +24,10 @@ _MAX_PACKED_FILES = 4096
 
 @dataclass(frozen=True, slots=True)
 class RowGroup:
-    """Size of one Parquet row group: rows, and uncompressed bytes of the task's input columns."""
+    """Size of one Parquet row group: rows, and uncompressed bytes of the columns that are read."""
 
     num_rows: int
-    text_bytes: int
+    num_bytes: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,9 +43,9 @@ class FileLayout:
         return sum(group.num_rows for group in self.row_groups)
 
     @property
-    def text_bytes(self) -> int:
-        """Uncompressed bytes of the task's input columns."""
-        return sum(group.text_bytes for group in self.row_groups)
+    def num_bytes(self) -> int:
+        """Uncompressed bytes of the columns that are read."""
+        return sum(group.num_bytes for group in self.row_groups)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +68,7 @@ class Shard:
 
     name: str
     pieces: tuple[Piece, ...]
-    text_bytes: int
+    num_bytes: int
 
     @property
     def num_rows(self) -> int:
@@ -83,9 +83,9 @@ class ShardSize:
     rows: int
     bytes: int
 
-    def share(self, num_rows: int, text_bytes: int) -> float:
+    def share(self, num_rows: int, num_bytes: int) -> float:
         """How much of one shard this is; 1.0 fills it."""
-        return max(num_rows / self.rows, text_bytes / self.bytes)
+        return max(num_rows / self.rows, num_bytes / self.bytes)
 
 
 def cut_shards(layouts: Iterable[FileLayout], size: ShardSize, packs_files: bool = True) -> list[Shard]:
@@ -102,15 +102,15 @@ def cut_shards(layouts: Iterable[FileLayout], size: ShardSize, packs_files: bool
     shards: list[Shard] = []
     pack = _Pack(size)
     for layout in sorted(layouts, key=lambda layout: layout.file.uri):
-        num_rows, text_bytes = layout.num_rows, layout.text_bytes  # summed once: there may be millions of files
+        num_rows, num_bytes = layout.num_rows, layout.num_bytes  # summed once: there may be millions of files
         if num_rows == 0:
             continue
-        if size.share(num_rows, text_bytes) >= 1:
+        if size.share(num_rows, num_bytes) >= 1:
             shards.extend(pack.close())
             shards.extend(_cut_file(layout, size))
             continue
-        pack.add(layout.file, num_rows, text_bytes)
-        if not packs_files or pack.ends_after(layout.file.uri, size.share(num_rows, text_bytes)):
+        pack.add(layout.file, num_rows, num_bytes)
+        if not packs_files or pack.ends_after(layout.file.uri, size.share(num_rows, num_bytes)):
             shards.extend(pack.close())
     shards.extend(pack.close())
     return shards
@@ -133,12 +133,12 @@ class _Pack:
         self._size = size
         self._pieces: list[Piece] = []
         self._num_rows = 0
-        self._text_bytes = 0
+        self._num_bytes = 0
 
-    def add(self, file: CorpusFile, num_rows: int, text_bytes: int) -> None:
+    def add(self, file: CorpusFile, num_rows: int, num_bytes: int) -> None:
         self._pieces.append(Piece(file, 0, num_rows))
         self._num_rows += num_rows
-        self._text_bytes += text_bytes
+        self._num_bytes += num_bytes
 
     def ends_after(self, uri: str, share: float) -> bool:
         """Whether the pack ends after this file: with a chance equal to its share of a shard, by its URI's hash."""
@@ -146,27 +146,27 @@ class _Pack:
         digest = hashlib.sha256(uri.encode("utf-8", "surrogateescape")).digest()
         if int.from_bytes(digest[:8], "big") < chance * 2.0**64:
             return True
-        filled = self._size.share(self._num_rows, self._text_bytes)
+        filled = self._size.share(self._num_rows, self._num_bytes)
         return filled >= _MAX_PACK or len(self._pieces) >= _MAX_PACKED_FILES
 
     def close(self) -> Iterator[Shard]:
         """The shard gathered so far, if any; the pack is empty afterwards."""
-        pieces, text_bytes = tuple(self._pieces), self._text_bytes
-        self._pieces, self._num_rows, self._text_bytes = [], 0, 0
+        pieces, num_bytes = tuple(self._pieces), self._num_bytes
+        self._pieces, self._num_rows, self._num_bytes = [], 0, 0
         if pieces:
-            yield Shard(name_shard(pieces), pieces, text_bytes)
+            yield Shard(name_shard(pieces), pieces, num_bytes)
 
 
 def _cut_file(layout: FileLayout, size: ShardSize) -> Iterator[Shard]:
     """Cut one big file at row-group boundaries, and inside a row group that is itself too big."""
     start = stop = 0
     held_bytes = 0
-    for num_rows, text_bytes in _split_groups(layout, size):
-        if stop > start and size.share(stop + num_rows - start, held_bytes + text_bytes) > 1:
+    for num_rows, num_bytes in _split_groups(layout, size):
+        if stop > start and size.share(stop + num_rows - start, held_bytes + num_bytes) > 1:
             yield _one_piece(layout.file, start, stop, held_bytes)
             start, held_bytes = stop, 0
         stop += num_rows
-        held_bytes += text_bytes
+        held_bytes += num_bytes
     yield _one_piece(layout.file, start, stop, held_bytes)
 
 
@@ -175,14 +175,14 @@ def _split_groups(layout: FileLayout, size: ShardSize) -> Iterator[tuple[int, in
     for group in layout.row_groups:
         if group.num_rows == 0:
             continue
-        share = size.share(group.num_rows, group.text_bytes)
+        share = size.share(group.num_rows, group.num_bytes)
         parts = min(group.num_rows, math.ceil(share)) if share > 2 else 1
         for part in range(parts):
             first = group.num_rows * part // parts
             last = group.num_rows * (part + 1) // parts
-            yield last - first, group.text_bytes // parts
+            yield last - first, group.num_bytes // parts
 
 
-def _one_piece(file: CorpusFile, start: int, stop: int, text_bytes: int) -> Shard:
+def _one_piece(file: CorpusFile, start: int, stop: int, num_bytes: int) -> Shard:
     pieces = (Piece(file, start, stop),)
-    return Shard(name_shard(pieces), pieces, text_bytes)
+    return Shard(name_shard(pieces), pieces, num_bytes)

@@ -37,7 +37,7 @@ class ScorePlan:
     def pending(self) -> tuple[Shard, ...]:
         """Shards still to score, the largest first, so that no long one is left for the end."""
         left = [shard for shard in self.shards if shard.name not in self.done]
-        return tuple(sorted(left, key=lambda shard: (-shard.text_bytes, shard.name)))
+        return tuple(sorted(left, key=lambda shard: (-shard.num_bytes, shard.name)))
 
     @cached_property
     def num_rows(self) -> int:

@@ -38,8 +38,8 @@ class SleepingWorker:
     def process(self, shard: Shard) -> pa.Table:
         """A receipt of the usual size, with who did it and when."""
         began_s = time.time()
-        if shard.text_bytes:
-            time.sleep(shard.text_bytes / _BYTES_PER_S)
+        if shard.num_bytes:
+            time.sleep(shard.num_bytes / _BYTES_PER_S)
         times = {"worker": [os.getpid()], "began_s": [began_s], "ended_s": [time.time()]}
         return pa.table({"record": [shard.name * 16], **times})
 

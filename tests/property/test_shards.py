@@ -68,7 +68,7 @@ def test_every_row_is_in_exactly_one_shard(layouts: list[FileLayout], size: Shar
 def test_no_shard_is_much_larger_than_asked_for(layouts: list[FileLayout], size: ShardSize) -> None:
     for shard in cut_shards(layouts, size):
         limit = 2 if len(shard.pieces) == 1 else 5
-        assert size.share(shard.num_rows, shard.text_bytes) <= limit or shard.num_rows == 1
+        assert size.share(shard.num_rows, shard.num_bytes) <= limit or shard.num_rows == 1
 
 
 @given(corpora(), SIZES, st.randoms(use_true_random=False))

@@ -98,6 +98,22 @@ def test_another_set_of_columns_is_another_cache(corpus: Path, tmp_path: Path) -
     assert len(cache.survey(files).footers) == 3
 
 
+def test_sizes_without_the_kept_columns_are_not_taken(corpus: Path, tmp_path: Path) -> None:
+    """What was remembered before kept columns counted."""
+    files, cache = files_of(corpus), cache_in(tmp_path)
+    read = cache.survey(files).footers
+    cache.save(read)
+    (path,) = (tmp_path / "cache").iterdir()
+    rows = pq.read_table(path)
+    inputs_alone = rows.set_column(
+        rows.schema.get_field_index("bytes_read"), "group_bytes", pa.array([[1]] * 3, pa.list_(pa.int64()))
+    )
+    pq.write_table(inputs_alone, path)
+    assert cache.survey(files).footers == read
+    cache.save(read)
+    assert pq.read_table(path).equals(rows)
+
+
 def test_types_and_hive_keys_are_remembered(corpus: Path, tmp_path: Path) -> None:
     columns = Columns(("text",), ("id", "day"))
     cache = cache_in(tmp_path, columns)

@@ -16,7 +16,7 @@ from pipeline.corpus.reader import (
     input_column,
     read_shard,
 )
-from pipeline.corpus.shards import Piece, Shard
+from pipeline.corpus.shards import Piece, Shard, ShardSize, cut_shards
 from pipeline.errors import CorpusError
 from tests.unit.corpus.files import STORAGE, TEXT, TEXT_AND_ID, footers_of, read_all, write
 
@@ -30,8 +30,19 @@ def test_a_footer_tells_row_groups_and_the_types_of_the_columns_in_use(tmp_path:
     pq.write_table(table, tmp_path / "a.parquet", row_group_size=2, use_dictionary=False, compression="none")
     (footer,) = footers_of(tmp_path, TEXT_AND_ID)
     assert [group.num_rows for group in footer.layout.row_groups] == [2, 2, 1]
-    assert 5 * len("some text") < footer.layout.text_bytes < 1_000
+    assert 5 * len("some text") < footer.layout.num_bytes < 1_000
     assert footer.schema == pa.schema([("text", pa.string()), ("id", pa.int32())])
+
+
+@pytest.mark.parametrize(
+    ("kept", "num_shards"), [(("id", "html"), 4), (("id", "page.html"), 4), (("id", "text"), 1), ((), 1)]
+)
+def test_kept_columns_count_in_the_size_of_a_shard(kept: tuple[str, ...], num_shards: int, tmp_path: Path) -> None:
+    pages = [f"{number:03d}" * 1_000 for number in range(40)]
+    columns = {"text": ["some text"] * 40, "id": range(40), "html": pages, "page": [{"html": page} for page in pages]}
+    pq.write_table(pa.table(columns), tmp_path / "a.parquet", row_group_size=10, use_dictionary=False)
+    layouts = [footer.layout for footer in footers_of(tmp_path, Columns(("text",), kept))]
+    assert len(cut_shards(layouts, ShardSize(1_000, 40_000))) == num_shards
 
 
 def test_a_missing_column_names_the_columns_there_are(tmp_path: Path) -> None:
