@@ -10,6 +10,7 @@ from typing import TypeVar
 
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 from pipeline.corpus.footer import open_footer
 from pipeline.corpus.listing import CorpusFile
@@ -213,8 +214,7 @@ def _footer_or_problem(file: CorpusFile, columns: Columns, storage: Storage) -> 
 
 
 def _read_footer(file: CorpusFile, columns: Columns, storage: Storage) -> FileFooter:
-    filesystem, path = storage.open_arrow(file.uri)
-    footer = open_footer(path, filesystem)
+    footer = _open_known(file, storage)
     metadata, schema = footer.metadata, footer.schema_arrow
     for key, _ in file.partition:
         if key not in schema.names:
@@ -235,6 +235,18 @@ def _read_footer(file: CorpusFile, columns: Columns, storage: Storage) -> FileFo
     return FileFooter(
         FileLayout(file, groups), pa.schema([field_at(schema, p, name) for name, p in paths.items() if p])
     )
+
+
+def _open_known(file: CorpusFile, storage: Storage) -> pq.ParquetFile:
+    """A file's footer; Arrow opens none of which it lacks the type of one column, read or not (128-bit integers)."""
+    filesystem, path = storage.open_arrow(file.uri)
+    try:
+        return open_footer(path, filesystem)
+    except pa.ArrowNotImplementedError as error:
+        raise CorpusError(
+            f"{file.uri}: has a column, read here or not, of a type that Arrow does not know: {first_line(error)}",
+            "leave the column out of the file, or store it with another type: 128-bit integers as text or decimals",
+        ) from None
 
 
 @lru_cache

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -77,6 +78,15 @@ def test_a_file_that_lacks_a_column_or_vanished_is_not_skipped(corpus: Path) -> 
     (corpus / "a.parquet").unlink()
     with pytest.raises(CorpusError, match=r"a\.parquet: changed or vanished"):
         survey_files(files, COLUMNS, STORAGE, skip_corrupt=True)
+
+
+def test_a_file_with_a_column_that_arrow_does_not_know_is_not_called_corrupt(corpus: Path) -> None:
+    numbers = pl.Series([1, 2], dtype=pl.Int128)
+    pl.DataFrame({"text": ["a", "b"], "id": [1, 2], "other": numbers}).write_parquet(corpus / "b.parquet")
+    with pytest.raises(CorpusError, match=r"b\.parquet: has a column, .* know: Integers with more than 64") as caught:
+        survey_files(files_of(corpus), COLUMNS, STORAGE, skip_corrupt=True)
+    assert not isinstance(caught.value, CorruptFileError)
+    assert "128-bit integers as text" in caught.value.remedy
 
 
 @pytest.mark.parametrize(
