@@ -123,6 +123,41 @@ def told_field(field: pa.Field) -> pa.Field:
     return field.with_type(_told_type(field.type))
 
 
+def reads_as(kind: pa.DataType, told: pa.DataType) -> bool:
+    """Whether a corpus column of one type can be written as another, which a table has, and loses nothing by it.
+
+    It is stored as that anyway, or holds nulls alone, or numbers that are all among the other's: 32-bit integers are
+    doubles, 64-bit ones are not. The same goes for what stands in lists, structs and maps.
+    """
+    types = pa.types
+    if types.is_null(kind):
+        return True
+    if types.is_dictionary(kind):
+        return reads_as(kind.value_type, told)
+    if is_list(kind) and is_list(told):
+        return reads_as(kind.value_type, told.value_type)
+    if types.is_struct(kind) and types.is_struct(told):
+        return kind.names == told.names and all(map(reads_as, _types_in(kind), _types_in(told)))
+    if types.is_map(kind) and types.is_map(told):
+        return reads_as(kind.key_type, told.key_type) and reads_as(kind.item_type, told.item_type)
+    if types.is_decimal(kind) and types.is_decimal(told):
+        return bool(kind.scale <= told.scale and kind.precision - kind.scale <= told.precision - told.scale)
+    if types.is_floating(told) or (types.is_integer(kind) and types.is_integer(told)):
+        return 0 < _exact_bits(kind) <= _exact_bits(told)
+    return bool(_plain_type(kind) == _plain_type(told))
+
+
+def _types_in(struct: pa.StructType) -> list[pa.DataType]:
+    return [field.type for field in struct]
+
+
+def _exact_bits(kind: pa.DataType) -> int:
+    """Up to which power of two all integers are in a type; 0 for what is no binary number."""
+    if pa.types.is_floating(kind):
+        return {16: 11, 32: 24, 64: 53}[kind.bit_width]
+    return kind.bit_width - pa.types.is_signed_integer(kind) if pa.types.is_integer(kind) else 0
+
+
 def _told_type(kind: pa.DataType) -> pa.DataType:
     if pa.types.is_null(kind):
         return pa.string()

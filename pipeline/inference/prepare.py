@@ -24,6 +24,7 @@ from pipeline.inference.reuse import ReuseSource
 from pipeline.inference.source import FirstModel, InputSource, ModelSource, TextSource, columns_read, joined_versions
 from pipeline.inference.spec import FIRST, ScoreSpec
 from pipeline.inference.standing import shown_files, shown_quarantine, usable_files
+from pipeline.output.columns import columns_of
 from pipeline.output.current import says_current
 from pipeline.output.ledger import Ledger
 from pipeline.output.lock import free_generation
@@ -159,7 +160,7 @@ def prepare_run(spec: ScoreSpec, run_date: str, rescore: bool = False) -> Prepar
     shards = cut_shards((footer.layout for footer in footers), size, packs_files=not output.keeps_files_apart)
     if not shards and not coverage.etags:
         raise _nothing_to_score(spec, survey)
-    kept = _kept_columns(footers, spec) if footers else _kept_before(spec, storage)
+    kept = _kept_columns(footers, spec, storage)
     schema = _table_schema(spec, kept, {name: task for name, task in tasks.items() if name in spec.answering})
     added = check_table_target(output.uri, schema, storage)
     check_mode(output.uri, output.mode, storage)
@@ -248,19 +249,17 @@ def _check_kept(
         )
 
 
-def _kept_columns(footers: Sequence[FileFooter], spec: ScoreSpec) -> pa.Schema:
-    """The kept columns under the names the table gives them."""
-    remedy = "leave the column out of `corpus.keep`, or write it with one type in every file"
-    kept = kept_schema(footers, spec.corpus.keep, remedy)
-    return pa.schema([field.with_name(written_name(field.name)) for field in kept])
-
-
-def _kept_before(spec: ScoreSpec, storage: Storage) -> pa.Schema:
-    """The kept columns as the table has them, for a night that adds no file."""
+def _kept_columns(footers: Sequence[FileFooter], spec: ScoreSpec, storage: Storage) -> pa.Schema:
+    """The kept columns under the names the table gives them, and as it has them where a night adds no file."""
     table = open_table(spec.output.uri, storage)
-    assert table is not None
-    schema = pa.schema(table.schema().to_arrow())
-    return pa.schema([schema.field(name) for name in map(written_name, spec.corpus.keep) if name in schema.names])
+    before = columns_of(table) if table is not None else pa.schema([])
+    known = {name: before.field(written_name(name)) for name in spec.corpus.keep if written_name(name) in before.names}
+    if not footers:
+        assert table is not None
+        return pa.schema(list(known.values()))
+    remedy = "leave the column out of `corpus.keep`, or write it with one type in every file"
+    kept = kept_schema(footers, spec.corpus.keep, remedy, {name: field.type for name, field in known.items()})
+    return pa.schema([field.with_name(written_name(field.name)) for field in kept])
 
 
 def open_inputs(

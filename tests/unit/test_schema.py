@@ -10,6 +10,7 @@ from pipeline.schema import (
     BundleFields,
     file_schema,
     kept_field,
+    reads_as,
     scored_schema,
     told_field,
     written_name,
@@ -112,6 +113,44 @@ def test_a_kept_column_is_stored_as_a_type_every_reader_knows(kind: pa.DataType,
 )
 def test_what_is_null_everywhere_is_stored_as_text_at_any_depth(kind: pa.DataType, stored: pa.DataType) -> None:
     assert told_field(kept_field(pa.field("column", kind))).type == stored
+
+
+@pytest.mark.parametrize(
+    ("kind", "told", "expected"),
+    [
+        (pa.null(), pa.list_(pa.struct([("a", pa.int64())])), True),
+        (pa.dictionary(pa.int32(), pa.null()), pa.float64(), True),
+        (pa.large_string(), pa.string(), True),
+        (pa.uint64(), pa.int64(), False),
+        (pa.uint32(), pa.float64(), True),
+        (pa.int32(), pa.float64(), True),
+        (pa.int64(), pa.float64(), False),
+        (pa.float32(), pa.int64(), False),
+        (pa.bool_(), pa.float64(), False),
+        (pa.int64(), pa.string(), False),
+        (pa.list_(pa.null()), pa.list_(pa.string()), True),
+        (pa.list_(pa.int16()), pa.list_(pa.int32()), True),
+        (pa.list_(pa.int32()), pa.list_(pa.int16()), False),
+        (pa.list_(pa.int32()), pa.list_(pa.float32()), False),
+        (pa.list_view(pa.float16()), pa.list_(pa.float32()), True),
+        (pa.list_(pa.float64()), pa.list_(pa.float32()), False),
+        (pa.list_(pa.int64()), pa.int64(), False),
+        (pa.struct([("a", pa.null()), ("b", pa.int8())]), pa.struct([("a", pa.date32()), ("b", pa.float64())]), True),
+        (pa.struct([("a", pa.null())]), pa.struct([("a", pa.date32()), ("b", pa.float64())]), False),
+        (pa.struct([("b", pa.null()), ("a", pa.null())]), pa.struct([("a", pa.int64()), ("b", pa.int64())]), False),
+        (pa.map_(pa.string(), pa.int32()), pa.map_(pa.string(), pa.float64()), True),
+        (pa.map_(pa.string(), pa.int64()), pa.map_(pa.string(), pa.float64()), False),
+        (pa.decimal32(5, 2), pa.decimal128(9, 3), True),
+        (pa.decimal128(5, 2), pa.decimal128(5, 3), False),
+        (pa.decimal128(5, 2), pa.float64(), False),
+        (pa.timestamp("ns"), pa.timestamp("us"), True),
+        (pa.timestamp("us", "UTC"), pa.timestamp("us"), False),
+    ],
+)
+def test_a_type_reads_as_another_that_holds_all_its_values(
+    kind: pa.DataType, told: pa.DataType, expected: bool
+) -> None:
+    assert reads_as(kind, told) == expected
 
 
 def test_several_bundles_prefix_what_each_of_them_adds() -> None:

@@ -83,6 +83,47 @@ def test_kept_types_that_nothing_joins_are_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("decimals", "doubles"),
+    [
+        (pa.array([Decimal("1.10")]), pa.array([1.1])),
+        (pa.array([[Decimal("1.10")]]), pa.array([[1.1]])),
+        (pa.array([{"a": Decimal("1.10"), "b": 1}]), pa.array([{"b": 1, "a": 1.1}])),
+        (
+            pa.array([[("k", Decimal("1.10"))]], pa.map_(pa.string(), pa.decimal128(3, 2))),
+            pa.array([[("k", 1.1)]], pa.map_(pa.string(), pa.float32())),
+        ),
+    ],
+)
+@pytest.mark.parametrize("turned", [False, True])
+def test_decimals_are_not_rounded_to_another_files_doubles(
+    decimals: pa.Array, doubles: pa.Array, turned: bool, tmp_path: Path
+) -> None:
+    for name, column in [("a", pa.nulls(1)), ("b", doubles if turned else decimals), ("c", pa.nulls(1))]:
+        write(tmp_path / f"{name}.parquet", text=["x"], id=column)
+    write(tmp_path / "d.parquet", text=["x"], id=decimals if turned else doubles)
+    with pytest.raises(CorpusError, match=r"d\.parquet: column 'id' is .* here and .* in .*b\.parquet:") as caught:
+        kept_schema(footers_of(tmp_path, TEXT_AND_ID), ("id",))
+    assert caught.value.remedy == "write the column with one type in every file"
+
+
+def test_decimals_beside_integers_and_wider_decimals_stay_exact(tmp_path: Path) -> None:
+    columns = [pa.array([Decimal("1.10")]), pa.array([7], pa.int32()), pa.array([Decimal("0.1234")])]
+    for number, column in enumerate(columns):
+        write(tmp_path / f"{number}.parquet", text=["x"], id=column)
+    assert [row["id"] for row in read_all(tmp_path, TEXT_AND_ID)] == [Decimal("1.1"), Decimal(7), Decimal("0.1234")]
+
+
+def test_a_known_type_is_taken_where_every_file_reads_as_it(tmp_path: Path) -> None:
+    for number, kind in enumerate([pa.null(), pa.int32()]):
+        write(tmp_path / f"{number}.parquet", text=["x"], id=pa.array([None], kind), other=pa.nulls(1))
+    footers = footers_of(tmp_path, Columns(("text",), ("id", "other")))
+    kinds = {"id": pa.float64(), "other": pa.list_(pa.int32())}
+    taken = kept_schema(footers, ("other", "id"), known=kinds)
+    assert taken == pa.schema([("other", pa.list_(pa.field("element", pa.int32()))), ("id", pa.float64())])
+    assert kept_schema(footers, ("id",), known={"id": pa.date32()}) == pa.schema([("id", pa.int64())])
+
+
+@pytest.mark.parametrize(
     ("values", "kind", "expected"),
     [
         ([["a"], None], pa.list_view(pa.string()), pa.list_(pa.field("element", pa.string()))),

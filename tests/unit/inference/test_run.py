@@ -6,6 +6,7 @@ import json
 import os
 import time
 from dataclasses import asdict, replace
+from datetime import datetime
 from pathlib import Path
 
 import pyarrow as pa
@@ -14,7 +15,7 @@ import pytest
 from deltalake import DeltaTable
 
 from pipeline.errors import AccountingError, CorpusError, OutputTakenError, TooManyBadRowsError
-from pipeline.inference.prepare import PreparedRun
+from pipeline.inference.prepare import PreparedRun, prepare_run
 from pipeline.inference.publish import RunReport, publish_run
 from pipeline.inference.run import run_id_for
 from pipeline.output.ledger import DoneRecord
@@ -22,7 +23,7 @@ from pipeline.output.vacuum import vacuum_table
 from pipeline.output.vacuum_plan import VacuumOptions
 from pipeline.storage import Storage
 from tests.tiny import make_bundle, make_rows, write_corpus
-from tests.unit.inference.scoring import NIGHT, files_below, prepared, score_all
+from tests.unit.inference.scoring import NIGHT, files_below, prepared, score_all, score_spec
 
 
 @pytest.fixture
@@ -78,6 +79,51 @@ def test_a_kept_column_of_two_types_can_be_left_out(bundle_directory: Path, corp
     with pytest.raises(CorpusError, match="a column's type does not fit the files before it") as caught:
         open_run(bundle_directory, corpus)
     assert caught.value.remedy.startswith("leave the column out of `corpus.keep`")
+
+
+def score_night(bundle: Path, root: Path, night: str, row: dict[str, pa.Array]) -> None:
+    """A night of one file, that keeps all of its columns."""
+    (root / night).mkdir()
+    pq.write_table(pa.table({"text": ["a text"], **row}), root / night / "a.parquet")
+    finish(prepare_run(score_spec(bundle, root / night, root / "table", corpus={"keep": list(row)}), night))
+
+
+def test_a_night_of_nulls_and_narrower_numbers_is_written_in_its_tables_types(
+    bundle_directory: Path, tmp_path: Path
+) -> None:
+    doc = {"at": datetime(2026, 11, 23), "votes": [0.5]}
+    told = {"price": pa.array([1.5]), "tags.all": pa.array([["x"]]), "doc": pa.array([doc])}
+    score_night(bundle_directory, tmp_path, "2026-11-23", told)
+    narrow = pa.struct([("at", pa.null()), ("votes", pa.list_(pa.int8()))])
+    less = {
+        "price": pa.array([2], pa.int32()),
+        "tags.all": pa.nulls(1),
+        "doc": pa.array([{"at": None, "votes": [3]}], narrow),
+    }
+    score_night(bundle_directory, tmp_path, "2026-11-24", less)
+    table = DeltaTable(tmp_path / "table")
+    rows = table.to_pyarrow_table(columns=["run_date", "price", "tags_all", "doc"]).sort_by("run_date").to_pylist()
+    assert [tuple(row.values())[1:] for row in rows] == [
+        (1.5, ["x"], doc),
+        (2.0, None, {"at": None, "votes": [3.0]}),
+    ]
+    first, second = (pq.read_schema(uri) for uri in table.file_uris())
+    assert first.equals(second)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "changed"),
+    [
+        (pa.array([1.5]), pa.array([2]), "price is double there and int64 here"),
+        (pa.nulls(1), pa.array([2]), "price is string there and int64 here"),
+    ],
+)
+def test_a_night_whose_types_the_table_may_not_hold_is_refused(
+    first: pa.Array, second: pa.Array, changed: str, bundle_directory: Path, tmp_path: Path
+) -> None:
+    score_night(bundle_directory, tmp_path, "2026-11-23", {"price": first})
+    with pytest.raises(OutputTakenError, match=changed):
+        score_night(bundle_directory, tmp_path, "2026-11-24", {"price": second})
 
 
 def test_the_manifest_is_the_report(bundle_directory: Path, corpus: Path) -> None:
