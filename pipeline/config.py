@@ -115,7 +115,9 @@ class ElasticCompute(SpecModel):
     )
     device: Literal["auto", "cpu", "gpu"] = Field("auto", description="auto: GPUs where there are any")
     precision: Literal["auto", "bf16", "fp16", "fp32"] = Field(
-        "auto", description="auto: bf16 where the hardware multiplies it natively, fp16 on older GPUs, else fp32"
+        "auto",
+        description="auto: bf16 where the hardware multiplies it natively, fp16 on older GPUs, else fp32; scoring runs "
+        "rows that half precision cannot decide again in fp32, where this says auto",
     )
     cpus_per_worker: PositiveInt | Literal["auto"] = Field("auto", description="threads of one worker on CPU")
     batch_tokens: PositiveInt | Literal["auto"] = Field("auto", description="padded tokens of one forward pass")

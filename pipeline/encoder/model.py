@@ -30,6 +30,7 @@ from pipeline.encoder.tokenize import Padding, TokenRows, flat_positions
 from pipeline.errors import ComputeError, ModelError, first_line
 
 FloatArray = npt.NDArray[np.float32]
+IntArray = npt.NDArray[np.int64]
 _NOT_OF_THE_ENCODER = frozenset(
     (
         *("architectures", "id2label", "label2id", "num_labels", "problem_type", "finetuning_task"),
@@ -63,6 +64,15 @@ class ModelOutputs:
     embeddings: FloatArray
     finite: npt.NDArray[np.bool_]
     num_padded_tokens: int
+
+    def replaced(self, rows: IntArray, others: ModelOutputs, tokens: TokenRows) -> ModelOutputs:
+        """With other outputs for some rows, ascending, of these tokens; what was computed before stays counted."""
+        places = rows
+        if len(self.logits) != tokens.num_rows:  # a head over tokens
+            places = flat_positions(tokens, np.flatnonzero(np.isin(tokens.window_rows, rows)))
+        logits, embeddings, finite = self.logits.copy(), self.embeddings.copy(), self.finite.copy()
+        logits[places], embeddings[rows], finite[rows] = others.logits, others.embeddings, others.finite
+        return ModelOutputs(logits, embeddings, finite, self.num_padded_tokens)
 
 
 def load_network(source: str | Path, head_class: str, is_ready: bool = False, **config_changes: Any) -> Any:
@@ -196,30 +206,34 @@ class EncoderModel:
         """FLOP of one pass over these rows, estimated."""
         return forward_flops(self._encoder, rows.lengths, self._firsts_only)
 
-    def run(self, rows: TokenRows, after_batch: Callable[[], None] | None = None) -> tuple[ModelOutputs, ...]:
+    def run(
+        self, rows: TokenRows, after_batch: Callable[[], None] | None = None, in_fp32: bool = False
+    ) -> tuple[ModelOutputs, ...]:
         """Run every window once, in batches of similar length; what is not finite runs again in fp32.
 
         Args:
             rows: The windows.
             after_batch: Called after each batch.
+            in_fp32: Whatever the runtime's precision.
 
         Returns:
             One for each head; a row that is not finite for one head is so for that head only.
         """
         gathered = [_Gathered(rows) for _ in self._heads]
-        num_padded_tokens = 0
+        num_padded_tokens, plain = 0, replace(self.runtime, autocast_dtype=None)
+        runtime = plain if in_fp32 else self.runtime
         for indices in plan_batches(rows.lengths, self._budget, self._is_padded):
-            num_padded_tokens += self._run_fitting(rows, gathered, indices)
+            num_padded_tokens += self._run_fitting(rows, gathered, indices, runtime)
             if after_batch is not None:
                 after_batch()
-        if self.runtime.autocast_dtype is not None:
+        if runtime.autocast_dtype is not None:
             finite = np.logical_and.reduce([part.finite_windows() for part in gathered])
             for index in np.flatnonzero(~finite):
-                self._run_batch(rows, gathered, np.array([index]), replace(self.runtime, autocast_dtype=None))
+                self._run_batch(rows, gathered, np.array([index]), plain)
         parts = zip(self._heads, gathered, strict=True)
         return tuple(part.conclude(head.embedding, num_padded_tokens) for head, part in parts)
 
-    def _run_fitting(self, rows: TokenRows, gathered: list[_Gathered], indices: npt.NDArray[np.int64]) -> int:
+    def _run_fitting(self, rows: TokenRows, gathered: list[_Gathered], indices: IntArray, runtime: Runtime) -> int:
         """Run a batch in as many parts as memory asks for; a budget that proved too large stays lowered.
 
         Raises:
@@ -231,7 +245,7 @@ class EncoderModel:
             first, *others = [whole[part] for part in plan_batches(rows.lengths[whole], self._budget, self._is_padded)]
             pending += others[::-1]
             try:
-                num_padded_tokens += self._run_batch(rows, gathered, first, self.runtime)
+                num_padded_tokens += self._run_batch(rows, gathered, first, runtime)
                 continue
             except RuntimeError as error:
                 if not is_out_of_memory(error):
@@ -250,9 +264,7 @@ class EncoderModel:
             pending.append(first)
         return num_padded_tokens
 
-    def _run_batch(
-        self, rows: TokenRows, gathered: list[_Gathered], indices: npt.NDArray[np.int64], runtime: Runtime
-    ) -> int:
+    def _run_batch(self, rows: TokenRows, gathered: list[_Gathered], indices: IntArray, runtime: Runtime) -> int:
         device = runtime.device
         batch = lay_out(rows, indices, self._encoder, self._padding, device)
         with torch.inference_mode(), runtime.autocast():
@@ -282,7 +294,7 @@ class _Gathered:
         self.logits: FloatArray = np.zeros((len(rows), 0), np.float32)
         self.pooled: FloatArray = np.zeros((len(rows), 0), np.float32)
 
-    def add(self, indices: npt.NDArray[np.int64], batch: ModelBatch, logits: FloatArray, pooled_BH: FloatArray) -> None:
+    def add(self, indices: IntArray, batch: ModelBatch, logits: FloatArray, pooled_BH: FloatArray) -> None:
         if self.is_empty:
             self.is_empty, self.is_over_tokens = False, logits.ndim == 3
             places = len(self.rows.ids) if self.is_over_tokens else len(self.rows)

@@ -99,6 +99,20 @@ class TokenRows:
             type_ids=None if self.type_ids is None else self.type_ids[flat],
         )
 
+    def of_rows(self, rows: npt.NDArray[np.int64]) -> TokenRows:
+        """Some rows, ascending, with all their windows."""
+        windows = np.flatnonzero(np.isin(self.window_rows, rows))
+        flat = flat_positions(self, windows)
+        return TokenRows(
+            self.ids[flat],
+            concat_lengths([self.lengths[windows]]),
+            self.truncated[rows],
+            None if self.row_of is None else np.searchsorted(rows, self.row_of[windows]),
+            None if self.type_ids is None else self.type_ids[flat],
+            None if self.spans is None else self.spans[flat],
+            None if self.words is None else self.words[flat],
+        )
+
     def row(self, index: int) -> npt.NDArray[np.int32]:
         """The ids of one window."""
         return self.ids[self.offsets[index] : self.offsets[index + 1]]

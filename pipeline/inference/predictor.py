@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import pyarrow as pa
 import torch
@@ -14,12 +15,13 @@ from pipeline.encoder.attention import Runtime, choose_runtime, set_threads
 from pipeline.encoder.bundle import Bundle, BundleInfo, fetch_bundle
 from pipeline.encoder.loading import load_tokenizer
 from pipeline.encoder.model import EmbeddingOptions, EncoderModel, Head, ModelOutputs, load_network, shares_encoder
-from pipeline.encoder.tokenize import Padding, TextTokenizer
+from pipeline.encoder.tokenize import Padding, TextTokenizer, TokenRows
 from pipeline.errors import ModelError
+from pipeline.inference.settle import NUM_PROBED, settle
 from pipeline.inference.source import ModelSource, TextSource, token_groups, token_options
 from pipeline.inference.stages import StageClock
 from pipeline.tasks import find_task
-from pipeline.tasks.base import Examples, Learned, Task
+from pipeline.tasks.base import Examples, FloatArray, Learned, Task
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,10 @@ class Member:
     info: BundleInfo
     task: Task
     learned: Learned
+
+    def margins(self, outputs: ModelOutputs, examples: Examples) -> FloatArray | None:
+        """How far each row's logits are from another answer [R]; None where its answers are numbers."""
+        return self.task.margins(outputs, examples, self.learned)
 
 
 @dataclass(frozen=True)
@@ -42,12 +48,21 @@ class Prediction:
 class Predictor:
     """Bundles that read the same rows: one tokenisation for those that tokenise alike, one forward pass for those
     that share an encoder too.
+
+    Args:
+        members: The bundles.
+        passes: How they run.
+        runtime: Where.
+        settles: What half precision cannot decide runs again in fp32.
     """
 
-    def __init__(self, members: Mapping[str, Member], passes: list[_Pass], runtime: Runtime) -> None:
+    def __init__(
+        self, members: Mapping[str, Member], passes: list[_Pass], runtime: Runtime, settles: bool = False
+    ) -> None:
         self.members = members
         self.runtime = runtime
         self._passes = passes
+        self._settles = settles
 
     def predict(
         self, rows: pa.Table, texts: Mapping[str, TextSource], clock: StageClock | None = None
@@ -68,11 +83,29 @@ class Predictor:
             clock.num_unknown_tokens += one_pass.tokenizer.count_unknown(examples.tokens)
             for names, model in one_pass.models:
                 with clock.timing("model"):
-                    found = model.run(examples.tokens, clock.after_batch)
-                clock.flops += model.flops(examples.tokens)
+                    found = self._run(model, names, examples, clock)
                 for name, outputs in zip(names, found, strict=True):
                     predictions[name] = Prediction(examples, outputs)
         return predictions
+
+    def _run(
+        self, model: EncoderModel, names: Sequence[str], examples: Examples, clock: StageClock
+    ) -> tuple[ModelOutputs, ...]:
+        """One forward pass, and another in fp32 over what it could not decide."""
+
+        def run(tokens: TokenRows, in_fp32: bool) -> tuple[ModelOutputs, ...]:
+            clock.flops += model.flops(tokens)
+            return model.run(tokens, clock.after_batch, in_fp32)
+
+        settles = self._settles and model.runtime.autocast_dtype is not None
+        are_few = examples.tokens.num_rows <= NUM_PROBED
+        found = run(examples.tokens, settles and are_few)
+        if not settles or are_few:
+            return found
+        heads = [self.members[name].margins for name in names]
+        settled = settle(found, examples, heads, partial(run, in_fp32=True))
+        clock.num_settled_rows += settled.num_rows
+        return settled.outputs
 
 
 @dataclass(frozen=True)
@@ -98,7 +131,8 @@ def load_predictor(source: ModelSource) -> Predictor:
     members = {name: _member(bundle.info, source.bundles[name]) for name, bundle in bundles.items()}
     groups = token_groups({name: member.info for name, member in members.items()}, source.texts)
     embedded = frozenset(bundles) if source.embedded is None else source.embedded
-    return Predictor(members, [_load_pass(names, bundles, members, runtime, embedded) for names in groups], runtime)
+    passes = [_load_pass(names, bundles, members, runtime, embedded) for names in groups]
+    return Predictor(members, passes, runtime, source.compute.precision == "auto")
 
 
 def _check_planned(bundles: Mapping[str, Bundle], source: ModelSource) -> None:

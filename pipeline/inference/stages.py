@@ -33,6 +33,7 @@ class StageClock:
         self.read_bytes = 0
         self.flops = 0.0
         self.num_unknown_tokens = 0
+        self.num_settled_rows = 0
         self.after_batch: Callable[[], None] | None = None
 
     @contextlib.contextmanager
@@ -68,6 +69,7 @@ class StageClock:
             read_bytes=self.read_bytes,
             flops=self.flops,
             num_unknown_tokens=self.num_unknown_tokens,
+            num_settled_rows=self.num_settled_rows,
             peak_bytes=_peak_bytes(),
             peak_gpu_bytes=torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0,
         )

@@ -56,6 +56,7 @@ class RunUsage:
     num_tokens: int
     num_padded_tokens: int
     num_unknown_tokens: int
+    num_settled_rows: int
     rows_per_s: float
     tokens_per_s: float
     read_bytes: int
@@ -102,6 +103,7 @@ def sum_usage(records: Sequence[DoneRecord], pool: PoolUse, elapsed_s: float) ->
         num_tokens=num_tokens,
         num_padded_tokens=sum(record.num_padded_tokens for record in records),
         num_unknown_tokens=sum(record.usage.num_unknown_tokens for record in records),
+        num_settled_rows=sum(record.usage.num_settled_rows for record in records),
         rows_per_s=round(num_rows / elapsed_s, 3),
         tokens_per_s=round(num_tokens / elapsed_s, 3),
         read_bytes=sum(worker.read_bytes for worker in workers),

@@ -61,6 +61,7 @@ class ShardUsage:
         read_bytes: Arrow bytes of the columns that were read, uncompressed.
         flops: Model FLOP of the real tokens, see `pipeline.encoder.flops`.
         num_unknown_tokens: Tokens that the vocabulary does not have.
+        num_settled_rows: Rows that ran again in fp32, as half precision could not decide them, or to find which.
         peak_bytes: Most memory the process had so far.
         peak_gpu_bytes: Most GPU memory torch had allocated so far; 0 on a CPU.
     """
@@ -73,6 +74,7 @@ class ShardUsage:
     read_bytes: int = 0
     flops: float = 0.0
     num_unknown_tokens: int = 0
+    num_settled_rows: int = 0
     peak_bytes: int = 0
     peak_gpu_bytes: int = 0
 

@@ -56,6 +56,11 @@ class Examples:
     tokens: TokenRows
     are_words: bool = False
 
+    def of_rows(self, rows: npt.NDArray[np.int64]) -> Examples:
+        """Some rows, ascending."""
+        numbers = pa.array(rows)
+        return Examples(tuple(text.take(numbers) for text in self.texts), self.tokens.of_rows(rows), self.are_words)
+
 
 @dataclass(frozen=True)
 class WindowTargets:
@@ -178,6 +183,10 @@ class Task(Protocol):
 
     def decode(self, outputs: ModelOutputs, examples: Examples, learned: Learned) -> list[pa.Array]:
         """Model outputs -> one array [R] for each of `output_fields`."""
+        ...
+
+    def margins(self, outputs: ModelOutputs, examples: Examples, learned: Learned) -> FloatArray | None:
+        """How far each row's logits are from another answer [R]; None where answers are numbers and move with them."""
         ...
 
     def judge(

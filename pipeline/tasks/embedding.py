@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from pipeline.tasks.base import Evaluation, Examples, Learned, WindowTargets
+from pipeline.tasks.base import Evaluation, Examples, FloatArray, Learned, WindowTargets
 from pipeline.tasks.numbers import fixed_targets, matrix, score_lists
 from pipeline.tasks.retrieval import SEARCH_METRICS, SearchSet, search_metrics
 from pipeline.tasks.similarity import check_finite, correlate, numeric
@@ -90,6 +90,10 @@ class Embedding:
     def decode(self, outputs: ModelOutputs, examples: Examples, learned: Learned) -> list[pa.Array]:
         """Nothing to decode."""
         return []
+
+    def margins(self, outputs: ModelOutputs, examples: Examples, learned: Learned) -> FloatArray | None:
+        """None: an embedding is no choice."""
+        return None
 
     def judge(
         self, outputs: Sequence[ModelOutputs], examples: Examples, targets: pa.ChunkedArray, learned: Learned

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from pipeline.encoder.model import ModelOutputs
 
 _DEFAULT_THRESHOLD = 0.5
+_SURE = 1e-7
 _ALL_LABELS = "all of the labels (if its lists hold a 0 or a 1 for each label, give lists of the labels' names)"
 
 
@@ -105,6 +106,12 @@ class MultiLabel:
         names = np.array(learned.labels, dtype=object)
         labels = [names[row].tolist() for row in chosen]
         return [pa.array(labels, self.output_fields()[0].type), score_lists(scores)]
+
+    def margins(self, outputs: ModelOutputs, examples: Examples, learned: Learned) -> FloatArray | None:
+        """How far the nearest label is from its threshold."""
+        thresholds = np.clip(_thresholds(learned)[: outputs.logits.shape[1]], _SURE, 1 - _SURE)
+        distances = np.abs(outputs.logits - np.log(thresholds / (1 - thresholds)))
+        return np.asarray(distances.min(axis=1, initial=np.inf), np.float32)
 
     def judge(
         self, outputs: Sequence[ModelOutputs], examples: Examples, targets: pa.ChunkedArray, learned: Learned

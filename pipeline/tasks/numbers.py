@@ -20,6 +20,14 @@ def softmax(logits: FloatArray) -> FloatArray:
     return np.asarray(shifted / shifted.sum(axis=-1, keepdims=True), np.float32)
 
 
+def lead(logits: FloatArray) -> FloatArray:
+    """By how much the highest is above the next one, over the last axis; infinite where there is no next one."""
+    if logits.shape[-1] < 2:
+        return np.full(logits.shape[:-1], np.inf, np.float32)
+    highest = np.partition(logits, -2, axis=-1)[..., -2:]
+    return np.asarray(highest[..., 1] - highest[..., 0], np.float32)
+
+
 def sigmoid(logits: FloatArray) -> FloatArray:
     """Logistic function, float32, without overflow."""
     return np.asarray(0.5 * (1 + np.tanh(0.5 * logits)), np.float32)

@@ -132,6 +132,15 @@ class QuestionAnswering:
             pa.array(answered),
         ]
 
+    def margins(self, outputs: ModelOutputs, examples: Examples, learned: Learned) -> FloatArray | None:
+        """How far the best span is ahead of the next, or its null margin from the threshold, whichever is less."""
+        best = best_spans(outputs.logits, examples.tokens, _LIMITS)
+        with np.errstate(invalid="ignore"):  # without any span
+            found = (best.logits - best.runners_up).astype(np.float64)
+        if learned.options["may_decline"]:
+            found = np.minimum(found, np.abs(best.null_margins - learned.options["null_threshold"]))
+        return np.nan_to_num(found, nan=np.inf).astype(np.float32)
+
     def judge(
         self, outputs: Sequence[ModelOutputs], examples: Examples, targets: pa.ChunkedArray, learned: Learned
     ) -> pa.Table:

@@ -10,7 +10,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.tasks.base import Evaluation, Examples, Learned, WindowTargets
+from pipeline.tasks.base import Evaluation, Examples, FloatArray, Learned, WindowTargets
 from pipeline.tasks.numbers import fixed_targets, pearson, sigmoid, spearman
 
 if TYPE_CHECKING:
@@ -80,6 +80,10 @@ class Similarity:
     def decode(self, outputs: ModelOutputs, examples: Examples, learned: Learned) -> list[pa.Array]:
         """Sigmoid if there is one, stretched."""
         return [pa.array(self._stretch(outputs, learned), pa.float32())]
+
+    def margins(self, outputs: ModelOutputs, examples: Examples, learned: Learned) -> FloatArray | None:
+        """None: a similarity is no choice."""
+        return None
 
     def judge(
         self, outputs: Sequence[ModelOutputs], examples: Examples, targets: pa.ChunkedArray, learned: Learned

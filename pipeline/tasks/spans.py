@@ -36,6 +36,7 @@ class BestSpans:
     Attributes:
         starts, ends: int64 [R]; character range in the context, (0, 0) if no window had a span to offer.
         logits: float32 [R]; start plus end logit of the span, -inf if there is none.
+        runners_up: float32 [R]; the same of the best other span, -inf if there is none.
         null_logits: float32 [R]; lowest over windows of the sum of both logits at the first token: how unlikely each
             window finds an answer.
     """
@@ -43,6 +44,7 @@ class BestSpans:
     starts: IntArray
     ends: IntArray
     logits: FloatArray
+    runners_up: FloatArray
     null_logits: FloatArray
 
     @property
@@ -63,15 +65,16 @@ def best_spans(logits: FloatArray, tokens: TokenRows, limits: SpanLimits) -> Bes
     """
     assert tokens.spans is not None
     first_W, last_W = np.zeros(len(tokens), np.int64), np.zeros(len(tokens), np.int64)
-    score_W = np.full(len(tokens), -np.inf, np.float32)
+    score_W, next_W = (np.full(len(tokens), -np.inf, np.float32) for _ in range(2))
     for part in _rounds(tokens.lengths, limits):
-        first_W[part], last_W[part], score_W[part] = _best_places(logits, tokens, part, limits)
+        first_W[part], last_W[part], score_W[part], next_W[part] = _best_places(logits, tokens, part, limits)
     order = np.lexsort((-score_W, tokens.window_rows))  # stable: of equal scores the first window's
     rows, begins = np.unique(tokens.window_rows[order], return_index=True)
     chosen = order[begins]
     found = BestSpans(
         np.zeros(tokens.num_rows, np.int64),
         np.zeros(tokens.num_rows, np.int64),
+        np.full(tokens.num_rows, -np.inf, np.float32),
         np.full(tokens.num_rows, -np.inf, np.float32),
         np.zeros(tokens.num_rows, np.float32),
     )
@@ -80,8 +83,12 @@ def best_spans(logits: FloatArray, tokens: TokenRows, limits: SpanLimits) -> Bes
     found.ends[rows] = np.where(has_span, tokens.spans[last_W[chosen], 1], 0)
     found.logits[rows] = score_W[chosen]
     if len(rows):
+        firsts = np.searchsorted(tokens.window_rows, rows)
         null_W = logits[tokens.offsets[:-1]].sum(axis=1)
-        found.null_logits[rows] = np.minimum.reduceat(null_W, np.searchsorted(tokens.window_rows, rows))
+        found.null_logits[rows] = np.minimum.reduceat(null_W, firsts)
+        ranges_W2 = np.stack([tokens.spans[first_W, 0], tokens.spans[last_W, 1]], axis=1)
+        is_chosen_W = (ranges_W2 == np.repeat(ranges_W2[chosen], tokens.row_windows[rows], axis=0)).all(axis=1)
+        found.runners_up[rows] = np.maximum.reduceat(np.where(is_chosen_W, next_W, score_W), firsts)
     return found
 
 
@@ -97,8 +104,8 @@ def _rounds(lengths: IntArray, limits: SpanLimits) -> Iterator[IntArray]:
 
 def _best_places(
     logits: FloatArray, tokens: TokenRows, windows: IntArray, limits: SpanLimits
-) -> tuple[IntArray, IntArray, FloatArray]:
-    """First and last token of each window's best span [B], as places in [T], and its score [B]; -inf: it has none."""
+) -> tuple[IntArray, IntArray, FloatArray, FloatArray]:
+    """First and last token of each window's best span [B], as places in [T], its score and the next one's, or -inf."""
     assert tokens.spans is not None
     lengths_B1 = tokens.lengths[windows][:, None]
     columns_S = np.arange(int(lengths_B1.max()))
@@ -117,10 +124,16 @@ def _best_places(
     flat = np.where(is_span, sums_BKK, -np.inf).reshape(len(windows), -1)
     best_B = flat.argmax(axis=1)
     rows = np.arange(len(windows))
-    scores_B = np.nan_to_num(flat[rows, best_B], nan=-np.inf, posinf=np.inf, neginf=-np.inf)
+    scores_B = _numbers(flat[rows, best_B])
+    flat[rows, best_B] = -np.inf
     first_B = places_BS[rows, np.maximum(starts_BK[rows, best_B // ends_BK.shape[1]], 0)]
     last_B = places_BS[rows, np.maximum(ends_BK[rows, best_B % ends_BK.shape[1]], 0)]
-    return first_B, last_B, scores_B.astype(np.float32)
+    return first_B, last_B, scores_B, _numbers(flat.max(axis=1))
+
+
+def _numbers(scores: FloatArray) -> FloatArray:
+    """Without NaN, which is worse than any number."""
+    return np.nan_to_num(scores, nan=-np.inf, posinf=np.inf, neginf=-np.inf).astype(np.float32)
 
 
 def _likeliest(logits_BS: FloatArray, inside_BS: npt.NDArray[np.bool_], num_best: int) -> IntArray:

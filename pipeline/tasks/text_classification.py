@@ -18,6 +18,7 @@ from pipeline.tasks.numbers import (
     f1_scores,
     fixed_targets,
     holds_vectors,
+    lead,
     matrix,
     matthews,
     score_lists,
@@ -115,6 +116,10 @@ class TextClassification:
             pa.array(scores[np.arange(len(scores)), best], pa.float32()),
             score_lists(scores),
         ]
+
+    def margins(self, outputs: ModelOutputs, examples: Examples, learned: Learned) -> FloatArray | None:
+        """How far the likeliest class is ahead of the next."""
+        return lead(outputs.logits)
 
     def judge(
         self, outputs: Sequence[ModelOutputs], examples: Examples, targets: pa.ChunkedArray, learned: Learned

@@ -21,7 +21,7 @@ import pyarrow as pa
 from pipeline.schema import is_list
 from pipeline.tasks.base import IGNORED, Evaluation, Examples, FloatArray, Learned, WindowTargets
 from pipeline.tasks.losses import class_loss_sum
-from pipeline.tasks.numbers import softmax
+from pipeline.tasks.numbers import lead, softmax
 from pipeline.tasks.tagging import (
     OUTSIDE,
     TagSpan,
@@ -127,6 +127,14 @@ class TokenClassification:
         """Entities of every row, in text order."""
         words = find_words(examples)
         return [_entities(outputs.logits, examples, words, learned)]
+
+    def margins(self, outputs: ModelOutputs, examples: Examples, learned: Learned) -> FloatArray | None:
+        """How far the likeliest tag is ahead of the next, for the word of a row where that is least."""
+        words = find_words(examples)
+        spoken = speaking_tokens(examples.tokens, words)
+        heard, least = spoken >= 0, np.full(examples.tokens.num_rows, np.inf, np.float32)
+        np.minimum.at(least, words.rows[heard], lead(outputs.logits[spoken[heard]]))
+        return least
 
     def judge(
         self, outputs: Sequence[ModelOutputs], examples: Examples, targets: pa.ChunkedArray, learned: Learned

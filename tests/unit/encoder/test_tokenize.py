@@ -52,6 +52,20 @@ def test_texts_are_cut_on_the_side_that_the_tokenizer_says(fresh: Any, tokenizer
     assert found[0].truncated.tolist() == [len(ids) > 24 for ids in tokenizer(texts)["input_ids"]]
 
 
+@pytest.mark.parametrize("long_text", ["truncate", "window"])
+def test_some_rows_have_the_tokens_they_had_among_all(fresh: Any, long_text: str) -> None:
+    texts, kept = make_rows(12)["text"].to_pylist(), [0, 3, 4, 11]
+    pairs = [texts, texts[::-1]]
+    tokenise = TextTokenizer(fresh, TokenOptions(12, long_text, 2, with_spans=True))
+    found = tokenise.encode(*map(pa.array, pairs)).of_rows(np.array(kept))
+    expected = tokenise.encode(*(pa.array([column[row] for row in kept]) for column in pairs))
+    assert len(expected) > len(kept) or long_text == "truncate"
+    assert found.truncated.tolist() == expected.truncated.tolist()
+    assert found.window_rows.tolist() == expected.window_rows.tolist()
+    for name in ("ids", "offsets", "type_ids", "spans", "words"):
+        assert getattr(found, name).tolist() == getattr(expected, name).tolist()
+
+
 def test_windows_are_made_from_the_left_whatever_side_a_tokenizer_truncates(fresh: Any, tokenizer: Any) -> None:
     fresh.truncation_side = "left"
     text = " ".join(make_rows(12)["text"].to_pylist())

@@ -120,6 +120,15 @@ def test_the_margin_says_how_much_better_no_answer_is() -> None:
     assert found.null_margins.tolist() == [-6, float("inf")]
 
 
+def test_the_runner_up_is_the_best_other_span_of_any_window() -> None:
+    plain, later = window([1, 0, 5, 0], [2, 0, 3, 4]), window([1, 6, 0], [2, 2, 0], first_character=60)
+    again = window([1, 8, 0], [2, 0, 0.5], first_character=3)  # 3-8 as in the first, and next 3-5
+    lone = window([1, 3], [2, 2])
+    found = best_spans(*rows_of([plain], [plain, later], [plain, again], [lone], [window([1], [2])]), LIMITS)
+    assert found.logits.tolist() == [9, 9, 9, 5, float("-inf")]
+    assert found.runners_up.tolist() == [8, 8, 8, float("-inf"), float("-inf")]
+
+
 def test_no_rows_have_no_spans() -> None:
     nothing = TokenRows(
         np.zeros(0, np.int32), np.zeros(1, np.int64), np.zeros(0, np.bool_), spans=np.zeros((0, 2), np.int32)

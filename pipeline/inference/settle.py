@@ -1,0 +1,77 @@
+"""Rows that half precision cannot decide run again in fp32: its speed for nearly all rows, fp32's answers for all.
+
+Rounding moves a row's logits a little. Where the answer is ahead of the next one by more than that, it is the same in
+fp32; where it is not, it is a coin's toss. How much rounding moves them is measured, on a few rows of every shard: it
+depends on weights, depth and hardware. Numbers (embeddings, scores, similarities) keep the rounding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from pipeline.encoder.model import IntArray, ModelOutputs
+from pipeline.encoder.tokenize import TokenRows
+from pipeline.tasks.base import Examples, FloatArray
+
+NUM_PROBED = 32
+"""Rows of which it is measured; no more rows than these are run in fp32 at once."""
+_NOISES = 3.0  # a margin of so many times the rounding's root mean square is taken for safe
+Margins = Callable[[ModelOutputs, Examples], FloatArray | None]
+"""A head's: how far each row's logits are from another answer; None where its answers are numbers."""
+
+
+@dataclass(frozen=True)
+class Settled:
+    """Outputs of every head, and how many rows of them are fp32's."""
+
+    outputs: tuple[ModelOutputs, ...]
+    num_rows: int
+
+
+def settle(
+    outputs: tuple[ModelOutputs, ...],
+    examples: Examples,
+    heads: Sequence[Margins],
+    run_in_fp32: Callable[[TokenRows], tuple[ModelOutputs, ...]],
+) -> Settled:
+    """Let fp32 decide what is too close to call.
+
+    Args:
+        outputs: Of each head, in half precision.
+        examples: Their rows.
+        heads: One for each of the outputs.
+        run_in_fp32: Runs some of the rows again.
+    """
+    margins = [find(found, examples) for find, found in zip(heads, outputs, strict=True)]
+    if all(margin is None for margin in margins):
+        return Settled(outputs, 0)
+    num_rows = examples.tokens.num_rows
+    probed = np.unique(np.linspace(0, num_rows - 1, min(num_rows, NUM_PROBED)).astype(np.int64))
+    exact = run_in_fp32(examples.tokens.of_rows(probed))
+    is_close = np.zeros(num_rows, np.bool_)
+    for find, margin, found in zip(heads, margins, exact, strict=True):
+        if margin is not None:
+            right = find(found, examples.of_rows(probed))
+            assert right is not None
+            is_close |= margin < _NOISES * _root_mean_square(margin[probed], right)
+    is_close[probed] = False
+    outputs = _replaced(outputs, probed, exact, examples.tokens)
+    if (close := np.flatnonzero(is_close)).size:
+        outputs = _replaced(outputs, close, run_in_fp32(examples.tokens.of_rows(close)), examples.tokens)
+    return Settled(outputs, len(probed) + len(close))
+
+
+def _root_mean_square(margins: FloatArray, right: FloatArray) -> float:
+    """Of what rounding did to margins; 0 where there are none."""
+    known = np.isfinite(margins) & np.isfinite(right)
+    moved = margins[known].astype(np.float64) - right[known]
+    return float(np.sqrt(np.mean(moved**2))) if moved.size else 0.0
+
+
+def _replaced(
+    outputs: tuple[ModelOutputs, ...], rows: IntArray, others: tuple[ModelOutputs, ...], tokens: TokenRows
+) -> tuple[ModelOutputs, ...]:
+    return tuple(found.replaced(rows, other, tokens) for found, other in zip(outputs, others, strict=True))
