@@ -10,6 +10,7 @@ import logging
 import signal
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -27,7 +28,8 @@ from pipeline.config import PoolOptions
 from pipeline.corpus.stream import stream_shards
 from pipeline.encoder.attention import set_threads
 from pipeline.encoder.bundle import BundleInfo, read_bundle_info
-from pipeline.errors import BertmillError, ComputeError, CorpusError, InterruptedRunError, ModelError, TrainingError
+from pipeline.errors import BertmillError, InterruptedRunError, TrainingError
+from pipeline.finetune.board import Board, Failure, find_permanent
 from pipeline.finetune.loop import Judgements, LoopHooks, LoopJob, TrainingStatus, Wish
 from pipeline.finetune.prepare import PreparedHead, PreparedTraining
 from pipeline.finetune.token_cache import check_cached, missing_shards
@@ -39,6 +41,8 @@ from pipeline.tracing import span
 from pipeline.waiting import wait_for
 
 _POLL_S = 1.0
+_TOGETHER_S = 3.0
+_LOOK_EVERY_S = 0.1
 
 
 @span("train")
@@ -74,10 +78,7 @@ def run_training(run: PreparedTraining, pool: PoolOptions) -> dict[str, BundleIn
         ),
     )
     with _Watch(board) as watch, _stopping_on_sigterm(watch):
-        _fit(trainer)
-    failure = ray.get(board.failure.remote())
-    if failure is not None:
-        raise failure
+        _fit(trainer, board)
     return {head.name: read_bundle_info(run.spec.output_of(head.name), run.storage) for head in run.heads}
 
 
@@ -125,37 +126,10 @@ def tokenize_training(run: PreparedTraining, head: PreparedHead, pool: PoolOptio
     check_cached(head.train, head.cache_uri, head.spec.data.max_bad_fraction, run.storage)
 
 
-class _Board:
-    """A tiny actor through which rank 0 tells the driver how far it is, and why it stopped."""
-
-    def __init__(self) -> None:
-        self._status: TrainingStatus | None = None
-        self._failure: BertmillError | None = None
-        self._is_to_stop = False
-
-    def stop(self) -> None:
-        self._is_to_stop = True
-
-    def is_to_stop(self) -> bool:
-        return self._is_to_stop
-
-    def post(self, status: TrainingStatus) -> None:
-        self._status = status
-
-    def fail(self, failure: BertmillError) -> None:
-        self._failure = failure
-
-    def status(self) -> TrainingStatus | None:
-        return self._status
-
-    def failure(self) -> BertmillError | None:
-        return self._failure
-
-
 def _open_board() -> Any:
     """A board on the driver's node, where Ray Train's controller is too: it outlives every other node."""
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    return ray.remote(num_cpus=0)(_Board).options(scheduling_strategy=here).remote()
+    return ray.remote(num_cpus=0)(Board).options(scheduling_strategy=here).remote()
 
 
 class _Watch:
@@ -218,19 +192,28 @@ def _note(status: TrainingStatus) -> str:
     )
 
 
-def _fit(trainer: Any) -> None:
+def _fit(trainer: Any, board: Any) -> None:
+    """Wait for the end; what the board was told goes before what Ray makes of it."""
     logging.getLogger("ray.train").setLevel(logging.ERROR)
+    lost: Exception | None = None
     try:
         wait_for(trainer.fit)
+    except BertmillError:  # a signal's
+        raise
     except Exception as error:
-        cause = _find_cause(error)
+        lost = error
+    failure: Failure | None = ray.get(board.failure.remote())
+    if failure is not None:
+        raise failure.error from RuntimeError(f"on a worker:\n{failure.trace}")
+    if lost is not None:
+        cause = _find_cause(lost)
         if cause is not None:
             raise cause from None
-        lines = str(error).strip().splitlines()
+        lines = str(lost).strip().splitlines()
         raise TrainingError(
-            f"training failed: {lines[-1] if lines else type(error).__name__}",
+            f"training failed: {lines[-1] if lines else type(lost).__name__}",
             "run the same command again to go on from the last checkpoint; --debug shows the whole traceback",
-        ) from error
+        ) from lost
 
 
 def _find_cause(error: BaseException) -> BertmillError | None:
@@ -245,15 +228,39 @@ def _find_cause(error: BaseException) -> BertmillError | None:
             return current
         seen.add(id(current))
         pending += [current.__cause__, current.__context__, getattr(current, "cause", None)]
+        pending += getattr(current, "worker_failures", {}).values()
     return None
 
 
 def _train_on_worker(config: dict[str, Any]) -> None:
-    """What each Ray Train worker runs. Errors that another attempt cannot mend end it instead of a retry."""
+    """What each Ray Train worker runs. Errors that another attempt cannot mend end the run instead of a retry."""
+    board, rank = config["board"], ray.train.get_context().get_world_rank()
+    if not ray.get(board.enter.remote(rank)):
+        return
+    failure = None
     try:
-        _train_rank(config["run"], config["board"], config["threads"])
-    except (TrainingError, CorpusError, ModelError, ComputeError, InterruptedRunError) as failure:
-        ray.get(config["board"].fail.remote(failure))
+        _train_rank(config["run"], board, config["threads"])
+    except Exception as error:
+        failure = find_permanent(error, rank)
+        if failure is None:
+            raise
+    finally:
+        ray.get(board.leave.remote(rank, failure))
+    if failure is not None and not isinstance(failure.error, InterruptedRunError):
+        _end_others(board, failure.error)
+
+
+def _end_others(board: Any, failure: BertmillError) -> None:
+    """Return once every rank has ended, as most failures end all at one step; else have Ray Train end the others.
+
+    They wait for this rank in an exchange, for the half hour that torch allows. Raising costs one start of workers, who
+    find on the board that there is nothing to do.
+    """
+    deadline_s = time.monotonic() + _TOGETHER_S
+    while ray.get(board.num_at_work.remote()):
+        if time.monotonic() > deadline_s:
+            raise failure
+        time.sleep(_LOOK_EVERY_S)
 
 
 def _train_rank(run: PreparedTraining, board: Any, threads: int) -> None:

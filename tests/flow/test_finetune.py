@@ -8,6 +8,7 @@ import os
 import random
 import signal
 import threading
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,15 +24,20 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from pipeline.config import PoolOptions, TrainingCompute, parse_spec
 from pipeline.encoder.bundle import fetch_bundle
+from pipeline.errors import TrainingError
+from pipeline.finetune import loop, run
 from pipeline.finetune.alone import train_alone
+from pipeline.finetune.loop import LoopJob
 from pipeline.finetune.prepare import PreparedTraining, prepare_training
 from pipeline.finetune.run import run_training
 from pipeline.finetune.spec import FinetuneSpec
+from pipeline.finetune.step import StepResult
 from pipeline.inference.evaluate import prepare_evaluation, run_evaluation
 from pipeline.inference.spec import EvaluateSpec
 from pipeline.storage import Storage
 from pipeline.uris import join_uri
 from tests.flow import helpers
+from tests.patience import PATIENCE_S
 from tests.tiny import make_encoder
 
 GOOD, BAD = ("good", "great", "lovely"), ("bad", "awful", "dull")
@@ -161,6 +167,35 @@ def test_killed_worker_resumes_and_ends_with_the_same_weights(tmp_path: Path, en
     ours, theirs = (load_file(Path(run.spec.output) / "model.safetensors") for run in (disturbed, undisturbed))
     for name, weights in theirs.items():
         np.testing.assert_array_equal(ours[name], weights, err_msg=name)
+
+
+def fail_on_rank_1(config: dict[str, Any]) -> None:
+    """What each Ray Train worker runs, around bertmill's own function: rank 1 alone cannot use what step 3 gives it."""
+    planned = loop._planned_step
+
+    def planned_step(job: LoopJob, optimizer: torch.optim.Optimizer, step: int) -> StepResult:
+        if job.rank == 1 and step == 3:
+            with Path(f"{config['run'].spec.output}.failed").open("a") as file:
+                file.write("once\n")
+            raise ValueError("no use for row 7")
+        return planned(job, optimizer, step)
+
+    loop._planned_step = planned_step
+    run._train_on_worker(config)
+
+
+def test_an_error_on_one_rank_alone_ends_all_at_once_and_is_not_tried_again(
+    tmp_path: Path, encoder: Path, ray_local: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_split(str(tmp_path / "train.parquet"), 1, 203)
+    write_split(str(tmp_path / "validation.parquet"), 2, 51)
+    monkeypatch.setattr(run, "_train_on_worker", fail_on_rank_1)
+    started_s = time.monotonic()
+    with pytest.raises(TrainingError, match=r"failed on rank 1: ValueError: no use for row 7\n  -> --debug") as raised:
+        run_training(prepare(str(tmp_path), encoder, "bundle"), PoolOptions(2, 1, 0))
+    assert time.monotonic() - started_s < PATIENCE_S, "torch has the other rank wait for 1,800 s"
+    assert "in planned_step" in str(raised.value.__cause__)
+    assert (tmp_path / "bundle.failed").read_text() == "once\n"
 
 
 class _WorkerKiller(threading.Thread):

@@ -5,8 +5,8 @@ import signal
 import pytest
 
 from jobs.session import stopping_on_sigterm
-from pipeline.errors import InterruptedRunError
-from pipeline.finetune.run import _stopping_on_sigterm
+from pipeline.errors import InterruptedRunError, TransientStorageError
+from pipeline.finetune.run import _find_cause, _stopping_on_sigterm
 
 
 class FakeWatch:
@@ -36,3 +36,17 @@ def test_the_first_sigterm_asks_workers_and_the_second_ends() -> None:
         with pytest.raises(InterruptedRunError, match="SIGTERM"):
             signal.raise_signal(signal.SIGTERM)
     assert watch.num_asked == 1
+
+
+class FakeWorkerGroupError(Exception):
+    """As Ray Train tells, after its last attempt, what ended each rank."""
+
+    def __init__(self, worker_failures: dict[int, Exception]) -> None:
+        super().__init__("Training failed due to worker errors:")
+        self.worker_failures = worker_failures
+
+
+def test_the_error_of_ours_is_found_among_those_of_all_ranks() -> None:
+    ours = TransientStorageError("no answer", "try again")
+    assert _find_cause(FakeWorkerGroupError({0: RuntimeError("Connection closed by peer"), 1: ours})) is ours
+    assert _find_cause(FakeWorkerGroupError({0: RuntimeError("Connection closed by peer")})) is None
