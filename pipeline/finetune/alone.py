@@ -7,8 +7,9 @@ from typing import Any
 
 from pipeline.encoder.attention import set_threads
 from pipeline.encoder.bundle import BundleInfo
-from pipeline.finetune.loop import Judgements, LoopHooks, LoopJob, TrainingStatus
+from pipeline.finetune.loop import Judgements, LoopHooks, LoopJob
 from pipeline.finetune.prepare import PreparedTraining
+from pipeline.finetune.status import TrainingStatus
 from pipeline.finetune.token_cache import check_cached, missing_shards
 from pipeline.finetune.worker import MetricsLog, build_job, learn, token_cache_job, write_result
 

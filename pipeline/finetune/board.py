@@ -12,7 +12,7 @@ import torch.distributed as dist
 
 from pipeline.encoder.model import is_out_of_memory
 from pipeline.errors import EXIT_RESUMABLE, BertmillError, InterruptedRunError, TrainingError, first_line
-from pipeline.finetune.loop import TrainingStatus
+from pipeline.finetune.status import TrainingStatus
 
 _OF_CODE_OR_DATA = (ArithmeticError, AssertionError, AttributeError, LookupError, TypeError, ValueError)
 

@@ -16,8 +16,9 @@ from transformers import AutoConfig
 
 from pipeline.errors import Problem, SpecError
 from pipeline.finetune.fitted import fit_last_layer
-from pipeline.finetune.loop import Judgements, LoopHooks, LoopJob, TrainingStatus, evaluate, figures_of
+from pipeline.finetune.loop import Judgements, LoopHooks, LoopJob, evaluate, figures_of
 from pipeline.finetune.spec import FinetuneSpec
+from pipeline.finetune.status import TrainingStatus
 from pipeline.tasks.base import Task
 
 FAMILIES = ("bert", "roberta", "xlm-roberta", "camembert", "electra")

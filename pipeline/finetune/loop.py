@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,7 @@ from pipeline.finetune.parallel import (
 )
 from pipeline.finetune.plan import TrainingPlan, learning_rate_factor, share_batch
 from pipeline.finetune.spec import CheckpointConfig
+from pipeline.finetune.status import TrainingStatus
 from pipeline.finetune.step import StepContext, StepResult, TrainingHead, run_step
 from pipeline.finetune.token_cache import TokenData
 from pipeline.finetune.vocabulary import note_step
@@ -44,28 +45,9 @@ from pipeline.tasks.base import Evaluation, Examples, Learned
 _SYNC_EVERY_STEPS = 10
 _MAX_NAMED = 256
 _ASK_EVERY_S = 2.0
+_LOOK_EVERY_S = 1.0  # at the clock for that, where a step takes longer than a tenth of it
 _CALMER = "lower training.learning_rate, or set compute.precision: fp32"
 IntArray = npt.NDArray[np.int64]
-
-
-@dataclass(frozen=True)
-class TrainingStatus:
-    """Where a run stands, for people and for `metrics.jsonl`.
-
-    Losses and rates are over the steps since the status before; `remarks` are for people to read.
-    """
-
-    step: int
-    num_steps: int
-    epoch: int
-    loss: float
-    learning_rate: float
-    grad_norm: float
-    tokens_per_s: float
-    padding_share: float
-    validation: dict[str, float] | None = None
-    remarks: tuple[str, ...] | None = None
-    num_workers: int = 1
 
 
 class Wish(IntEnum):
@@ -177,13 +159,15 @@ def train(job: LoopJob, hooks: LoopHooks, remarks: tuple[str, ...] = ()) -> Judg
             note_step(trained_part(context.network), optimizer)
         window.add(result)
         at_epoch_end, at_evaluation = plan.ends_epoch(step), _is_evaluated(job, step)
-        if at_epoch_end or at_evaluation or (step + 1) % _SYNC_EVERY_STEPS == 0:
+        is_due = at_epoch_end or at_evaluation or (step + 1) % _SYNC_EVERY_STEPS == 0
+        wish = window.ask_between() if not is_due else Wish.GO_ON
+        if is_due or wish is not Wish.GO_ON:
             window.check(step)  # first: weights that are no numbers cannot be judged
             judgements = _evaluate_after(job, step) if at_evaluation else None
             if judgements:
                 keeper.note(step + 1, {head: found.evaluation.metrics for head, found in judgements.items()})
             window.close(step, factor, judgements or {}, _remarks(keeper))
-            wish = window.ask_wish()
+            wish = window.ask_wish() if is_due else wish
             if window.wants_checkpoint(at_epoch_end or keeper.is_over or wish is not Wish.GO_ON):
                 progress = Progress(step + 1, job.fingerprint, keeper.standing, context.scaler.state_dict())
                 hooks.save(_writer(job, optimizer, progress, keeper.weights))
@@ -276,6 +260,7 @@ class _Window:
         self._job, self._hooks, self._remarks = job, hooks, remarks
         self._results: list[StepResult] = []
         self._sums = torch.zeros(3, dtype=torch.float64)
+        self._look_every_steps = _SYNC_EVERY_STEPS
         self._norms, self._norm = NormWatch(), 0.0
         self._started_s = self._stepped_s = self._saved_s = self._asked_s = time.monotonic()
 
@@ -286,8 +271,9 @@ class _Window:
         """Sum over ranks, and stop on a loss that is not finite."""
         job, self._stepped_s = self._job, time.monotonic()
         results, first_step = self._results, step + 1 - len(self._results)
+        step_s = (self._stepped_s - self._started_s) / len(results) if job.rank == 0 else 0.0  # one clock for all
         by_step = torch.tensor(
-            [[result.loss, result.num_tokens, result.num_padded_tokens] for result in results],
+            [[result.loss, result.num_tokens, result.num_padded_tokens, step_s] for result in results],
             dtype=torch.float64,
         )
         if job.context.world_size > 1:
@@ -296,7 +282,8 @@ class _Window:
             _check_finite(job, number, step_loss, 0.0 if result.is_skipped else result.grad_norm)
             remark = self._note_norm(number, result)
             self._remarks += (remark,) if remark else ()
-        self._sums = by_step.sum(dim=0)
+        self._sums = by_step[:, :3].sum(dim=0)
+        self._look_every_steps = max(int(_LOOK_EVERY_S / max(by_step[0, 3].item(), 1e-9)), 1)
 
     def _note_norm(self, step: int, result: StepResult) -> str | None:
         if result.is_skipped:
@@ -332,6 +319,10 @@ class _Window:
         if due:
             self._saved_s = time.monotonic()
         return due
+
+    def ask_between(self) -> Wish:
+        """Ask those outside before the next status too, where steps are slow by rank 0's clock."""
+        return Wish.GO_ON if len(self._results) % self._look_every_steps else self.ask_wish()
 
     def ask_wish(self) -> Wish:
         """Ask those outside, every few seconds by rank 0's clock; the same on every rank."""
@@ -392,8 +383,3 @@ def figures_of(judgements: Judgements) -> dict[str, float]:
         for head, judgement in judgements.items()
         for name, value in judgement.evaluation.metrics.items()
     }
-
-
-def status_record(status: TrainingStatus) -> dict[str, Any]:
-    """A status as a line of `metrics.jsonl`."""
-    return {key: value for key, value in asdict(status).items() if value is not None}

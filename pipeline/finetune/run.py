@@ -30,8 +30,9 @@ from pipeline.encoder.attention import set_threads
 from pipeline.encoder.bundle import BundleInfo, read_bundle_info
 from pipeline.errors import BertmillError, InterruptedRunError, TrainingError
 from pipeline.finetune.board import Board, Failure, find_permanent
-from pipeline.finetune.loop import Judgements, LoopHooks, LoopJob, TrainingStatus, Wish
+from pipeline.finetune.loop import Judgements, LoopHooks, LoopJob, Wish
 from pipeline.finetune.prepare import PreparedHead, PreparedTraining
+from pipeline.finetune.status import TrainingStatus
 from pipeline.finetune.token_cache import check_cached, missing_shards
 from pipeline.finetune.track import Tracker
 from pipeline.finetune.training_report import write_training_report

@@ -12,8 +12,8 @@ from typing import Any, Protocol
 
 from pipeline.errors import ComputeError, Problem, SpecError
 from pipeline.extras import check_extra
-from pipeline.finetune.loop import TrainingStatus
 from pipeline.finetune.prepare import PreparedTraining
+from pipeline.finetune.status import TrainingStatus
 from pipeline.registry.mlflow import connect_mlflow, find_experiment
 
 _FIGURES = ("loss", "learning_rate", "grad_norm", "tokens_per_s", "padding_share")

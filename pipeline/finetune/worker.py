@@ -26,11 +26,12 @@ from pipeline.finetune.head_labels import match_labels, read_labels
 from pipeline.finetune.labelled import read_split
 from pipeline.finetune.layers import compile_layers, freeze_layers, recompute_layers, reset_layers
 from pipeline.finetune.linear_head import fit_linear_head
-from pipeline.finetune.loop import Judgements, LoopHooks, LoopJob, TrainingStatus, ValidationRows, status_record, train
+from pipeline.finetune.loop import Judgements, LoopHooks, LoopJob, ValidationRows, train
 from pipeline.finetune.lora import add_adapters, merge_adapters
 from pipeline.finetune.parallel import check_precision, spread_network
 from pipeline.finetune.plan import TrainingPlan
 from pipeline.finetune.prepare import PreparedHead, PreparedTraining
+from pipeline.finetune.status import TrainingStatus, status_record
 from pipeline.finetune.step import StepContext, TrainingHead
 from pipeline.finetune.token_cache import TokenCacheJob, cache_file, encode_inputs, load_tokens, locate_rows
 from pipeline.finetune.vocabulary import narrow_vocabulary, widen_vocabulary

@@ -11,8 +11,9 @@ from typing import Any, Literal
 
 from pipeline.errors import TrainingError
 from pipeline.finetune.alone import learn_alone
-from pipeline.finetune.loop import TrainingStatus, figures_of
+from pipeline.finetune.loop import figures_of
 from pipeline.finetune.prepare import PreparedTraining
+from pipeline.finetune.status import TrainingStatus
 from pipeline.studies.records import RecordStore
 from pipeline.studies.space import Point
 from pipeline.studies.tune_spec import TuneSpec

@@ -29,9 +29,9 @@ from pipeline.finetune.fitted import (
     fit_new_heads,
     is_to_fit,
 )
-from pipeline.finetune.loop import TrainingStatus
 from pipeline.finetune.prepare import prepare_training
 from pipeline.finetune.spec import FinetuneSpec
+from pipeline.finetune.status import TrainingStatus
 from pipeline.finetune.worker import build_job, learn
 from pipeline.tasks import TASKS
 from pipeline.tasks.base import IGNORED

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,9 @@ import torch
 
 from pipeline.errors import InterruptedRunError, TrainingError
 from pipeline.finetune import loop
-from pipeline.finetune.loop import TrainingStatus, ValidationRows, Wish, evaluate, status_record, train
+from pipeline.finetune.loop import ValidationRows, Wish, evaluate, train
+from pipeline.finetune.status import TrainingStatus, status_record
+from pipeline.finetune.step import StepResult
 from pipeline.finetune.token_cache import TokenData
 from pipeline.tasks.losses import Emphasis
 from tests.tiny import LABELS, make_network
@@ -220,6 +222,78 @@ def test_a_run_that_is_asked_to_stop_saves_first_and_goes_on_later(
         Notes(tmp_path / "again").hooks(restore=notes.checkpoints[-1]),
     )
     assert same_weights(weights_of(resumed), weights_of(undisturbed))
+
+
+@dataclass
+class SlowSteps:
+    """A clock that goes on by the length of a step whenever one begins, and no other time."""
+
+    step_s: float
+    now_s: float = 0.0
+
+    def monotonic(self) -> float:
+        return self.now_s
+
+    def set_up(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        planned = loop._planned_step
+
+        def slow_step(*given: Any) -> StepResult:
+            self.now_s += self.step_s
+            return planned(*given)
+
+        monkeypatch.setattr(loop, "time", self)
+        monkeypatch.setattr(loop, "_planned_step", slow_step)
+
+
+@pytest.mark.parametrize(
+    ("step_s", "asked_after"),
+    [(0.05, []), (0.15, [15, 30]), (0.7, [10, 13, 16, 19, 22, 25, 28]), (5.0, [10, *range(11, 31)])],
+)
+def test_those_outside_are_asked_every_few_seconds_however_slow_steps_are(
+    step_s: float, asked_after: list[int], data: TokenData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock, asked_s = SlowSteps(step_s), list[float]()
+    clock.set_up(monkeypatch)
+    hooks = replace(Notes(tmp_path).hooks(), wish=lambda: asked_s.append(clock.now_s) or Wish.GO_ON)
+    train(job_for(context_for(data, **RECIPE), epochs=2), hooks)
+    assert [round(at_s / step_s) for at_s in asked_s] == asked_after
+
+
+def test_slow_steps_stop_at_once_when_asked_to_with_a_status_and_a_checkpoint(
+    data: TokenData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    undisturbed, network, resumed = with_dropout(), with_dropout(), with_dropout(seed=9)
+    train(job_for(context_for(data, undisturbed, **RECIPE), epochs=2), Notes(tmp_path / "u").hooks())
+    notes, again, clock = Notes(tmp_path), Notes(tmp_path / "again"), SlowSteps(5.0)
+    clock.set_up(monkeypatch)
+    hooks = replace(notes.hooks(), wish=lambda: Wish.STOP if clock.now_s >= 12 * 5 else Wish.GO_ON)
+    with pytest.raises(InterruptedRunError, match=r"stopped after step 12 of 30; a checkpoint was saved"):
+        train(job_for(context_for(data, network, **RECIPE), epochs=2), hooks)
+    assert [status.step for status in notes.statuses] == [10, 12]
+    train(job_for(context_for(data, resumed, **RECIPE), epochs=2), again.hooks(restore=notes.checkpoints[-1]))
+    assert again.statuses[0].step == 15
+    assert same_weights(weights_of(resumed), weights_of(undisturbed))
+
+
+def test_ranks_look_at_the_same_steps_by_the_clock_of_rank_0(
+    data: TokenData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """This rank's own clock has its step take 9 s, that of rank 0, which is summed into what it sees, 0.3 s."""
+    clock = SlowSteps(9.0)
+    clock.set_up(monkeypatch)
+    monkeypatch.setattr(loop, "all_reduce", lambda values, _: values + torch.tensor([0.0, 0.0, 0.0, 0.3]))
+    job = replace(job_for(context_for(data, world_size=2, **RECIPE)), rank=1)
+    window = loop._Window(job, Notes(tmp_path).hooks(), ())
+    clock.now_s += clock.step_s
+    window.add(StepResult(0.5, 10, 12, 1.0))
+    window.check(0)
+    window.close(0, 1.0, {}, ())
+    looked: list[int] = []
+    monkeypatch.setattr(loop._Window, "ask_wish", lambda self: looked.append(len(self._results)) or Wish.GO_ON)
+    for _ in range(9):
+        window.add(StepResult(0.5, 10, 12, 1.0))
+        window.ask_between()
+    assert looked == [3, 6, 9]
 
 
 def test_a_checkpoint_is_saved_when_it_is_wished(

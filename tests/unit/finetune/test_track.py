@@ -15,9 +15,9 @@ import pytest
 from pydantic import ValidationError
 
 from pipeline.errors import ComputeError, InputError
-from pipeline.finetune.loop import TrainingStatus
 from pipeline.finetune.prepare import PreparedTraining, prepare_training
 from pipeline.finetune.spec import FinetuneSpec
+from pipeline.finetune.status import TrainingStatus
 from pipeline.finetune.track import Tracker, check_track
 from tests.patience import PATIENCE_S
 from tests.rules.sources import ROOT

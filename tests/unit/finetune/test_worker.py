@@ -12,9 +12,10 @@ import torch
 from pipeline.encoder.bundle import fetch_bundle
 from pipeline.encoder.loading import load_tokenizer
 from pipeline.finetune.labelled import read_usable
-from pipeline.finetune.loop import TrainingStatus, train
+from pipeline.finetune.loop import train
 from pipeline.finetune.prepare import PreparedTraining, prepare_training
 from pipeline.finetune.spec import FinetuneSpec
+from pipeline.finetune.status import TrainingStatus
 from pipeline.finetune.worker import MetricsLog, build_job, token_cache_job, write_result
 from pipeline.storage import Storage
 from tests.tiny import LABELS, write_corpus

@@ -17,8 +17,9 @@ from pipeline.encoder.heads import JoinedHeads
 from pipeline.encoder.model import EmbeddingOptions
 from pipeline.encoder.tokenize import Padding, TextTokenizer, TokenOptions
 from pipeline.finetune.classes import make_emphasis
-from pipeline.finetune.loop import LoopHooks, LoopJob, TrainingStatus, ValidationRows
+from pipeline.finetune.loop import LoopHooks, LoopJob, ValidationRows
 from pipeline.finetune.spec import CheckpointConfig, TrainingConfig
+from pipeline.finetune.status import TrainingStatus
 from pipeline.finetune.step import StepContext, TrainingHead
 from pipeline.finetune.token_cache import TokenData
 from pipeline.finetune.worker import plan_run
