@@ -39,7 +39,7 @@ def find_permanent(error: Exception, rank: int) -> Failure | None:
         remedy = "lower training.micro_batch_tokens, or set training.gradient_checkpointing: true"
         return Failure(TrainingError(found, remedy), trace)
     if isinstance(error, _OF_CODE_OR_DATA) and not _was_torn_down():
-        return Failure(TrainingError(found, "--debug shows where; the same command goes on once it is mended"), trace)
+        return Failure(TrainingError(found, "--debug shows where; mend it and run the same command again"), trace)
     return None
 
 
