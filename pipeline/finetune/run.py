@@ -161,7 +161,7 @@ class _Watch:
 
     def _show(self) -> None:
         while (status := self._read()) is None:
-            if self._stop.wait(_POLL_S):
+            if self._stop.wait(_LOOK_EVERY_S):  # until then a SIGTERM ends all at once, with nothing saved
                 return
         self._has_begun.set()
         with ProgressDisplay("training", status.num_steps, "steps", done=status.step) as display:
