@@ -3,6 +3,9 @@
 A text is cut at a plain space between two letters or digits, and only for tokenizers whose every part looks no further
 than the words on either side of such a space. What stands before it then has the same tokens with and without the rest
 of the text; and if these are more than are kept, the rest decides nothing.
+
+Two long texts of a pair cost so much together that they are tokenised alone first. Then they are cut anywhere, by any
+tokenizer, at their beginning where their end is kept, if a look at the tokens of what is left finds the same ones kept.
 """
 
 from __future__ import annotations
@@ -10,12 +13,16 @@ from __future__ import annotations
 import json
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 CHARS_PER_TOKEN = 16  # of the first cut tried; English has 4 to 5
 _WORTH_IT = 4  # times the first cut: a shorter text is not looked at
 _WORTH_IT_IN_PAIRS = 1  # whose windows are multiplied, in time and memory: see `Precutter.cut_pairs`
+_BYTES_PER_TOKEN = 6  # of both texts of a pair: the windows of shorter English ones take less time than a look at each
+_MARGIN_TOKENS = 128  # left between a cut and what is kept: tokens beside a cut may be others
+_CHECKED_CHARS = 2**19  # tokenised whole at once: some hundred bytes a token
 _SPACES_TRIED = 64
 _PLAIN = {"Lu", "Ll", "Nd"}  # never joined with a space by any normal form, unlike some of the other letters
 _LOCAL_NORMALIZERS = {
@@ -27,16 +34,33 @@ _LOCAL_PRE_TOKENIZERS = {*_SPACE_SPLITTERS, "Punctuation", "Digits"}
 _LOCAL_MODELS = {"WordPiece", "BPE", "Unigram", "WordLevel"}  # within what the pre-tokenizer leaves together
 
 
+@dataclass(frozen=True)
+class _Whole:
+    """A text and all of its tokens, as the Rust tokenizer gives them."""
+
+    text: str
+    tokens: Any
+
+    def part(self, num_tokens: int, direction: str) -> str:
+        """The text as far as so many tokens reach, from where it is kept; nothing if it has no more of them."""
+        if len(self.tokens) <= num_tokens:
+            return ""
+        if direction == "left":
+            return self.text[self.tokens.token_to_chars(len(self.tokens) - num_tokens)[0] :]
+        return self.text[: self.tokens.token_to_chars(num_tokens - 1)[1]]
+
+
 class Precutter:
     """Cuts texts for one tokenizer.
 
     Args:
         backend: The Rust tokenizer; its truncation is switched off by a cut.
         max_length: Tokens that are kept of a text at most.
+        direction: Where texts are truncated: on the right their beginning is kept, on the left their end.
     """
 
-    def __init__(self, backend: Any, max_length: int) -> None:
-        self._backend, self._max_length = backend, max_length
+    def __init__(self, backend: Any, max_length: int, direction: str = "right") -> None:
+        self._backend, self._max_length, self._direction = backend, max_length, direction
         self._first_chars = CHARS_PER_TOKEN * max_length
 
     def cut(self, texts: list[str]) -> list[str]:
@@ -50,18 +74,64 @@ class Precutter:
         and memory grow with the product of their lengths.
         """
         long_left, long_right = (set(self._long(texts, _WORTH_IT_IN_PAIRS)) for texts in (lefts, rights))
-        if not (long_left or long_right) or not self._is_local:
-            return lefts, rights
-        both = sorted(long_left & long_right)
-        counts = self._count([lefts[row] for row in both]), self._count([rights[row] for row in both])
-        first_left = {row for row, left, right in zip(both, *counts, strict=True) if left <= right}
-        first_right = set(both) - first_left
-        lefts = self._cut_beyond(dict.fromkeys(first_left, self._max_length), lefts)
-        rights = self._cut_beyond(dict.fromkeys(first_right, self._max_length), rights)
-        return (
-            self._cut_beyond(self._more_than(long_left - first_left, rights), lefts),
-            self._cut_beyond(self._more_than(long_right - first_right, lefts), rights),
-        )
+        if self._is_local:  # one long text: all of it need not be tokenised
+            lefts, rights = (
+                self._cut_beyond(self._more_than(long_left - long_right, rights), lefts),
+                self._cut_beyond(self._more_than(long_right - long_left, lefts), rights),
+            )
+        pairs = list(zip(lefts, rights, strict=True))
+        for rows in self._chunk_long_pairs(pairs):
+            cut = self._cut_checked([pairs[row][0] for row in rows], [pairs[row][1] for row in rows])
+            for row, pair in zip(rows, cut, strict=True):
+                pairs[row] = pair
+        return [left for left, _ in pairs], [right for _, right in pairs]
+
+    def _chunk_long_pairs(self, pairs: Sequence[tuple[str, str]]) -> Iterator[list[int]]:
+        """Rows whose texts are long together, as many as may be tokenised whole at once."""
+        rows: list[int] = []
+        num_chars, most_bytes = 0, _BYTES_PER_TOKEN * self._max_length
+        for row, (left, right) in enumerate(pairs):
+            multiplied = len(left.encode()) * len(right.encode()) > most_bytes**2
+            if multiplied or max(len(left), len(right)) > self._first_chars * _WORTH_IT_IN_PAIRS:
+                rows.append(row)
+                num_chars += len(left) + len(right)
+            if num_chars > _CHECKED_CHARS:
+                yield rows
+                rows, num_chars = [], 0
+        if rows:
+            yield rows
+
+    def _cut_checked(self, lefts: Sequence[str], rights: Sequence[str]) -> list[tuple[str, str]]:
+        """Pairs cut where the same tokens are kept; of each, the text with fewer tokens first, so that order stays."""
+        pairs = list(zip(self._encode_wholes(lefts), self._encode_wholes(rights), strict=True))
+        swapped = [len(left.tokens) > len(right.tokens) for left, right in pairs]
+        ordered = [(pair[swap], pair[not swap]) for pair, swap in zip(pairs, swapped, strict=True)]
+        fewer = self._cut_wholes([whole for whole, _ in ordered], [0] * len(ordered))
+        more = self._cut_wholes([whole for _, whole in ordered], [count for _, count in fewer])
+        return [
+            (second, first) if swap else (first, second)
+            for (first, _), (second, _), swap in zip(fewer, more, swapped, strict=True)
+        ]
+
+    def _encode_wholes(self, texts: Sequence[str]) -> list[_Whole]:
+        self._backend.no_truncation()
+        encodings = self._backend.encode_batch(texts, add_special_tokens=False)
+        return [_Whole(text, tokens) for text, tokens in zip(texts, encodings, strict=True)]
+
+    def _cut_wholes(self, wholes: Sequence[_Whole], others: Sequence[int]) -> list[tuple[str, int]]:
+        """Texts with more tokens than are kept and than the other has, the whole one if need be; and how many."""
+        least = [max(self._max_length, other) for other in others]
+        parts = [whole.part(num + _MARGIN_TOKENS, self._direction) for whole, num in zip(wholes, least, strict=True)]
+        cuts = self._backend.encode_batch_fast(parts, add_special_tokens=False)
+        result = []
+        for whole, num, part, cut in zip(wholes, least, parts, cuts, strict=True):
+            is_good = num < len(cut) < len(whole.tokens) and self._kept(cut) == self._kept(whole.tokens)
+            result.append((part, len(cut)) if is_good else (whole.text, len(whole.tokens)))
+        return result
+
+    def _kept(self, encoding: Any) -> list[int]:
+        ids: list[int] = encoding.ids
+        return ids[-self._max_length :] if self._direction == "left" else ids[: self._max_length]
 
     def _long(self, texts: Iterable[str], worth_it: int) -> list[int]:
         least = self._first_chars * worth_it
@@ -95,12 +165,13 @@ class Precutter:
 
     @cached_property
     def _is_local(self) -> bool:
-        """Whether every part of the tokenizer is known to look no further than a space between words."""
+        """Whether beginnings are kept, by a tokenizer whose parts all look no further than a space between words."""
         backend = self._backend
         splitters = set(_parts(backend.pre_tokenizer, "pretokenizers", _splits_at_spaces))
         model = backend.model
         return (
-            all(_parts(backend.normalizer, "normalizers", _is_local_normalizer))
+            self._direction == "right"
+            and all(_parts(backend.normalizer, "normalizers", _is_local_normalizer))
             and all(_parts(backend.pre_tokenizer, "pretokenizers", _is_local_pre_tokenizer))
             and True in splitters
             and type(model).__name__ in _LOCAL_MODELS

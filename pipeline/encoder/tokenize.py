@@ -18,7 +18,7 @@ import pyarrow as pa
 from pipeline.encoder.precut import Precutter
 from pipeline.errors import ModelError
 
-_CHUNK_ROWS = {1: 2_048, 2: 256}  # by texts of a row: windows of two long ones are multiplied
+_CHUNK_ROWS = {1: 2_048, 2: 64}  # by texts of a row: windows of two long ones are multiplied
 
 
 @dataclass(frozen=True)
@@ -142,7 +142,7 @@ class TextTokenizer:
         side = getattr(tokenizer, "truncation_side", "right")  # a CountingTokenizer has none: as many are kept
         self._direction = "right" if windowed else side
         self._backend.no_padding()
-        self._precutter = Precutter(backend, options.max_length)
+        self._precutter = Precutter(backend, options.max_length, self._direction)
         self._uses_types = "token_type_ids" in tokenizer.model_input_names
         self._types_vary = any(backend.encode("").type_ids)  # XLNet: even a single text's last token has its own
 
@@ -171,8 +171,8 @@ class TextTokenizer:
         num_rows = _CHUNK_ROWS[len(texts)]
         for start in range(0, len(texts[0]), num_rows):
             chunks = [text.slice(start, num_rows).to_pylist() for text in texts]
-            if self._options.long_text == "truncate" and self._direction == "right":
-                chunks = self._precut(chunks)
+            if self._options.long_text == "truncate":  # windows need the whole text
+                chunks = self._precut(chunks, is_question)
             whole = chunks[0]
             if is_question:
                 chunks[0] = self._fitting(whole)
@@ -189,9 +189,11 @@ class TextTokenizer:
         if self._stride and self._stride >= self._room // 2:
             raise _not_moving(self._options, self._room // 2)
 
-    def _precut(self, chunks: list[list[str]]) -> list[list[str]]:
-        """Enormous texts without what decides nothing; windows need the whole text, the last window its end."""
-        return [self._precutter.cut(chunks[0])] if len(chunks) == 1 else list(self._precutter.cut_pairs(*chunks))
+    def _precut(self, chunks: list[list[str]], is_question: bool) -> list[list[str]]:
+        """Enormous texts without what decides nothing; of a question and its context, neither decides for the other."""
+        if len(chunks) == 2 and not is_question:
+            return list(self._precutter.cut_pairs(*chunks))
+        return [self._precutter.cut(texts) for texts in chunks]
 
     def _fitting(self, questions: list[str]) -> list[str]:
         """Questions cut to half a window, and so that a context can move on behind them."""

@@ -68,7 +68,14 @@ FAMILIES: dict[str, Callable[[], Any]] = {
     "unigram of words": lambda: _unigram(pre_tokenizers.WhitespaceSplit()),
 }
 LETTERS = st.sampled_from(sorted(set("".join(SENTENCES))))
-RUNS = st.tuples(st.text(LETTERS, min_size=1, max_size=3), st.integers(1, 60)).map(lambda run: run[0] * run[1])
+
+
+def runs_of(letters: st.SearchStrategy[str]) -> st.SearchStrategy[str]:
+    """A few letters, again and again."""
+    return st.tuples(st.text(letters, min_size=1, max_size=3), st.integers(1, 60)).map(lambda run: run[0] * run[1])
+
+
+RUNS = runs_of(LETTERS)
 WORDS = st.one_of(
     RUNS, st.sampled_from(" ".join(SENTENCES).split(" ")), st.text(LETTERS, max_size=8), st.text(max_size=4)
 )
@@ -82,12 +89,14 @@ def texts_of(most_words: int, most_repeats: int) -> st.SearchStrategy[str]:
 
 
 @functools.cache
-def tokenizer_of(family: str) -> Any:
-    return FAMILIES[family]()
+def tokenizer_of(family: str, truncation_side: str = "right") -> Any:
+    tokenizer = FAMILIES[family]()
+    tokenizer.truncation_side = truncation_side
+    return tokenizer
 
 
 def encode_whole(encoder: TextTokenizer, *texts: pa.Array) -> TokenRows:
-    with mock.patch.object(precut.Precutter, "_long", return_value=[]):
+    with mock.patch.multiple(precut.Precutter, cut=lambda _, texts: texts, cut_pairs=lambda _, *texts: texts):
         return encoder.encode(*texts)
 
 
@@ -111,18 +120,31 @@ def test_a_cut_text_gives_the_whole_text_s_tokens(
         assert_equal(encoder.encode(array), encode_whole(encoder, array))
 
 
+UNSPACED = st.sampled_from(sorted(set(filter(str.isalnum, "".join(SENTENCES)))))
+UNBROKEN = st.lists(st.one_of(runs_of(UNSPACED), st.text(UNSPACED, max_size=40)), max_size=6).map("".join)
+SIDES_OF_PAIRS = st.one_of(texts_of(8, 4), UNBROKEN)
+
+
 @pytest.mark.parametrize("family", FAMILIES)
-@settings(max_examples=40)
+@pytest.mark.parametrize("truncation_side", ["right", "left"])
+@settings(max_examples=60)
 @given(
-    pairs=st.lists(st.tuples(texts_of(8, 4), texts_of(8, 4)), min_size=1, max_size=3),
+    pairs=st.lists(st.tuples(SIDES_OF_PAIRS, SIDES_OF_PAIRS), min_size=1, max_size=3),
     with_spans=st.booleans(),
-    max_length=st.sampled_from([9, 16]),
+    max_length=st.sampled_from([4, 9, 16]),
+    margin_tokens=st.sampled_from([0, 1, 5]),
 )
 def test_cut_pairs_give_the_whole_pairs_tokens(
-    family: str, pairs: list[tuple[str, str]], with_spans: bool, max_length: int
+    family: str,
+    truncation_side: str,
+    pairs: list[tuple[str, str]],
+    with_spans: bool,
+    max_length: int,
+    margin_tokens: int,
 ) -> None:
-    with mock.patch.object(precut, "CHARS_PER_TOKEN", 3):
-        encoder = TextTokenizer(tokenizer_of(family), TokenOptions(max_length, with_spans=with_spans))
+    small = {"CHARS_PER_TOKEN": 3, "_BYTES_PER_TOKEN": 1, "_MARGIN_TOKENS": margin_tokens, "_CHECKED_CHARS": 200}
+    with mock.patch.multiple(precut, **small):
+        encoder = TextTokenizer(tokenizer_of(family, truncation_side), TokenOptions(max_length, with_spans=with_spans))
         columns = [pa.array(list(column), pa.string()) for column in zip(*pairs, strict=True)]
         assert_equal(encoder.encode(*columns), encode_whole(encoder, *columns))
 
@@ -139,6 +161,32 @@ def test_an_enormous_text_is_cut(family: str) -> None:
     assert max(len(left), len(right)) < 1_100
     (left,), (right,) = cutter.cut_pairs([enormous], [enormous])
     assert max(len(left), len(right)) < 5_000
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("truncation_side", ["right", "left"])
+def test_pairs_of_enormous_texts_without_spaces_are_cut_where_they_are_not_kept(
+    family: str, truncation_side: str
+) -> None:
+    cutter = precut.Precutter(tokenizer_of(family).backend_tokenizer, 16, truncation_side)
+    unbroken = "東京タワー,naïve();" * 1_000
+    lefts, rights = cutter.cut_pairs([unbroken, unbroken, "東京"], [unbroken, unbroken + "東", unbroken])
+    assert lefts[2] == "東京"
+    for text, whole in zip([*lefts[:2], *rights], [unbroken] * 3 + [unbroken + "東", unbroken], strict=True):
+        assert len(text) < 2_000
+        assert whole.startswith(text) if truncation_side == "right" else whole.endswith(text)
+
+
+def test_a_pair_that_no_cut_leaves_the_same_stays_whole() -> None:
+    vocabulary = {"[UNK]": 0, "a": 1, "##a": 2, "##aa": 3}
+    pieces = models.WordPiece(vocabulary, unk_token="[UNK]", max_input_chars_per_word=10_000)
+    tokenizer = _wrapped(Tokenizer(pieces), "[UNK]")
+    tokenizer.truncation_side = "left"
+    run = "a" * 4_000  # the first letter stands alone, so what is left of pairs of letters would be paired otherwise
+    encoder, column = TextTokenizer(tokenizer, TokenOptions(16)), pa.array([run])
+    rows = encoder.encode(column, column)
+    assert_equal(rows, encode_whole(encoder, column, column))
+    assert rows.row(0)[-1] == vocabulary["##a"]
 
 
 @pytest.mark.parametrize(
