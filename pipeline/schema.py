@@ -188,6 +188,11 @@ def is_list(kind: pa.DataType) -> bool:
     )
 
 
+def holds_vectors(kind: pa.DataType) -> bool:
+    """Whether a column of this type holds lists of floating-point numbers."""
+    return is_list(kind) and bool(pa.types.is_floating(kind.value_type))
+
+
 def _plain_type(kind: pa.DataType) -> pa.DataType:
     if isinstance(kind, pa.BaseExtensionType):
         return pa.string() if kind.extension_name == UUID else _plain_type(kind.storage_type)

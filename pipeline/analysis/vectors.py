@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 from pipeline.errors import CorpusError, InputError, Problem, SpecError
 from pipeline.output.nights import StandingNight
 from pipeline.output.row_groups import read_row_groups
-from pipeline.schema import SOURCE_FILE, SOURCE_ROW
+from pipeline.schema import SOURCE_FILE, SOURCE_ROW, holds_vectors
 from pipeline.storage import Storage, classify_error
 from pipeline.telemetry import ProgressDisplay
 from pipeline.uris import join_uri
@@ -101,10 +101,10 @@ class VectorColumn:
         schema = self.schema
         problems = []
         if self.column not in schema.names:
-            vectors = [field.name for field in schema if _is_vector(field.type)]
+            vectors = [field.name for field in schema if holds_vectors(field.type)]
             there = ", ".join(vectors) or "none: score with `output: {embedding: true}`"
             problems.append(Problem("column", f"{self.column!r} is not in the table", f"a column of vectors ({there})"))
-        elif not _is_vector(schema.field(self.column).type):
+        elif not holds_vectors(schema.field(self.column).type):
             found = f"{self.column!r} is {schema.field(self.column).type}"
             problems.append(Problem("column", found, "lists of floats"))
         unknown = [name for name in keep if name not in schema.names]
@@ -257,11 +257,6 @@ def _codes(column: pa.ChunkedArray, names: dict[str, int]) -> npt.NDArray[np.int
     encoded = column.combine_chunks().dictionary_encode()
     local = [names.setdefault(name, len(names)) for name in encoded.dictionary.to_pylist()]
     return np.array(local, np.int32)[encoded.indices.to_numpy()] if local else np.empty(0, np.int32)
-
-
-def _is_vector(kind: pa.DataType) -> bool:
-    is_list = pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
-    return bool(is_list and pa.types.is_floating(kind.value_type))
 
 
 def _widths_differ(column: VectorColumn, one: int, other: int) -> CorpusError:

@@ -11,7 +11,7 @@ from deltalake import DeltaTable
 from deltalake import Schema as DeltaSchema
 
 from pipeline.errors import OutputTakenError, first_line
-from pipeline.schema import BESIDE
+from pipeline.schema import BESIDE, is_list
 
 
 def columns_of(table: DeltaTable) -> pa.Schema:
@@ -73,7 +73,7 @@ def same_type(left: pa.DataType, right: pa.DataType) -> bool:
 
     Parquet names a map's values after the column.
     """
-    if _is_list(left) and _is_list(right):
+    if is_list(left) and is_list(right):
         return same_type(left.value_type, right.value_type)
     if pa.types.is_map(left) and pa.types.is_map(right):
         return same_type(left.key_type, right.key_type) and same_type(left.item_type, right.item_type)
@@ -84,10 +84,6 @@ def same_type(left: pa.DataType, right: pa.DataType) -> bool:
 
 def _same_field(left: pa.Field, right: pa.Field) -> bool:
     return (left.name, left.nullable) == (right.name, right.nullable) and same_type(left.type, right.type)
-
-
-def _is_list(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind))
 
 
 def _is_beside(field: pa.Field) -> bool:

@@ -20,7 +20,7 @@ from pipeline.output.log import require_night, require_table
 from pipeline.output.matching import NightRows, NotCompared, RowMatcher
 from pipeline.output.nights import read_night
 from pipeline.output.row_groups import fit_columns, shared_columns
-from pipeline.schema import EMBEDDING, RESERVED_COLUMNS, prefixed
+from pipeline.schema import EMBEDDING, RESERVED_COLUMNS, holds_vectors, is_list, prefixed
 from pipeline.storage import Storage
 from pipeline.uris import canonical_uri, join_uri
 
@@ -98,7 +98,7 @@ def choose_columns(schema: pa.Schema) -> ComparedColumns:
     """Labels by name (`label`, `labels` and what ends in `_label`, `_labels`), floats and lists of floats by type."""
     labels = [field.name for field in schema if _is_label(field)]
     numbers = [field.name for field in schema if pa.types.is_floating(field.type)]
-    lists = [field.name for field in schema if _is_list(field.type) and pa.types.is_floating(field.type.value_type)]
+    lists = [field.name for field in schema if holds_vectors(field.type)]
     vectors = [name for name in lists if name == EMBEDDING or name.endswith(f"_{EMBEDDING}")]
     numbers += [name for name in lists if name not in vectors]
     return ComparedColumns(*(tuple(names) for names in (labels, numbers, vectors)))
@@ -288,13 +288,13 @@ def _pair_up(left: pa.ChunkedArray, right: pa.ChunkedArray) -> _Pairs:
 
 def _widths(column: pa.ChunkedArray) -> IntArray:
     """How many numbers each row has; -1 for null."""
-    if _is_list(column.type):
+    if is_list(column.type):
         return np.asarray(pc.fill_null(pc.list_value_length(column), -1), np.int64)
     return np.where(np.asarray(pc.is_valid(column), np.bool_), 1, -1)
 
 
 def _numbers(column: pa.ChunkedArray) -> FloatMatrix:
-    return np.asarray((pc.list_flatten(column) if _is_list(column.type) else column).to_numpy(), np.float64)
+    return np.asarray((pc.list_flatten(column) if is_list(column.type) else column).to_numpy(), np.float64)
 
 
 def _same(left: pa.ChunkedArray, right: pa.ChunkedArray) -> BoolArray:
@@ -304,15 +304,11 @@ def _same(left: pa.ChunkedArray, right: pa.ChunkedArray) -> BoolArray:
 
 
 def _as_text(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    return pc.binary_join(column, ", ") if _is_list(column.type) else column
+    return pc.binary_join(column, ", ") if is_list(column.type) else column
 
 
 def _is_label(field: pa.Field) -> bool:
     name = field.name.rsplit("_", 1)[-1]
-    kind = field.type.value_type if _is_list(field.type) else field.type
+    kind = field.type.value_type if is_list(field.type) else field.type
     is_text = pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
     return field.name not in RESERVED_COLUMNS and name in ("label", "labels") and bool(is_text)
-
-
-def _is_list(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind))

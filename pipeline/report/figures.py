@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 
 from pipeline.output.compare import choose_columns
 from pipeline.output.keys import read_row_group, read_row_groups
-from pipeline.schema import RESERVED_COLUMNS
+from pipeline.schema import RESERVED_COLUMNS, is_list
 from pipeline.storage import Storage
 
 FloatArray = npt.NDArray[np.float64]
@@ -54,7 +54,7 @@ def choose_figure_columns(schema: pa.Schema, kept: Sequence[str]) -> FigureColum
     """Labels, scores, token counts and embeddings among a table's columns; `kept` ones are the corpus's own."""
     own = pa.schema([column for column in schema if column.name not in kept])
     compared = choose_columns(own)
-    entities = [column.name for column in own if _ends(column.name, _ENTITIES) and pa.types.is_list(column.type)]
+    entities = [column.name for column in own if _ends(column.name, _ENTITIES) and is_list(column.type)]
     plain = [name for name in compared.numbers if not pa.types.is_nested(own.field(name).type)]
     lists = [name for name in compared.numbers if name not in plain]
     tokens = [column.name for column in own if _ends(column.name, _TOKENS)]
@@ -98,7 +98,7 @@ def _ends(name: str, ending: str) -> bool:
 
 def _label_counts(column: pa.ChunkedArray) -> dict[str, int]:
     """Rows by label; of lists, labels by label, and rows without any."""
-    if pa.types.is_list(column.type) or pa.types.is_large_list(column.type):
+    if is_list(column.type):
         empty = int(pc.sum(pc.equal(pc.fill_null(pc.list_value_length(column), 0), 0)).as_py() or 0)
         flat = pc.list_flatten(column)
         if pa.types.is_struct(flat.type):

@@ -9,9 +9,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipeline.schema import holds_vectors
 from pipeline.tasks.base import Evaluation, Examples, FloatArray, Learned, WindowTargets
 from pipeline.tasks.embedding import Embedding
-from pipeline.tasks.numbers import fixed_targets, holds_vectors, matrix, score_lists, vectors_of
+from pipeline.tasks.numbers import fixed_targets, matrix, score_lists, vectors_of
 
 if TYPE_CHECKING:
     import torch

@@ -7,7 +7,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.schema import SCORES_TYPE
+from pipeline.schema import SCORES_TYPE, holds_vectors
 from pipeline.tasks.base import WindowTargets
 
 FloatArray = npt.NDArray[np.float32]
@@ -44,12 +44,6 @@ def matrix(column: pa.ChunkedArray) -> FloatArray:
     flat = column.combine_chunks()
     values = np.concatenate([chunk.flatten().to_numpy() for chunk in _chunks(flat)])
     return np.asarray(values.reshape(len(column), -1) if len(column) else np.zeros((0, 0)), np.float32)
-
-
-def holds_vectors(kind: pa.DataType) -> bool:
-    """Whether a column of this type holds lists of floating-point numbers."""
-    is_list = pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
-    return bool(is_list and pa.types.is_floating(kind.value_type))
 
 
 def vectors_of(column: pa.ChunkedArray, width: int = 0) -> FloatArray:

@@ -10,14 +10,13 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.schema import SCORES_TYPE
+from pipeline.schema import SCORES_TYPE, holds_vectors
 from pipeline.tasks.base import IGNORED, Confusion, Evaluation, Examples, FloatArray, Learned, WindowTargets
 from pipeline.tasks.losses import class_loss_sum
 from pipeline.tasks.numbers import (
     calibration_error,
     f1_scores,
     fixed_targets,
-    holds_vectors,
     lead,
     matrix,
     matthews,

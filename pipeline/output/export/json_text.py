@@ -12,6 +12,8 @@ from collections.abc import Iterable
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipeline.schema import is_list
+
 
 def to_json(values: pa.Array) -> pa.Array:
     """JSON text for each value of an array, null for null."""
@@ -19,7 +21,7 @@ def to_json(values: pa.Array) -> pa.Array:
     if pa.types.is_map(kind):
         entry = pa.struct([pa.field("key", kind.key_type), pa.field("value", kind.item_type)])
         return to_json(values.cast(pa.list_(entry)))
-    if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
+    if is_list(kind):
         return _lists(values)
     if pa.types.is_struct(kind):
         return _structs(values)

@@ -107,6 +107,7 @@ MAP = pa.map_(pa.string(), pa.int64())
         (pa.struct({"a": pa.string()}), pa.struct({"a": pa.string(), "b": pa.string()}), False),
         (pa.struct({"a": pa.string()}), pa.struct([pa.field("a", pa.string(), nullable=False)]), False),
         (pa.list_(pa.int64()), pa.list_(pa.int32()), False),
+        (pa.list_(pa.int64()), pa.list_(pa.int64(), 2), True),
         (pa.list_(pa.int64()), pa.int64(), False),
     ],
 )

@@ -25,6 +25,7 @@ def test_what_json_has_no_number_for_is_null() -> None:
         ([[True, None], []], pa.list_(pa.bool_()), [[True, None], []]),
         ([[[1], None], None], pa.list_(pa.list_(pa.int64())), [[[1], None], None]),
         ([[1.5, 2.5], None], pa.list_(pa.float32(), 2), [[1.5, 2.5], None]),
+        ([[1.5], None], pa.list_view(pa.float32()), [[1.5], None]),
         ([{"a": {"b": 'x\n"y" é'}}, {"a": None}], pa.struct({"a": pa.struct({"b": pa.string()})}), None),
         (
             [[("k", 1), ("l", None)]],
