@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 from pipeline.schema import holds_vectors
 from pipeline.tasks.base import Evaluation, Examples, FloatArray, Learned, WindowTargets
 from pipeline.tasks.embedding import Embedding
-from pipeline.tasks.numbers import fixed_targets, matrix, score_lists, vectors_of
+from pipeline.tasks.numbers import fixed_targets, matrix, score_lists, unit_vectors, vectors_of
 
 if TYPE_CHECKING:
     import torch
@@ -55,7 +55,7 @@ class DistilEmbedding(Embedding):
 
     def window_targets(self, targets: pa.ChunkedArray, examples: Examples, learned: Learned) -> WindowTargets:
         """[R, D], scaled to length 1."""
-        return fixed_targets(_unit(vectors_of(targets, int(learned.options.get(_WIDTH, 0)))))
+        return fixed_targets(unit_vectors(vectors_of(targets, int(learned.options.get(_WIDTH, 0)))))
 
     def loss_sum(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """N times the mean loss over the batch's N rows; `logits` are embeddings [N, 1, H], `targets` [N, D]."""
@@ -70,8 +70,8 @@ class DistilEmbedding(Embedding):
         self, outputs: Sequence[ModelOutputs], examples: Examples, targets: pa.ChunkedArray, learned: Learned
     ) -> pa.Table:
         """Both embeddings, of length 1."""
-        teacher = _unit(vectors_of(targets, int(learned.options.get(_WIDTH, 0))))
-        return pa.table({"own": score_lists(_unit(outputs[0].embeddings)), "teacher": score_lists(teacher)})
+        teacher = unit_vectors(vectors_of(targets, int(learned.options.get(_WIDTH, 0))))
+        return pa.table({"own": score_lists(unit_vectors(outputs[0].embeddings)), "teacher": score_lists(teacher)})
 
     def evaluate(self, judged: pa.Table, learned: Learned) -> Evaluation:
         """Linear CKA of the two sets of embeddings (1: the same but for rotation), and their mean cosine if it exists.
@@ -85,10 +85,6 @@ class DistilEmbedding(Embedding):
         if own.shape == teacher.shape:
             metrics["cosine"] = float((own * teacher).sum(axis=1).mean())
         return Evaluation(judged.num_rows, metrics)
-
-
-def _unit(vectors: FloatArray) -> FloatArray:
-    return np.asarray(vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12), np.float32)
 
 
 def _cka(left: np.ndarray, right: np.ndarray) -> float:

@@ -61,6 +61,11 @@ def vectors_of(column: pa.ChunkedArray, width: int = 0) -> FloatArray:
     return vectors
 
 
+def unit_vectors(vectors: FloatArray) -> FloatArray:
+    """[R, D], each row scaled to length 1; a row of zeros stays one."""
+    return np.asarray(vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12), np.float32)
+
+
 def fixed_targets(values: npt.NDArray[np.float32]) -> WindowTargets:
     """[W, K] as targets of weight 1 each."""
     num_windows, width = values.shape

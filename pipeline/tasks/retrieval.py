@@ -9,6 +9,8 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.tasks.numbers import unit_vectors
+
 FloatArray = npt.NDArray[np.float32]
 IntArray = npt.NDArray[np.int64]
 RECALL_AT = (1, 10, 100)
@@ -46,11 +48,11 @@ def search_metrics(found: SearchSet) -> dict[str, float]:
     log2 discounts, as trec_eval; `mrr@10` is 1 / rank of the first relevant document, 0 beyond rank 10.
     """
     depth = min(max(RECALL_AT), len(found.documents))
-    documents = _unit(found.documents)
+    documents = unit_vectors(found.documents)
     totals: dict[str, float] = dict.fromkeys(SEARCH_METRICS, 0.0)
     for start in range(0, len(found.asked), _QUERY_BLOCK):
         block = found.asked[start : start + _QUERY_BLOCK]
-        ranked = _best(_unit(found.queries[block]) @ documents.T, depth)
+        ranked = _best(unit_vectors(found.queries[block]) @ documents.T, depth)
         for number, order in zip(block, ranked, strict=True):
             for name, value in _judge_query(order, found.relevance[number]).items():
                 totals[name] += value
@@ -81,7 +83,3 @@ def _best(scores: FloatArray, depth: int) -> IntArray:
         at_least = np.flatnonzero(values >= limit)  # more than `depth` where the last place is shared
         best[row] = at_least[np.argsort(-values[at_least], kind="stable")][:depth]
     return best
-
-
-def _unit(vectors: FloatArray) -> FloatArray:
-    return np.asarray(vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12), np.float32)

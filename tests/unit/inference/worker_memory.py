@@ -12,13 +12,8 @@ from pathlib import Path
 
 import torch
 
+from pipeline.studies.scale import peak_mb
 from tests.unit.inference.scoring import prepared, scorer_for
-
-
-def peak_mb() -> float:
-    """The most memory this process has held so far."""
-    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 1024
 
 
 def main(bundle: str, corpus: str, output: str, shard_rows: str) -> None:
