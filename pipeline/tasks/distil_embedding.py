@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.schema import holds_vectors
-from pipeline.tasks.base import Evaluation, Examples, FloatArray, Learned, WindowTargets
+from pipeline.tasks.base import Evaluation, Examples, Learned, WindowTargets
 from pipeline.tasks.embedding import Embedding
 from pipeline.tasks.numbers import fixed_targets, matrix, score_lists, unit_vectors, vectors_of
 

@@ -8,15 +8,12 @@ import jsonschema
 import kubernetes_validate
 import pytest
 
-from pipeline.finetune.spec import FinetuneSpec
-from pipeline.inference.spec import ScoreSpec
 from tests.unit.infra.manifests import KUBERNETES, ROOT, Pod, clusters, cronjob, objects, of_kind, pods, ray_jobs
 
 ALL_PODS = list(pods())
 CORE = [(name, each) for name, each in objects() if not each["apiVersion"].startswith("ray.io/")]
 RAY = [(name, each) for name, each in objects() if each["apiVersion"].startswith("ray.io/")]
 KUBERNETES_VERSION = "1.33"
-SPEC_MODELS = {"nightly": ScoreSpec, "finetune": FinetuneSpec}
 
 
 def schema() -> dict[str, Any]:
@@ -49,17 +46,23 @@ def test_pods_fit_kubernetes_schema_and_run_without_privileges(pod: Pod) -> None
 
 
 @pytest.mark.parametrize(
-    ("field", "value"),
-    [(("authOptions",), {"mode": "disabled"}), (("workerGroupSpecs", 0, "maxReplica"), 3), (("rayVersion",), "2.60")],
+    ("field", "value", "message"),
+    [
+        (("authOptions", "mode"), "disabled", "'token' was expected"),
+        (("workerGroupSpecs", 0, "maxReplica"), 3, r"\('maxReplica' was unexpected\)"),
+        (("rayVersion",), "2.60", "'2.60' does not match"),
+    ],
 )
-def test_the_schema_refuses_what_kuberay_would_drop_or_misread(field: tuple[Any, ...], value: object) -> None:
+def test_the_schema_refuses_what_kuberay_would_drop_or_misread(
+    field: tuple[Any, ...], value: object, message: str
+) -> None:
     ((_, cluster),) = of_kind("RayCluster")
     broken = json.loads(json.dumps(cluster))
     place = broken["spec"]
     for key in field[:-1]:
         place = place[key]
     place[field[-1]] = value
-    with pytest.raises(jsonschema.ValidationError, match=r".+"):
+    with pytest.raises(jsonschema.ValidationError, match=message):
         jsonschema.validate(broken, schema())
 
 
