@@ -1,13 +1,16 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 from jsonschema import Draft202012Validator, ValidationError
+from typer.main import get_command
 
+from jobs.cli import app
 from jobs.demo.job import SPECS as SPEC_DIRECTORY
 from jobs.nights import parse_date
 from jobs.schema import SPECS
@@ -121,23 +124,21 @@ def test_a_training_with_several_seeds_ends_in_a_table(train_raw: dict[str, Any]
     assert (Path(spec.output) / "seeds.md").exists()
 
 
-def test_every_job_explains_itself() -> None:
-    for job in (
-        "bundle",
-        "finetune",
-        "evaluate",
-        "score",
-        "plan",
-        "table",
-        "learning-curve",
-        "suite",
-        "benchmark",
-        "schema",
-        "demo",
-    ):
-        finished = run_command(job, "--help")
-        assert finished.exit_code == 0
-        assert job in finished.stdout
+def every_command(command: Any, *words: str) -> Iterator[tuple[Any, tuple[str, ...]]]:
+    """`bertmill`, its groups and what is in them, with the words that call each."""
+    yield command, words
+    for name, child in getattr(command, "commands", {}).items():
+        yield from every_command(child, *words, name)
+
+
+@pytest.mark.parametrize(("command", "words"), list(every_command(get_command(app))))
+def test_every_command_explains_itself(command: Any, words: tuple[str, ...]) -> None:
+    assert [option.name for option in command.params if not option.help] == []
+    finished = run_command(*words, "--help")
+    assert finished.exit_code == 0
+    sentence = command.help.split()[:4]
+    assert len(sentence) == 4
+    assert " ".join(sentence) in " ".join(finished.stdout.split())
 
 
 def test_a_demo_without_its_extra_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -183,10 +183,3 @@ def test_a_night_that_is_no_date_is_refused(table: Path, arguments: tuple[str, .
     finished = run_command("table", arguments[0], str(table), *arguments[1:])
     assert finished.exit_code == 2
     assert "expected a date like 2026-11-23" in finished.stderr
-
-
-def test_every_subcommand_explains_itself() -> None:
-    listed = run_command("table", "--help").stdout
-    for command in ("nights", "files", "history", "diff", "beside", "verify", "vacuum", "compact"):
-        assert f" {command} " in listed
-        assert run_command("table", command, "--help").exit_code == 0
