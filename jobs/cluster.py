@@ -116,7 +116,11 @@ def _no_cluster(address: str, reason: str) -> ComputeError:
 
 
 def check_local_gpus(compute: ElasticCompute, address: str | None) -> None:
-    """Refuse a GPU where none is, before Ray starts; only a local Ray can be judged so early."""
+    """Refuse a GPU where none is, before Ray starts; only a local Ray can be judged so early.
+
+    Raises:
+        ComputeError: the spec asks for a GPU, and this machine has none.
+    """
     if compute.device == "gpu" and address is None and not count_local_gpus():
         raise ComputeError(
             "compute.device is gpu, but this machine has no GPU that torch can use",

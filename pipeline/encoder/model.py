@@ -93,7 +93,11 @@ def load_network(source: str | Path, head_class: str, is_ready: bool = False, **
 def load_trainable(
     source: str | Path, head_class: str, is_ready: bool = False, **config_changes: Any
 ) -> tuple[Any, frozenset[str]]:
-    """`load_network`, and the names of those of its weights that are new."""
+    """`load_network`, and the names of those of its weights that are new.
+
+    Raises:
+        ModelError: as `load_network` does.
+    """
     quiet_transformers()
     refuse_adapter(source)
     auto_class = getattr(transformers, head_class)

@@ -10,7 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol
 
-from pipeline.errors import ComputeError, Problem, SpecError
+from pipeline.errors import ComputeError, Problem, SpecError, first_line
 from pipeline.extras import check_extra
 from pipeline.finetune.prepare import PreparedTraining
 from pipeline.finetune.status import TrainingStatus
@@ -27,7 +27,8 @@ def check_track(run: PreparedTraining, source: str) -> None:
     """Make sure that figures can be written where the spec asks for them.
 
     Raises:
-        InputError: a package is missing, or TensorBoard's directory is no local one.
+        InputError: a package is missing.
+        SpecError: TensorBoard's directory is no local one.
         ComputeError: the MLflow or W&B server does not answer, or there is no key for it.
     """
     place = run.spec.tensorboard
@@ -46,7 +47,7 @@ def _check_mlflow(place: str) -> None:
     try:
         find_experiment(connect_mlflow(place))
     except Exception as error:
-        raise ComputeError(f"mlflow: {place} cannot be used: {_reason(error)}", "check the address") from None
+        raise ComputeError(f"mlflow: {place} cannot be used: {first_line(error)}", "check the address") from None
 
 
 def _check_wandb() -> None:
@@ -56,11 +57,7 @@ def _check_wandb() -> None:
         wandb.Api(timeout=_WANDB_ANSWERS_S)
     except Exception as error:
         remedy = "set WANDB_API_KEY (and WANDB_BASE_URL for a server of your own), or WANDB_MODE=offline"
-        raise ComputeError(f"wandb: no figures can be sent: {_reason(error)}", remedy) from None
-
-
-def _reason(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:300]
+        raise ComputeError(f"wandb: no figures can be sent: {first_line(error)}", remedy) from None
 
 
 class _Writer(Protocol):

@@ -180,7 +180,12 @@ def _write_manifest(run: PreparedRun, records: dict[str, DoneRecord], work: _Wor
 
 @span("check accounts")
 def check_accounts(run: PreparedRun, records: dict[str, DoneRecord]) -> None:
-    """Every shard has one record, every row is in it, every file stands, and not too many rows are bad."""
+    """Every shard has one record, every row is in it, every file stands, and not too many rows are bad.
+
+    Raises:
+        AccountingError: a shard's rows are not all accounted for, or its files are gone.
+        TooManyBadRowsError: more rows are quarantined than `max_bad_fraction` allows.
+    """
     for shard in run.plan.shards:
         record = records.get(shard.name)
         if record is None or record.num_rows != shard.num_rows:

@@ -108,6 +108,9 @@ class Ledger:
 
         Returns:
             The one that stands: `record` itself, or an earlier attempt's.
+
+        Raises:
+            AccountingError: the one that stood was deleted meanwhile.
         """
         uri = self._uri(record.shard)
         if self.storage.create_bytes(uri, dumps(asdict(record)).encode()):

@@ -185,7 +185,10 @@ def _failure_that_may_pass(error: Exception, uri: str) -> Exception:
     if isinstance(error, CommitFailedError) or "already exists" in str(error).lower():
         return error
     if known is None and isinstance(error, DeltaError):
-        known = OutputTakenError(f"{uri}: cannot publish: {first_line(error)}")
+        known = OutputTakenError(
+            f"{uri}: cannot publish: {first_line(error)}",
+            "mend the table or write to another `output.uri`; there, finished shards are scored again",
+        )
     raise known or error from None
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.encoder.bundle import BUNDLE_FILE, Bundle
-from pipeline.errors import ComputeError
+from pipeline.errors import ComputeError, first_line
 from pipeline.extras import check_extra
 
 EXPERIMENT = "bertmill"
@@ -60,8 +60,8 @@ def push_to_mlflow(bundle: Bundle, title: str, name: str, place: str, alias: str
         if alias is not None:
             client.set_registered_model_alias(name, alias, version)
     except Exception as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0][:300]
-        raise ComputeError(f"mlflow: {place} cannot be used: {reason}", "check the address and its access") from None
+        remedy = "check the address and its access"
+        raise ComputeError(f"mlflow: {place} cannot be used: {first_line(error)}", remedy) from None
     return f"models:/{name}/{version}"
 
 

@@ -190,7 +190,7 @@ def test_a_store_that_fails_during_the_commit_keeps_its_kind_of_error(
         raise error
 
     monkeypatch.setattr(table_module, "commit_actions", fail)
-    with pytest.raises(kind, match=r"cannot publish|publish to"):
+    with pytest.raises(kind, match=r"(?s)(cannot publish|publish to).*\n  -> "):
         publish_night(str(tmp_path), night(FIRST, write_rows(tmp_path, FIRST, "a", [1])), STORAGE)
     assert len(attempts) == num_attempts
     assert len(naps) == num_attempts - 1
