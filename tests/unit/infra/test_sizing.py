@@ -30,6 +30,11 @@ def test_the_page_has_sums() -> None:
     assert len(SUMS) >= 12
 
 
+def test_the_figure_that_readme_prints_is_the_one_it_prints() -> None:
+    (reached,) = re.findall(r"the run that README prints, [^)]* reached ([\d,]+)\)", PAGE)
+    assert f"rows/s, {reached} tokens/s\n" in (ROOT / "README.md").read_text(encoding="utf-8")
+
+
 @pytest.mark.parametrize(("written", "result"), SUMS, ids=[written for written, _ in SUMS])
 def test_a_sum_comes_out_as_written(written: str, result: str) -> None:
     found = value_of(ast.parse(written.replace(",", ""), mode="eval"))
