@@ -188,6 +188,11 @@ def is_list(kind: pa.DataType) -> bool:
     )
 
 
+def is_text(kind: pa.DataType) -> bool:
+    """Whether a type is one of Arrow's three kinds of string."""
+    return kind in (pa.string(), pa.large_string(), pa.string_view())
+
+
 def holds_vectors(kind: pa.DataType) -> bool:
     """Whether a column of this type holds lists of floating-point numbers."""
     return is_list(kind) and bool(pa.types.is_floating(kind.value_type))
@@ -198,7 +203,7 @@ def _plain_type(kind: pa.DataType) -> pa.DataType:
         return pa.string() if kind.extension_name == UUID else _plain_type(kind.storage_type)
     if pa.types.is_dictionary(kind):
         return _plain_type(kind.value_type)
-    if pa.types.is_large_string(kind) or pa.types.is_string_view(kind):
+    if is_text(kind):
         return pa.string()
     if pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind):
         return pa.binary()

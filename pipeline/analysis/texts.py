@@ -9,6 +9,7 @@ from pipeline.analysis.vectors import IntArray, NightVectors, VectorColumn
 from pipeline.corpus.lookup import read_rows_at
 from pipeline.corpus.text import clean_text, is_word_list
 from pipeline.errors import CorpusError, Problem, SpecError
+from pipeline.schema import is_text
 from pipeline.storage import Storage, map_threads
 
 _THREADS = 8
@@ -72,8 +73,8 @@ def _from_corpus(vectors: NightVectors, rows: IntArray, name: str, storage: Stor
 
 def _is_text(kind: pa.DataType) -> bool:
     kind = kind.value_type if pa.types.is_dictionary(kind) else kind
-    texts = (pa.string(), pa.large_string(), pa.string_view(), pa.binary(), pa.large_binary(), pa.binary_view())
-    return kind in texts or is_word_list(kind) or pa.types.is_null(kind)
+    is_binary = kind in (pa.binary(), pa.large_binary(), pa.binary_view())
+    return is_text(kind) or is_binary or is_word_list(kind) or pa.types.is_null(kind)
 
 
 def _clean(column: pa.ChunkedArray) -> list[str]:

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.corpus.nested import as_list
-from pipeline.schema import is_list
+from pipeline.schema import is_list, is_text
 
 NULL_TEXT = "text is null"
 BLANK_TEXT = "text is blank"
@@ -44,7 +44,7 @@ def clean_text(column: pa.Array, quarantine_blank: bool) -> CleanText:
         column = column.dictionary_decode()
     if is_word_list(column.type):
         column = _join_words(column)
-    if not (_is_string(column.type) or _is_binary(column.type)):
+    if not (is_text(column.type) or _is_binary(column.type)):
         reason = f"text is {column.type}, not a string"
         nulls = pc.is_null(column)
         return CleanText(pa.nulls(len(column), pa.large_string()), pc.if_else(nulls, NULL_TEXT, reason))
@@ -87,7 +87,7 @@ def is_word_list(kind: pa.DataType) -> bool:
     if not is_list(kind):
         return False
     word = kind.value_type
-    return _is_string(word.value_type if pa.types.is_dictionary(word) else word) or bool(pa.types.is_null(word))
+    return is_text(word.value_type if pa.types.is_dictionary(word) else word) or bool(pa.types.is_null(word))
 
 
 def is_untold(kind: pa.DataType) -> bool:
@@ -112,10 +112,6 @@ def _offsets(column: pa.Array) -> pa.Array:
     return pa.concat_arrays([pa.array([0], pa.int32()), pc.cumulative_sum(lengths)])
 
 
-def _is_string(kind: pa.DataType) -> bool:
-    return kind in (pa.string(), pa.large_string(), pa.string_view())
-
-
 def _is_binary(kind: pa.DataType) -> bool:
     return kind in (pa.binary(), pa.large_binary(), pa.binary_view()) or bool(pa.types.is_fixed_size_binary(kind))
 
@@ -127,7 +123,7 @@ def _decode(column: pa.Array) -> tuple[pa.Array, pa.Array]:
         return raw.cast(pa.large_string()), pa.repeat(pa.scalar(False), len(column))
     except pa.ArrowInvalid:
         decoded = [_decode_one(value) for value in raw.to_pylist()]
-        values = pa.array([None if text is None else text for text, _ in decoded], pa.large_string())
+        values = pa.array([text for text, _ in decoded], pa.large_string())
         return values, pa.array([bad for _, bad in decoded], pa.bool_())
 
 

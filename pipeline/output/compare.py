@@ -20,7 +20,7 @@ from pipeline.output.log import require_night, require_table
 from pipeline.output.matching import NightRows, NotCompared, RowMatcher
 from pipeline.output.nights import read_night
 from pipeline.output.row_groups import fit_columns, shared_columns
-from pipeline.schema import EMBEDDING, RESERVED_COLUMNS, holds_vectors, is_list, prefixed
+from pipeline.schema import EMBEDDING, RESERVED_COLUMNS, holds_vectors, is_list, is_text, prefixed
 from pipeline.storage import Storage
 from pipeline.uris import canonical_uri, join_uri
 
@@ -310,5 +310,4 @@ def _as_text(column: pa.ChunkedArray) -> pa.ChunkedArray:
 def _is_label(field: pa.Field) -> bool:
     name = field.name.rsplit("_", 1)[-1]
     kind = field.type.value_type if is_list(field.type) else field.type
-    is_text = pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
-    return field.name not in RESERVED_COLUMNS and name in ("label", "labels") and bool(is_text)
+    return field.name not in RESERVED_COLUMNS and name in ("label", "labels") and is_text(kind)

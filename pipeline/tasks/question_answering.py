@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from pipeline.schema import is_text
 from pipeline.tasks.base import Evaluation, Examples, FloatArray, Learned, WindowTargets
 from pipeline.tasks.spans import SpanLimits, best_spans
 from pipeline.tasks.squad import exact_match, token_f1, tune_threshold
@@ -185,8 +186,8 @@ class QuestionAnswering:
 def _check_type(kind: pa.DataType) -> None:
     fields = {field.name: getattr(field.type, "value_type", None) for field in kind} if pa.types.is_struct(kind) else {}
     text, start = fields.get("text"), fields.get("answer_start")
-    is_text = text is not None and (text in (pa.string(), pa.large_string(), pa.string_view(), pa.null()))
-    if not is_text or start is None or not (pa.types.is_integer(start) or pa.types.is_null(start)):
+    has_texts = text is not None and (is_text(text) or pa.types.is_null(text))
+    if not has_texts or start is None or not (pa.types.is_integer(start) or pa.types.is_null(start)):
         raise TypeError("expected struct<text: list<string>, answer_start: list<int32>>, as SQuAD has them")
 
 

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from pipeline.schema import is_list
+from pipeline.schema import is_list, is_text
 from pipeline.tasks.base import IGNORED, Evaluation, Examples, FloatArray, Learned, WindowTargets
 from pipeline.tasks.losses import class_loss_sum
 from pipeline.tasks.numbers import lead, softmax
@@ -204,12 +204,15 @@ def _known_spans(target: Sequence[Any]) -> list[TagSpan]:
 def _check_type(kind: pa.DataType) -> None:
     if not is_list(kind):
         raise TypeError("expected lists: a tag for each word, or {start, end, label} for each entity")
-    if pa.types.is_struct(kind.value_type):
-        fields = {field.name: field.type for field in kind.value_type}
-        label = fields.get("label", pa.null())
-        is_text = pa.types.is_string(label) or pa.types.is_large_string(label) or pa.types.is_dictionary(label)
-        if not is_text or not all(pa.types.is_integer(fields.get(name, pa.null())) for name in ("start", "end")):
-            raise TypeError("expected list<struct<start: int, end: int, label: string>>, characters of the text")
+    if pa.types.is_struct(kind.value_type) and not _fits_spans(kind.value_type):
+        raise TypeError("expected list<struct<start: int, end: int, label: string>>, characters of the text")
+
+
+def _fits_spans(kind: pa.StructType) -> bool:
+    fields = {field.name: field.type for field in kind}
+    label = fields.get("label", pa.null())
+    places = (fields.get(name, pa.null()) for name in ("start", "end"))
+    return all(map(pa.types.is_integer, places)) and (is_text(label) or bool(pa.types.is_dictionary(label)))
 
 
 def _check_some_tags(targets: pa.ChunkedArray) -> None:

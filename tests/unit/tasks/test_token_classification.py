@@ -236,6 +236,14 @@ def test_character_spans_that_cannot_be_used_are_told_apart() -> None:
     assert TASK.check(targets, texts, LEARNED).to_pylist() == list(rows)
 
 
+@pytest.mark.parametrize(
+    "kind", [pa.string(), pa.large_string(), pa.string_view(), pa.dictionary(pa.int8(), pa.string())]
+)
+def test_labels_of_spans_are_strings_of_any_kind(kind: pa.DataType) -> None:
+    spans = pa.list_(pa.struct([("start", pa.int32()), ("end", pa.int32()), ("label", kind)]))
+    assert TASK.learn(column([spans_of([(0, 1, "PER")])], spans)).labels == ("O", "B-PER", "I-PER")
+
+
 @pytest.mark.parametrize("name", ["start", "end", "label"])
 def test_spans_of_other_fields_are_refused(name: str) -> None:
     span = {"start": 0, "end": 1, "label": "PER"}
