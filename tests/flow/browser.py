@@ -124,11 +124,6 @@ class Browser:
         assert "exceptionDetails" not in found, found
         return found["result"].get("value")
 
-    def picture(self, to: Path) -> None:
-        """The whole page as a PNG file."""
-        found = self.ask("Page.captureScreenshot", captureBeyondViewport=True)
-        to.write_bytes(base64.b64decode(found["data"]))
-
     def print_pdf(self, to: Path) -> None:
         """The page as it is printed."""
         found = self.ask("Page.printToPDF", printBackground=False, paperWidth=8.27, paperHeight=11.69)

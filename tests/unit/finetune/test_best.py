@@ -127,7 +127,7 @@ def test_evaluations_come_every_so_many_steps_and_at_the_end(data: TokenData, to
     assert result[""].evaluation.metrics["macro_f1"] == pytest.approx(best)
 
 
-def test_the_recipes_options_change_what_is_learnt(data: TokenData, tokenizer: Any, tmp_path: Path) -> None:
+def test_the_recipes_options_change_what_is_learnt(data: TokenData, tmp_path: Path) -> None:
     """And each of them learns something: an option that is read nowhere would leave two networks equal."""
     options: list[dict[str, Any]] = [
         {},

@@ -115,7 +115,7 @@ def test_a_guesser_learns_and_is_judged_the_same_every_time(tokenizer: Any, tmp_
     assert after.num_rows == before.num_rows  # hidden tokens
 
 
-def test_a_vocabulary_s_weights_stay_one_with_the_embeddings_of_a_shared_encoder(tokenizer: Any) -> None:
+def test_a_vocabulary_s_weights_stay_one_with_the_embeddings_of_a_shared_encoder() -> None:
     networks = {"label": make_network(), "masked-lm": make_guesser()}
     together = JoinedHeads(networks, EmbeddingOptions("mean", normalize=True))
     embeddings = together.encoder.embeddings.word_embeddings.weight

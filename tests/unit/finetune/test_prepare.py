@@ -122,7 +122,7 @@ def test_the_token_cache_is_of_what_the_tokenizer_does(
     assert prepare_only(place, model=str(other)).cache_uri != prepare_only(place).cache_uri
 
 
-def test_a_bundle_of_this_very_run_is_recognised(place: dict[str, Any], tmp_path: Path) -> None:
+def test_a_bundle_of_this_very_run_is_recognised(place: dict[str, Any]) -> None:
     run = prepare(place)
     make_bundle(place["output"], run_fingerprint="f" * 64)
     assert run.finished_bundles() is None

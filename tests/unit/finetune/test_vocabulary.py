@@ -107,16 +107,20 @@ def test_tokens_of_no_training_row_are_judged_as_the_whole_table_would(data: Tok
         some.context.joined.network("").train()(ids)
 
 
-@pytest.mark.parametrize("every", [1, 4])
-def test_a_resumed_run_ends_with_the_very_weights(data: TokenData, tmp_path: Path, every: int) -> None:
-    undisturbed = job_of(data)
+@pytest.mark.parametrize(("position", "next_step"), [(0, 10), (1, 16)])
+def test_a_resumed_run_ends_with_the_very_weights(
+    data: TokenData, tmp_path: Path, position: int, next_step: int
+) -> None:
+    """Checkpoint 0 is at the end of an epoch, after step 8, checkpoint 1 in the middle of one, after step 10."""
+    undisturbed = job_of(data, every_s=1e-9, batch_rows=4)
     narrow(undisturbed)
     notes = Notes(tmp_path)
     train(undisturbed, notes.hooks())
     widen_vocabulary(undisturbed.context.joined)
-    resumed = job_of(data)
+    resumed, again = job_of(data, batch_rows=4), Notes(tmp_path / "again")
     narrow(resumed)
-    train(resumed, Notes(tmp_path / "again").hooks(restore=notes.checkpoints[0]))
+    train(resumed, again.hooks(restore=notes.checkpoints[position]))
+    assert again.statuses[0].step == next_step
     widen_vocabulary(resumed.context.joined)
     assert same_weights(weights_of(resumed.context.joined), weights_of(undisturbed.context.joined))
 
@@ -160,7 +164,7 @@ def test_the_table_stays_whole_where_more_than_decay_would_be_lost(data: TokenDa
     assert not narrowed(sparse, head)
 
 
-def test_padding_that_is_no_token_of_the_table_has_no_place(data: TokenData) -> None:
+def test_padding_that_is_no_token_of_the_table_has_no_place() -> None:
     whole = torch.nn.Embedding(10, 4, padding_idx=7)
     table = NarrowEmbedding(whole, torch.tensor([1, 3]))
     table(torch.tensor([1, 3, 3])).sum().backward()

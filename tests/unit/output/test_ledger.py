@@ -90,7 +90,7 @@ def test_a_receipt_carries_its_record_in_less_than_a_kilobyte() -> None:
     assert receipt.nbytes < 2_048
 
 
-def test_a_record_of_a_later_version_with_more_fields_is_read(ledger: Ledger) -> None:
+def test_a_record_of_a_later_version_with_more_fields_is_read() -> None:
     text = done_record().to_table()["record"][0].as_py()
     assert parse_record(text[:-1] + ', "new_field": 1}', "receipt") == done_record()
 

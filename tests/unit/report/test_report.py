@@ -63,7 +63,7 @@ def test_movers_flips_and_distributions_are_the_tables(tmp_path: Path) -> None:
     assert page.figure("quarantined") == "1"
 
 
-def test_of_many_nights_the_manifests_of_two_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_of_many_nights_the_manifests_of_two_are_read(tmp_path: Path) -> None:
     nights = [f"2026-10-{day:02d}" for day in range(1, 8)]
     for night in nights:
         publish(tmp_path, night, write_shard(tmp_path, night, "s0", [scored_row("f", 0)]))
@@ -264,9 +264,7 @@ def test_a_night_with_nothing_new_has_a_page(story: Story) -> None:
     assert as_page(report).figure("rows") == "0"
 
 
-def test_a_report_that_cannot_be_written_changes_nothing(
-    story: Story, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_report_that_cannot_be_written_changes_nothing(story: Story, capsys: pytest.CaptureFixture[str]) -> None:
     run = story.prepare(NIGHT)
     finish(run)
     for path in story.table.glob(f"run_date={NIGHT}/*.parquet"):

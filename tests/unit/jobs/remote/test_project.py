@@ -28,7 +28,7 @@ def test_a_shipped_spec_is_the_spec_with_its_overrides_and_absolute_places(job: 
     assert all(place.startswith("/") for place in local_places(yaml.safe_load(shipped)))
 
 
-def test_overrides_are_in_what_is_shipped(tmp_path: Path) -> None:
+def test_overrides_are_in_what_is_shipped() -> None:
     overrides = ["compute.workers=7", "corpus.uri=s3://bucket/corpus"]
     spec = load_spec(ROOT / "jobs" / "specs" / "score.yaml", JOB_SPECS[RemoteJobName.score], overrides)
     shipped = yaml.safe_load(spec_as_yaml(spec))
