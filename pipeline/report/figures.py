@@ -62,10 +62,10 @@ def choose_figure_columns(schema: pa.Schema, kept: Sequence[str]) -> FigureColum
     return FigureColumns(*(tuple(group) for group in groups))
 
 
-def display_columns(schema: pa.Schema, kept: Sequence[str], most: int = 3) -> list[str]:
-    """The first few kept columns that can stand in a cell of a page."""
+def display_columns(schema: pa.Schema, kept: Sequence[str]) -> list[str]:
+    """The first three kept columns that can stand in a cell of a page."""
     known = [name for name in kept if name in schema.names and name not in RESERVED_COLUMNS]
-    return [name for name in known if not pa.types.is_nested(schema.field(name).type)][:most]
+    return [name for name in known if not pa.types.is_nested(schema.field(name).type)][:3]
 
 
 def read_figures(uri: str, paths: Sequence[str], columns: FigureColumns, storage: Storage) -> Figures:

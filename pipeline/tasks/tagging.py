@@ -125,8 +125,6 @@ class EntityScores:
     precision: float
     recall: float
     f1: float
-    num_gold: int
-    num_predicted: int
 
 
 def score_entities(gold: Iterable[Sequence[TagSpan]], predicted: Iterable[Sequence[TagSpan]]) -> EntityScores:
@@ -139,4 +137,4 @@ def score_entities(gold: Iterable[Sequence[TagSpan]], predicted: Iterable[Sequen
     precision = num_right / num_predicted if num_predicted else 0.0
     recall = num_right / num_gold if num_gold else 0.0
     f1 = 2 * precision * recall / (precision + recall) if num_right else 0.0
-    return EntityScores(precision, recall, f1, num_gold, num_predicted)
+    return EntityScores(precision, recall, f1)
