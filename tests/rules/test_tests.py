@@ -71,6 +71,22 @@ def test_every_test_checks_something() -> None:
     assert [place for place, function in tests if not checks_something(function)] == []
 
 
+def unread_values(function: FunctionNode) -> set[str]:
+    """Names that a test is parametrised by and does nothing with."""
+    named: set[str] = set()
+    for decorator in function.decorator_list:
+        for name, call in calls(decorator):
+            if name == "pytest.mark.parametrize" and isinstance(call.args[0], ast.Constant | ast.Tuple):
+                found = ast.literal_eval(call.args[0])
+                named |= {each.strip() for each in found.split(",")} if isinstance(found, str) else set(found)
+    return named - {node.id for part in function.body for node in ast.walk(part) if isinstance(node, ast.Name)}
+
+
+def test_what_a_test_is_parametrised_by_is_read() -> None:
+    found = [(source.path, function) for source in sources("tests") for function in source.functions()]
+    assert [f"{path} {function.name}" for path, function in found if unread_values(function)] == []
+
+
 def test_no_two_tests_of_a_file_share_a_name() -> None:
     for source in sources("tests"):
         names = [node.name for node in source.tree.body if isinstance(node, FunctionNode)]
