@@ -27,6 +27,7 @@ from pipeline.storage import Storage
 from tests.flow import helpers
 from tests.flow.s3_server import S3Server
 from tests.tiny import LABELS, make_bundle, make_tokenizer, tiny_config
+from tests.unit.analysis.embedded import walk_groups
 from tests.unit.inference.nights import finish
 
 PAGE = helpers.REPOSITORY / "docs" / "cookbook.md"
@@ -179,15 +180,7 @@ def once(found: Any, night: Rows, both: Rows) -> None:
     vectors = np.array([row["embedding"] for row in night])
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     near = vectors @ vectors.T >= CLOSE
-    firsts = set()
-    for start in range(len(night)):
-        group, todo = set[int](), [start]
-        while todo:
-            at = todo.pop()
-            if at not in group:
-                group.add(at)
-                todo += np.flatnonzero(near[at]).tolist()
-        firsts.add(night[min(group)]["id"])  # rows are in the order of their source
+    firsts = {night[min(group)]["id"] for group in walk_groups(near)}  # rows are in the order of their source
     assert sorted(found["id"].to_list()) == sorted(firsts)
     assert len(firsts) < len(night)
 

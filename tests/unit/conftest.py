@@ -59,3 +59,14 @@ def bundle_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """The tiny tokenizer, for use without truncation or padding."""
     return make_tokenizer(tmp_path_factory.mktemp("tokenizer"))
+
+
+@pytest.fixture
+def mlflow_client(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """MLflow's client of a directory; variables that bertmill sets are forgotten after the test."""
+    for name in ("MLFLOW_ALLOW_FILE_STORE", "MLFLOW_HTTP_REQUEST_MAX_RETRIES", "MLFLOW_HTTP_REQUEST_TIMEOUT"):
+        monkeypatch.setenv(name, {"MLFLOW_ALLOW_FILE_STORE": "true"}.get(name, "0"))
+    monkeypatch.delenv("MLFLOW_EXPERIMENT_NAME", raising=False)
+    from mlflow import MlflowClient
+
+    return MlflowClient(tracking_uri=(tmp_path / "mlruns").as_uri())

@@ -41,6 +41,22 @@ def night_column(table: Path, column: str = "embedding") -> VectorColumn:
     return VectorColumn(night, night.columns(STORAGE), column)
 
 
+def walk_groups(near: npt.NDArray[np.bool_]) -> list[set[int]]:
+    """Rows that hang together by pairs [R, R], found by walking from row to row; in the order of their first rows."""
+    groups: list[set[int]] = []
+    for start in range(len(near)):
+        if any(start in group for group in groups):
+            continue
+        group, todo = set[int](), [start]
+        while todo:
+            at = todo.pop()
+            if at not in group:
+                group.add(at)
+                todo += np.flatnonzero(near[at]).tolist()
+        groups.append(group)
+    return groups
+
+
 def noisy_copies(num_kinds: int, num_copies: int, width: int, noise: float, seed: int) -> Vectors:
     """Random vectors, each followed by copies that are a little off: [kinds * copies, width], of any length."""
     rng = np.random.default_rng(seed)

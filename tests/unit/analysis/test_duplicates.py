@@ -13,7 +13,7 @@ from pipeline.analysis.duplicates import close_pairs
 from pipeline.analysis.run import Analysis, analyse_duplicates
 from pipeline.analysis.spec import DuplicatesSpec
 from pipeline.errors import CorpusError
-from tests.unit.analysis.embedded import Rows, embedded_rows, make_night, noisy_copies
+from tests.unit.analysis.embedded import Rows, embedded_rows, make_night, noisy_copies, walk_groups
 from tests.unit.output.scored import NIGHT
 
 THRESHOLD = 0.9
@@ -31,23 +31,11 @@ def members(done: Analysis) -> Rows:
 
 
 def plain_groups(rows: Rows, threshold: float) -> set[frozenset[str]]:
-    """Groups of ids, found by walking from row to row over all cosines in float64."""
+    """Groups of ids, by all cosines in float64."""
     vectors = np.array([row["embedding"] for row in rows])
     unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
     near = unit @ unit.T >= threshold
-    seen: set[int] = set()
-    groups = set()
-    for start in range(len(rows)):
-        group, todo = set[int](), [start]
-        while todo:
-            at = todo.pop()
-            if at not in group:
-                group.add(at)
-                todo += np.flatnonzero(near[at]).tolist()
-        if start not in seen and len(group) > 1:
-            groups.add(frozenset(rows[index]["id"] for index in group))
-        seen |= group
-    return groups
+    return {frozenset(rows[index]["id"] for index in group) for group in walk_groups(near) if len(group) > 1}
 
 
 def found_groups(done: Analysis) -> set[frozenset[str]]:

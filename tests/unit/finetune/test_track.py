@@ -71,17 +71,6 @@ def test_a_place_that_is_not_local_or_a_missing_package_is_said(
         check_track(local, "spec.yaml")
 
 
-@pytest.fixture
-def mlflow_client(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Of a directory; variables that bertmill sets are forgotten after the test."""
-    for name in ("MLFLOW_ALLOW_FILE_STORE", "MLFLOW_HTTP_REQUEST_MAX_RETRIES", "MLFLOW_HTTP_REQUEST_TIMEOUT"):
-        monkeypatch.setenv(name, {"MLFLOW_ALLOW_FILE_STORE": "true"}.get(name, "0"))
-    monkeypatch.delenv("MLFLOW_EXPERIMENT_NAME", raising=False)
-    from mlflow import MlflowClient
-
-    return MlflowClient(tracking_uri=(tmp_path / "mlruns").as_uri())
-
-
 def test_mlflow_reads_one_run_of_all_attempts(tmp_path: Path, encoder_directory: Path, mlflow_client: Any) -> None:
     run = prepare(tmp_path, encoder_directory, mlflow=str(tmp_path / "mlruns"), training={"epochs": 7})
     check_track(run, "spec.yaml")

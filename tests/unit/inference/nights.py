@@ -138,6 +138,14 @@ def begin(run: PreparedRun) -> None:
     run.ledger.drop(run.plan.stale)
 
 
+def story_of_three(root: Path, bundle: Path) -> Story:
+    """Three files, one with a row that cannot be scored; a night holds what is new."""
+    story = Story(root, bundle, {"select": "new"})
+    for index, name in enumerate("abc"):
+        story.put(name, 25 + index, index, bad=name == "b")
+    return story
+
+
 def finish(run: PreparedRun, run_id: str = "run-1") -> RunReport:
     begin(run)
     return publish_run(run, score_all(run, run_id) if run.plan.pending else [], run_id, time.monotonic())

@@ -12,7 +12,7 @@ from pipeline.inference.publish import publish_run
 from pipeline.inference.spec import ScoreSpec
 from pipeline.output.table import Night, Published, publish_night
 from pipeline.storage import Storage
-from tests.unit.inference.nights import Story
+from tests.unit.inference.nights import Story, story_of_three
 from tests.unit.inference.scoring import score_all
 
 D20, D21, D22, D23, D24 = (f"2026-11-{day}" for day in range(20, 25))
@@ -20,11 +20,7 @@ D20, D21, D22, D23, D24 = (f"2026-11-{day}" for day in range(20, 25))
 
 @pytest.fixture
 def story(tmp_path: Path, bundle_directory: Path) -> Story:
-    """Three files, one with a row that cannot be scored."""
-    story = Story(tmp_path, bundle_directory, {"select": "new"})
-    for index, name in enumerate("abc"):
-        story.put(name, 25 + index, index, bad=name == "b")
-    return story
+    return story_of_three(tmp_path, bundle_directory)
 
 
 @pytest.mark.parametrize("vanished", ["drop", "keep"])

@@ -19,7 +19,7 @@ from pipeline.output.vacuum_plan import VacuumOptions
 from pipeline.output.verify import verify_night
 from pipeline.storage import Storage
 from tests.tiny import make_bundle
-from tests.unit.inference.nights import Story, begin, finish
+from tests.unit.inference.nights import Story, begin, finish, story_of_three
 from tests.unit.inference.scoring import score_all, scorer_for
 
 STORAGE = Storage()
@@ -29,11 +29,7 @@ NOW = VacuumOptions(retention_s=0, safety_s=0)
 
 @pytest.fixture
 def story(tmp_path: Path, bundle_directory: Path) -> Story:
-    """Three files, one with a row that cannot be scored; a night holds what is new."""
-    story = Story(tmp_path, bundle_directory, {"select": "new"})
-    for index, name in enumerate("abc"):
-        story.put(name, 25 + index, index, bad=name == "b")
-    return story
+    return story_of_three(tmp_path, bundle_directory)
 
 
 def snapshot(story: Story, **output: str) -> Story:

@@ -29,6 +29,13 @@ def run_command(*arguments: str) -> Finished:
     return Finished(result.exit_code, result.stdout, result.stderr)
 
 
+def models(*arguments: str) -> str:
+    """What `bertmill models ...` prints, which must succeed."""
+    finished = run_command("models", *arguments)
+    assert finished.exit_code == 0, finished.stderr
+    return finished.stdout
+
+
 def write_spec(path: Path, raw: dict[str, Any]) -> str:
     """Write a spec; returns its path as the command line takes it."""
     path.write_text(yaml.safe_dump(raw), encoding="utf-8")

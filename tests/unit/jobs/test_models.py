@@ -11,7 +11,7 @@ import torch
 from tests.tiny import make_bundle, make_network, make_rows, write_corpus
 from tests.unit.inference.nights import finish
 from tests.unit.inference.scoring import NIGHT, prepared
-from tests.unit.jobs.command_line import assert_refused, run_command
+from tests.unit.jobs.command_line import assert_refused, models, run_command
 
 
 @pytest.fixture
@@ -29,12 +29,6 @@ def bundles(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
         make_bundle(tmp_path / f"bundle-{index}", network=network)
     monkeypatch.setenv("BERTMILL_REGISTRY", str(tmp_path / "registry"))
     return [str(tmp_path / "bundle-0"), str(tmp_path / "bundle-1")]
-
-
-def models(*arguments: str) -> str:
-    finished = run_command("models", *arguments)
-    assert finished.exit_code == 0, finished.stderr
-    return finished.stdout
 
 
 def test_publish_promote_roll_back(bundles: list[str], tmp_path: Path) -> None:

@@ -11,25 +11,14 @@ from transformers import AutoModelForSequenceClassification
 from pipeline.encoder.bundle import fetch_bundle
 from pipeline.storage import Storage
 from tests.tiny import make_bundle
-from tests.unit.jobs.command_line import assert_refused, run_command
+from tests.unit.jobs.command_line import assert_refused, models, run_command
 
 
 @pytest.fixture
-def client(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Of a directory; variables that bertmill sets are forgotten after the test."""
-    for name in ("MLFLOW_ALLOW_FILE_STORE", "MLFLOW_HTTP_REQUEST_MAX_RETRIES", "MLFLOW_HTTP_REQUEST_TIMEOUT"):
-        monkeypatch.setenv(name, {"MLFLOW_ALLOW_FILE_STORE": "true"}.get(name, "0"))
+def client(mlflow_client: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """MLflow's, beside a registry of bertmill's own."""
     monkeypatch.setenv("BERTMILL_REGISTRY", str(tmp_path / "registry"))
-    monkeypatch.delenv("MLFLOW_EXPERIMENT_NAME", raising=False)
-    from mlflow import MlflowClient
-
-    return MlflowClient(tracking_uri=(tmp_path / "mlruns").as_uri())
-
-
-def models(*arguments: str) -> str:
-    finished = run_command("models", *arguments)
-    assert finished.exit_code == 0, finished.stderr
-    return finished.stdout
+    return mlflow_client
 
 
 def test_a_version_is_pushed_once_and_comes_back_as_the_same_bundle(
