@@ -127,9 +127,6 @@ class ElasticCompute(SpecModel):
         le=7 * 86_400,
         description="seconds after which a worker at work on one shard is ended and the shard tried again, three times",
     )
-    price_per_hour: float | None = Field(
-        None, ge=0, description="what one worker costs an hour, in any currency: reports then say what a night cost"
-    )
 
     @model_validator(mode="after")
     def _range_is_one(self) -> Self:
@@ -156,6 +153,9 @@ class ScoringCompute(ComputeConfig):
     )
     workers_per_gpu: int = Field(
         1, ge=1, le=16, description="workers that share a GPU, each with its part of the memory; no matter on CPU"
+    )
+    price_per_hour: float | None = Field(
+        None, ge=0, description="what one worker costs an hour, in any currency: reports then say what a night cost"
     )
 
     @model_validator(mode="after")

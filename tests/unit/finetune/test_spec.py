@@ -56,6 +56,12 @@ def test_what_is_learned_is_said_once(fields: dict[str, Any], message: str) -> N
     assert "; expected" not in problem
 
 
+@pytest.mark.parametrize("field", ["price_per_hour", "workers_per_gpu"])
+def test_what_only_a_night_uses_is_no_field_of_a_training(field: str) -> None:
+    (problem,) = problems_of(**HEAD, compute={field: 1})
+    assert problem.startswith(f"compute.{field}: is not a known field; expected one of: batch_tokens, compile")
+
+
 @pytest.mark.parametrize("name", ["", "Tone", "2nd", "_tone", "to-ne", "to ne", "to.ne", "tone/", "töne"])
 def test_a_name_that_cannot_prefix_columns_is_refused(name: str) -> None:
     (problem,) = problems_of(heads={name: HEAD})
