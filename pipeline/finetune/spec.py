@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 import pyarrow as pa
@@ -226,10 +227,7 @@ class FinetuneSpec(TrackedTraining):
 
     @model_validator(mode="after")
     def _windows_move_on(self) -> FinetuneSpec:
-        tasks = [TASKS.get(head.task) for head in self.all_heads.values()]
-        is_windowed = self.long_text == "window" or any(task is not None and task.windows_always for task in tasks)
-        if is_windowed and self.stride > self.max_length // 2:
-            raise ValueError(f"stride {self.stride} is more than half of max_length {self.max_length}")
+        _check_stride(self, [head.task for head in self.all_heads.values()])
         return self
 
     @model_validator(mode="after")
@@ -305,8 +303,15 @@ class BundleSpec(EncoderUse):
 
     @model_validator(mode="after")
     def _windows_move_on(self) -> BundleSpec:
-        task = TASKS.get(self.task)
-        is_windowed = self.long_text == "window" or (task is not None and task.windows_always)
-        if is_windowed and self.stride > self.max_length // 2:
-            raise ValueError(f"stride {self.stride} is more than half of max_length {self.max_length}")
+        _check_stride(self, [self.task])
         return self
+
+
+def _check_stride(use: EncoderUse, tasks: Sequence[str]) -> None:
+    known = [TASKS[name] for name in tasks if name in TASKS]
+    is_windowed = use.long_text == "window" or any(task.windows_always for task in known)
+    if is_windowed and use.stride > use.max_length // 2:
+        raise ValueError(
+            f"stride {use.stride} is more than half of max_length {use.max_length}: "
+            f"set stride to {use.max_length // 2} or less"
+        )

@@ -86,7 +86,7 @@ def test_no_heads_data_may_lie_in_the_output(place: str) -> None:
 def test_one_heads_windows_ask_for_a_stride_that_moves_on() -> None:
     questions = {"task": "question-answering", "data": DATA}
     (problem,) = problems_of(heads={"tone": HEAD, "faq": questions}, max_length=24)
-    assert "stride 32 is more than half of max_length 24" in problem
+    assert "stride 32 is more than half of max_length 24: set stride to 12 or less" in problem
     assert parse(heads={"tone": HEAD}, max_length=24).max_length == 24
 
 
