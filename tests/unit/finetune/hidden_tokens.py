@@ -9,17 +9,21 @@ import pyarrow as pa
 import torch
 from transformers import BertForMaskedLM, BertForPreTraining
 
+from pipeline.encoder.heads import JoinedHeads
 from pipeline.encoder.masking import HidingRules
 from pipeline.encoder.packed_attention import PACKED
 from pipeline.encoder.pairing import PairingRules, sentence_ends
 from pipeline.encoder.tokenize import TextTokenizer, TokenOptions
 from pipeline.finetune.hidden import HiddenRows
-from pipeline.finetune.loop import ValidationRows
+from pipeline.finetune.loop import LoopJob, ValidationRows
+from pipeline.finetune.spec import CheckpointConfig
 from pipeline.finetune.step import TrainingHead
 from pipeline.finetune.token_cache import TokenData
+from pipeline.finetune.worker import plan_run
 from pipeline.tasks import TASKS
 from pipeline.tasks.base import Examples, Learned
 from tests.tiny import make_rows, tiny_config
+from tests.unit.finetune.many_heads import context_of
 
 TASK = TASKS["masked-lm"]
 
@@ -53,6 +57,13 @@ def pairing_head(tokenizer: Any, num_rows: int = 20, weight: float = 1.0) -> Tra
     data = text_data(tokenizer, num_rows)
     rules = PairingRules(data.rows, data.targets.values.astype(np.int64), sentence_ends(tokenizer), 11, seed=5)
     return TrainingHead(NEXT.name, NEXT, data, weight, hiding=rules_of(tokenizer), pairing=rules)
+
+
+def job_of(head: TrainingHead, network: JoinedHeads, tokenizer: Any, **recipe: Any) -> LoopJob:
+    """The only rank's job of one such head, with a few rows to be judged."""
+    made = context_of([head], network, batch_rows=8, learning_rate=3e-3, **recipe)
+    rows, learned = {head.name: text_rows(tokenizer, 12, seed=3)}, {head.name: Learned()}
+    return LoopJob(made, plan_run(made, {head.name: ()}), rows, learned, CheckpointConfig(every_s=1e9), "print", rank=0)
 
 
 def make_pair_guesser(seed: int = 0) -> Any:

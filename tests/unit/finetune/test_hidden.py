@@ -13,13 +13,10 @@ import torch
 from pipeline.encoder.heads import JoinedHeads
 from pipeline.encoder.model import EmbeddingOptions
 from pipeline.finetune.hidden import HiddenRows, validation_keys
-from pipeline.finetune.loop import LoopJob, evaluate, train
-from pipeline.finetune.spec import CheckpointConfig
+from pipeline.finetune.loop import evaluate, train
 from pipeline.finetune.step import StepContext, TrainingHead, run_step
-from pipeline.finetune.worker import plan_run
-from pipeline.tasks.base import Learned
 from tests.tiny import make_network
-from tests.unit.finetune.hidden_tokens import head_of, make_guesser, plain_loss, rules_of, text_data, text_rows
+from tests.unit.finetune.hidden_tokens import head_of, job_of, make_guesser, plain_loss, rules_of, text_data, text_rows
 from tests.unit.finetune.many_heads import assert_near, context_of
 from tests.unit.finetune.training import Notes, gradients_of, same_weights, weights_of
 
@@ -32,13 +29,6 @@ def joined() -> JoinedHeads:
 
 def context(head: TrainingHead, network: JoinedHeads, **recipe: Any) -> StepContext:
     return context_of([head], network, **recipe)
-
-
-def job_of(head: TrainingHead, network: JoinedHeads, tokenizer: Any, **recipe: Any) -> LoopJob:
-    made = context(head, network, batch_rows=8, learning_rate=3e-3, **recipe)
-    rows = {head.name: text_rows(tokenizer, 12, seed=3)}
-    learned = {head.name: Learned()}
-    return LoopJob(made, plan_run(made, {head.name: ()}), rows, learned, CheckpointConfig(every_s=1e9), "print", rank=0)
 
 
 @pytest.mark.parametrize("micro_batch_tokens", [1, 60, 100_000])

@@ -15,12 +15,9 @@ from pipeline.encoder.heads import JoinedHeads
 from pipeline.encoder.model import EmbeddingOptions
 from pipeline.encoder.tokenize import Padding
 from pipeline.finetune.hidden import HiddenRows
-from pipeline.finetune.loop import LoopJob, evaluate, train
-from pipeline.finetune.spec import CheckpointConfig
+from pipeline.finetune.loop import evaluate, train
 from pipeline.finetune.step import run_step
-from pipeline.finetune.worker import plan_run
-from pipeline.tasks.base import Learned
-from tests.unit.finetune.hidden_tokens import NEXT, make_pair_guesser, pairing_head, text_rows
+from tests.unit.finetune.hidden_tokens import NEXT, job_of, make_pair_guesser, pairing_head
 from tests.unit.finetune.many_heads import assert_near, context_of
 from tests.unit.finetune.training import Notes, gradients_of, same_weights, weights_of
 
@@ -30,13 +27,6 @@ CPU = torch.device("cpu")
 
 def joined() -> JoinedHeads:
     return JoinedHeads({NEXT.name: make_pair_guesser()}, EmbeddingOptions("mean", normalize=True))
-
-
-def job_of(tokenizer: Any, network: JoinedHeads, num_rows: int = 20, **recipe: Any) -> LoopJob:
-    head = pairing_head(tokenizer, num_rows)
-    made = context_of([head], network, batch_rows=8, learning_rate=3e-3, **recipe)
-    rows, learned = {head.name: text_rows(tokenizer, 12, seed=3)}, {head.name: Learned()}
-    return LoopJob(made, plan_run(made, {head.name: ()}), rows, learned, CheckpointConfig(every_s=1e9), "print", rank=0)
 
 
 def hidden_of(tokenizer: Any, rows: np.ndarray, epoch: int) -> HiddenRows:
@@ -101,16 +91,17 @@ def test_pairs_do_not_depend_on_their_batch(tokenizer: Any) -> None:
 
 
 def test_a_resumed_run_ends_with_the_very_weights_of_an_undisturbed_one(tokenizer: Any, tmp_path: Path) -> None:
+    head = pairing_head(tokenizer)
     straight, notes = joined(), Notes(tmp_path)
-    train(job_of(tokenizer, straight, epochs=3), notes.hooks())
+    train(job_of(head, straight, tokenizer, epochs=3), notes.hooks())
     again, resumed = joined(), Notes(tmp_path / "resumed")
-    train(job_of(tokenizer, again, epochs=3), resumed.hooks(notes.checkpoints[0]))
+    train(job_of(head, again, tokenizer, epochs=3), resumed.hooks(notes.checkpoints[0]))
     assert resumed.statuses[0].epoch == 1
     assert same_weights(weights_of(straight), weights_of(again))
 
 
 def test_it_learns_and_is_judged_the_same_every_time_and_in_any_parts(tokenizer: Any, tmp_path: Path) -> None:
-    job = job_of(tokenizer, joined(), 60, epochs=8)
+    job = job_of(pairing_head(tokenizer, 60), joined(), tokenizer, epochs=8)
     before = evaluate(job)[NEXT.name].evaluation
     assert before == evaluate(job)[NEXT.name].evaluation
     assert before.metrics.keys() == {"loss", "accuracy", "perplexity", "next_loss", "next_accuracy"}
