@@ -19,7 +19,7 @@ from deltalake import Schema as DeltaSchema
 from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
 from deltalake.transaction import AddAction, RemoveAction
 
-from pipeline.errors import CommitConflictError, OutputTakenError, TransientStorageError, first_line
+from pipeline.errors import CommitConflictError, CorpusError, OutputTakenError, TransientStorageError, first_line
 from pipeline.output.columns import check_types, columns_of, new_columns
 from pipeline.output.compacted import CompactedFile, read_compacted, stand_in
 from pipeline.output.ledger import SNAPSHOT
@@ -73,11 +73,20 @@ class Published:
 
 
 def open_table(uri: str, storage: Storage) -> DeltaTable | None:
-    """The Delta table at a URI, or None."""
+    """The Delta table at a URI, or None.
+
+    Raises:
+        CorpusError: there is one, and its log cannot be read.
+    """
     try:
         return retrying(lambda: DeltaTable(uri, storage_options=_options(uri, storage)), f"open the table {uri}")
     except TableNotFoundError:
         return None
+    except DeltaError as error:
+        raise CorpusError(
+            f"{uri}: a Delta table whose log cannot be read: {first_line(error)}",
+            "restore its `_delta_log`, or name another place",
+        ) from None
 
 
 def _options(uri: str, storage: Storage) -> dict[str, str]:

@@ -178,6 +178,25 @@ def test_a_night_that_is_not_there_is_named_with_those_that_are(table: Path, arg
     assert_refused(finished, f"{table}: no night 2026-11-30", f"{NIGHT}, {NEXT_NIGHT}")
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        *(("table", name) for name in ("nights", "history", "files", "vacuum")),
+        *(("table", name, "--date", NIGHT) for name in ("verify", "compact")),
+        ("table", "diff", NIGHT, NEXT_NIGHT),
+        ("history",),
+        ("report", "--date", NIGHT),
+    ],
+    ids=" ".join,
+)
+def test_a_table_whose_log_is_damaged_is_refused(table: Path, words: tuple[str, ...]) -> None:
+    command, *options = words
+    place = 1 if command == "table" else 0
+    (table / "_delta_log" / "00000000000000000000.json").write_text("no JSON")
+    finished = run_command(command, *options[:place], str(table), *options[place:])
+    assert_refused(finished, f"{table}: a Delta table whose log cannot be read", "restore its `_delta_log`")
+
+
 @pytest.mark.parametrize("arguments", [("files", "--date", "23.11.2026"), ("diff", NIGHT, "yesterday")])
 def test_a_night_that_is_no_date_is_refused(table: Path, arguments: tuple[str, ...]) -> None:
     finished = run_command("table", arguments[0], str(table), *arguments[1:])
