@@ -14,7 +14,6 @@ import random
 import re
 import shutil
 import time
-import uuid
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -31,7 +30,7 @@ import pyarrow.fs as arrow_fs
 from pipeline.config import StorageConfig
 from pipeline.errors import BertmillError, StorageDeniedError, StorageFullError, TransientStorageError
 from pipeline.schemes import check_table_place, open_fsspec
-from pipeline.uris import hide_password, split_uri
+from pipeline.uris import hide_password, name_temporary, split_uri
 
 ItemT = TypeVar("ItemT")
 ResultT = TypeVar("ResultT")
@@ -378,7 +377,7 @@ def _create_remote(filesystem: Any, path: str, content: bytes) -> bool:
 @contextlib.contextmanager
 def _local_write(path: str) -> Iterator[str]:
     """A temporary name beside `path`, removed whatever happens."""
-    temporary = os.path.join(os.path.dirname(path), f".{uuid.uuid4().hex}.tmp")
+    temporary = name_temporary(path)
     try:
         os.makedirs(os.path.dirname(path), exist_ok=True)
         yield temporary

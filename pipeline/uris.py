@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import re
+import uuid
 from urllib.parse import urlsplit
 
 _PASSWORD = re.compile(r"://[^\s/@]*:[^\s/]*@")
+_TEMPORARY = re.compile(r"(.*/)?\.[0-9a-f]{32}\.tmp")
 
 
 def split_uri(uri: str) -> tuple[str, str]:
@@ -39,3 +41,13 @@ def overlaps(left: str, right: str) -> bool:
 def join_uri(base: str, *parts: str) -> str:
     """Append path parts to a URI."""
     return "/".join([base.rstrip("/"), *parts])
+
+
+def name_temporary(path: str) -> str:
+    """A new name beside a local path, for a file that is moved there once it is whole."""
+    return os.path.join(os.path.dirname(path), f".{uuid.uuid4().hex}.tmp")
+
+
+def is_temporary(path: str) -> bool:
+    """Whether a file has such a name: somebody writes it, or was killed at it."""
+    return _TEMPORARY.fullmatch(path) is not None

@@ -12,7 +12,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -23,7 +23,7 @@ from pydantic import Field, ValidationError
 from pipeline.config import EncoderUse
 from pipeline.errors import ModelError, OutputTakenError, first_line
 from pipeline.storage import Storage
-from pipeline.uris import join_uri, split_uri
+from pipeline.uris import is_temporary, join_uri, split_uri
 
 BUNDLE_FILE = "bundle.json"
 _PARTIAL_FILE = "bundle.json.partial"
@@ -94,6 +94,8 @@ def write_bundle(uri: str, network: Any, tokenizer: Any, info: BundleInfo, stora
         complete = info.model_copy(update={"files": {name: _hash_file(directory / name) for name in names}})
         storage.write_bytes(join_uri(uri, _PARTIAL_FILE), b"")  # so a killed writer's files are known as ours
         storage.delete(join_uri(uri, BUNDLE_FILE))
+        for left in filter(is_temporary, [item.uri for item in storage.list_objects(uri)]):
+            storage.delete(left)
         for name in names:
             storage.upload(directory / name, join_uri(uri, name))
     storage.write_bytes(join_uri(uri, BUNDLE_FILE), complete.model_dump_json(indent=2).encode())
@@ -165,6 +167,7 @@ def resolve_encoder(model: str, storage: Storage) -> str:
         wanted = [name for name in names if name.endswith(_ALLOWED_SUFFIXES)]
         if not wanted:
             raise ModelError(f"{model}: no model files there", "point `model` at a Hugging Face directory")
+        _check_whole(model, names)
         key = hashlib.sha256("".join(f"{item.uri}{item.etag}" for item in items).encode()).hexdigest()
         return _checked_directory(_download(model, wanted, key, storage))
     return _checked_directory(_hub_directory(model) if is_of_hub(model) else Path(path))
@@ -213,7 +216,7 @@ def check_bundle_target(uri: str, storage: Storage) -> None:
     Raises:
         OutputTakenError: the URI holds files and no `bundle.json`.
     """
-    found = storage.list_objects(uri)
+    found = [item for item in storage.list_objects(uri) if not is_temporary(item.uri)]
     own = {join_uri(uri, BUNDLE_FILE), join_uri(uri, _PARTIAL_FILE)}
     if found and not own & {item.uri for item in found}:
         raise OutputTakenError(
@@ -262,6 +265,7 @@ def _checked_directory(directory: Path) -> str:
         raise ModelError(f"{directory}: no such directory; expected a Hugging Face model", "check the path of `model`")
     refuse_adapter(directory)
     names = {path.name for path in directory.iterdir()}
+    _check_whole(directory, names)
     missing = []
     if "config.json" not in names:
         missing.append("config.json")
@@ -278,6 +282,15 @@ def _checked_directory(directory: Path) -> str:
         raise ModelError(f"{directory}: lacks {', '.join(missing)}", remedy)
     _check_label_names(directory)
     return str(directory)
+
+
+def _check_whole(source: str | Path, names: Collection[str]) -> None:
+    """Refuse what a killed writer left: weights, tokenizer and configuration may be of different trainings."""
+    if _PARTIAL_FILE in names and BUNDLE_FILE not in names:
+        raise ModelError(
+            f"{source}: a half-written bundle ({_PARTIAL_FILE} and no {BUNDLE_FILE})",
+            "run the command again that was writing it",
+        )
 
 
 def _check_label_names(directory: Path) -> None:

@@ -9,7 +9,6 @@ recorded, then committed), so whatever happens meanwhile it is seen at least as 
 from __future__ import annotations
 
 import json
-import re
 import time
 from collections import Counter, defaultdict, deque
 from collections.abc import Iterable
@@ -32,11 +31,10 @@ from pipeline.output.vacuum_plan import (
 )
 from pipeline.schema import QUARANTINE, RUN_DATE
 from pipeline.storage import Storage, StoredObject, map_threads
-from pipeline.uris import canonical_uri, join_uri
+from pipeline.uris import canonical_uri, is_temporary, join_uri
 
 _THREADS = 16
 _CLOCK_SLACK_S = 86_400.0
-_LEFT_BY_A_WRITER = re.compile(r"(.*/)?\.[0-9a-f]{32}\.tmp")
 
 
 @dataclass(frozen=True)
@@ -99,7 +97,7 @@ def _list_files(uri: str, storage: Storage) -> dict[str, StoredObject]:
     for item in storage.list_objects(uri):
         path = item.uri.removeprefix(uri).strip("/")
         is_data = path.endswith(".parquet") and night_of_file(path)
-        if is_data or described_path(path) or (_LEFT_BY_A_WRITER.fullmatch(path) and "_delta_log/" not in path):
+        if is_data or described_path(path) or (is_temporary(path) and "_delta_log/" not in path):
             files[path] = item
     return files
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -15,7 +14,7 @@ import pyarrow.parquet as pq
 
 from pipeline.errors import AccountingError, first_line
 from pipeline.storage import Storage, retrying
-from pipeline.uris import split_uri
+from pipeline.uris import name_temporary, split_uri
 
 ROW_GROUP_ROWS = 32_768
 
@@ -119,7 +118,7 @@ def write_complete(uri: str, write: Callable[[str, object], None], storage: Stor
 
 def _write_local(write: Callable[[str, object], None], path: str, filesystem: object) -> None:
     os.makedirs(os.path.dirname(path), exist_ok=True)
-    temporary = os.path.join(os.path.dirname(path), f".{uuid.uuid4().hex}.tmp")
+    temporary = name_temporary(path)
     try:
         write(temporary, filesystem)
         _sync(temporary)

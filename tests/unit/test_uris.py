@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.uris import canonical_uri, join_uri, split_uri
+from pipeline.uris import canonical_uri, is_temporary, join_uri, name_temporary, split_uri
 
 
 @pytest.mark.parametrize(
@@ -51,3 +51,10 @@ def test_one_place_has_one_spelling(spellings: tuple[str, ...]) -> None:
 
 def test_join_uri_adds_exactly_one_slash() -> None:
     assert join_uri("s3://b/k/", "x", "y") == join_uri("s3://b/k", "x", "y") == "s3://b/k/x/y"
+
+
+def test_a_temporary_name_is_hidden_beside_its_file_and_known_again() -> None:
+    names = {name_temporary("/data/b/model.safetensors") for _ in range(2)}
+    assert len(names) == 2
+    assert all(name.startswith("/data/b/.") and is_temporary(name) for name in names)
+    assert not any(map(is_temporary, ("/data/b/.tmp", "/data/b/x.tmp", "/data/b/model.safetensors")))

@@ -150,6 +150,94 @@ def test_a_bundle_written_over_another_is_whole(tmp_path: Path) -> None:
     assert fetch_bundle(str(tmp_path / "b"), STORAGE).info == info
 
 
+class Killed(BaseException):
+    """Stands for a signal that no handler hears."""
+
+
+def make_bundle_until(moment: int, directory: Path, monkeypatch: pytest.MonkeyPatch) -> bool:
+    """Write a bundle as far as before or after one of its calls of the store; whether it was cut short there."""
+    passed = []
+
+    def strike() -> None:
+        if len(passed) == moment:
+            raise Killed
+        passed.append(moment)
+
+    def deadly(name: str) -> Callable[..., None]:
+        call = getattr(Storage, name)
+
+        def act(*given: object) -> None:
+            strike()
+            call(*given)
+            strike()
+
+        return act
+
+    with monkeypatch.context() as patch:
+        for name in ("write_bytes", "delete", "upload"):
+            patch.setattr(Storage, name, deadly(name))
+        try:
+            make_bundle(directory, seed=2)
+        except Killed:
+            return True
+    return False
+
+
+@pytest.mark.parametrize("stood", [False, True], ids=["nothing there", "over another"])
+def test_a_writer_that_is_killed_leaves_no_half_bundle_and_the_next_one_ends_it(
+    stood: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = make_bundle(tmp_path / "undisturbed", seed=2)
+    moment, seen = 0, set[str]()
+    while True:
+        place = tmp_path / f"b-{moment}"
+        before = make_bundle(place, seed=1) if stood else None
+        if not make_bundle_until(moment, place, monkeypatch):
+            break
+        if (place / BUNDLE_FILE).exists():
+            found = fetch_bundle(str(place), STORAGE).info
+            assert found in (before, expected)
+            seen.add("old" if found == before else "new")
+        else:
+            with pytest.raises(ModelError, match=r"no such directory|half-written bundle"):
+                resolve_encoder(str(place), STORAGE)
+            seen.add("none")
+        check_bundle_target(str(place), STORAGE)
+        assert make_bundle(place, seed=2) == expected
+        assert file_names(place) == file_names(tmp_path / "undisturbed")
+        moment += 1
+    assert moment > 20
+    assert seen == ({"old", "none", "new"} if stood else {"none", "new"})
+
+
+def file_names(directory: Path) -> set[str]:
+    return {path.relative_to(directory).as_posix() for path in directory.rglob("*") if path.is_file()}
+
+
+def test_half_files_of_a_killed_writer_stand_in_nobodys_way_and_go(tmp_path: Path) -> None:
+    place = tmp_path / "b"
+    (place / "1_Pooling").mkdir(parents=True)
+    for name in (".0123456789abcdef0123456789abcdef.tmp", "1_Pooling/.fedcba9876543210fedcba9876543210.tmp"):
+        (place / name).write_text("half of a file")
+    check_bundle_target(str(place), STORAGE)
+    (place / "MY-NOTES.md").write_text("stays")
+    info = make_bundle(place)
+    assert file_names(place) == {*info.files, BUNDLE_FILE, "MY-NOTES.md"}
+
+
+def test_a_half_written_bundle_is_no_encoder(tmp_path: Path, encoder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    (encoder / f"{BUNDLE_FILE}.partial").touch()
+    place = f"memory:///models/{tmp_path.name}"
+    for path in encoder.iterdir():
+        STORAGE.upload(path, f"{place}/{path.name}")
+    for model in (str(encoder), place):
+        with pytest.raises(ModelError, match=r"a half-written bundle \(bundle\.json\.partial and no bundle\.json\)"):
+            resolve_encoder(model, STORAGE)
+    (encoder / BUNDLE_FILE).touch()
+    assert resolve_encoder(str(encoder), STORAGE) == str(encoder)
+
+
 def test_an_encoder_directory_resolves_to_itself(encoder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(encoder.parent)
     assert resolve_encoder(str(encoder), STORAGE) == str(encoder)
