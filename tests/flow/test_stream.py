@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 import uuid
 from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
 import pytest
+from ray.data._internal import metadata_exporter
 
+from jobs.session import stopping_on_sigterm
 from pipeline.corpus import stream
 from pipeline.corpus.listing import CorpusFile
 from pipeline.corpus.shards import Piece, Shard
 from pipeline.corpus.stream import stream_shards
-from pipeline.errors import ComputeError, ShardLostError, TransientStorageError, WorkerLostError
+from pipeline.errors import ComputeError, InterruptedRunError, ShardLostError, TransientStorageError, WorkerLostError
 from tests.flow import helpers
 
 SHARDS = [Shard(f"s{number}", (Piece(CorpusFile("/c", 1, "e"), number, number + 1),), 0) for number in range(3)]
@@ -43,6 +46,21 @@ def test_a_worker_s_error_reaches_the_driver_unchanged(fails_at: str, ray_local:
     with pytest.raises(TransientStorageError, match=r"^no answer\n  -> try again$") as raised:
         list(stream_shards(SHARDS, FailingWorker(fails_at), helpers.POOL))
     assert raised.value.exit_code == 75
+
+
+def test_a_signal_is_heard_while_ray_data_starts(ray_local: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray Data swallows whatever is raised while it describes what it is about to do."""
+    describe, described = metadata_exporter.asdict, list[object]()
+
+    def describe_at_a_bad_moment(operator: object) -> object:
+        if not described:
+            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGTERM)
+        described.append(operator)
+        return describe(operator)
+
+    monkeypatch.setattr(metadata_exporter, "asdict", describe_at_a_bad_moment)
+    with stopping_on_sigterm(), pytest.raises(InterruptedRunError, match="SIGTERM"):
+        list(stream_shards(SHARDS, FailingWorker("never"), helpers.POOL))
 
 
 @dataclass(frozen=True)
