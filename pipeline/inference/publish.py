@@ -22,7 +22,7 @@ from pipeline.output.ledger import DoneRecord
 from pipeline.output.log import last_publication, require_table
 from pipeline.output.manifests import read_manifests
 from pipeline.output.run_usage import PoolUse, RunUsage, sum_usage
-from pipeline.output.table import Night, Published, open_table, publish_night
+from pipeline.output.table import Night, Published, publish_night
 from pipeline.output.usage import shard_table
 from pipeline.output.workers import worker_table
 from pipeline.output.writer import write_parquet
@@ -100,8 +100,8 @@ def publish_run(
     shown = shown_files(ledger, records.values(), run.kept_uris)
     bad = shown_quarantine(ledger, records.values(), run.kept_uris)
     bad_uri = join_uri(ledger.table_uri, QUARANTINE)
-    if bad or open_table(bad_uri, storage) is not None:
-        publish_night(bad_uri, Night(ledger.run_date, bad, QUARANTINE_SCHEMA, facts, ledger.is_snapshot), storage)
+    # Also where no row is bad: who asks it for reasons finds an empty table, not none.
+    publish_night(bad_uri, Night(ledger.run_date, bad, QUARANTINE_SCHEMA, facts, ledger.is_snapshot), storage)
     if run.covered is not None:
         run.covered.write(ledger.run_date, run.covers, [file.path for file in shown])
     night = Night(ledger.run_date, shown, run.table_schema, facts, ledger.is_snapshot)

@@ -251,13 +251,16 @@ def test_too_many_bad_rows_publish_nothing_and_say_why(bundle_directory: Path, c
     assert "_delta_log" not in {path.split("/")[0] for path in files_below(corpus.parent / "table")}
 
 
-def test_few_bad_rows_go_to_a_table_of_their_own(bundle_directory: Path, corpus: Path) -> None:
-    spoil(corpus, num_bad=6)
+@pytest.mark.parametrize("num_bad", [6, 0])
+def test_few_bad_rows_go_to_a_table_of_their_own_which_is_there_without_any(
+    bundle_directory: Path, corpus: Path, num_bad: int
+) -> None:
+    spoil(corpus, num_bad)
     report = finish(open_run(bundle_directory, corpus, shard_rows=60, max_bad_fraction=0.1))
     bad = DeltaTable(corpus.parent / "table" / "_quarantine").to_pyarrow_table()
-    assert bad["source_row"].to_pylist() == list(range(6))
-    assert set(bad["reason"].to_pylist()) == {"text is null"}
-    assert (report.num_scored_rows, report.num_quarantined_rows) == (54, 6)
+    assert bad["source_row"].to_pylist() == list(range(num_bad))
+    assert bad["reason"].to_pylist() == ["text is null"] * num_bad
+    assert (report.num_scored_rows, report.num_quarantined_rows) == (60 - num_bad, num_bad)
 
 
 def test_a_corpus_without_rows_is_an_error(bundle_directory: Path, corpus: Path) -> None:
