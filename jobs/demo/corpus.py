@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pipeline.errors import TransientStorageError
+from pipeline.errors import OutputTakenError, TransientStorageError
 
 PACKAGE = "vaderSentiment==3.3.2"
 NEGATIVE_BELOW, POSITIVE_ABOVE = -0.5, 0.5  # of the mean rating, which runs from -4 to 4
@@ -50,12 +50,21 @@ def prepare_data(root: Path, fraction: float = 1.0) -> DemoData:
     Args:
         root: The demo's directory.
         fraction: Share of the texts to take, chosen by another byte of the hash.
+
+    Raises:
+        OutputTakenError: the directory holds another share of the texts.
     """
     corpus, labelled, marker = root / "corpus", root / "labelled", root / "corpus" / "_SUCCESS"
-    if marker.exists():
-        return DemoData(corpus, labelled, int(marker.read_text()), was_there=True)
     rows = _read_ratings(_download(root / "download"))
     rows = rows.filter(pa.array(_hash_byte(text, 1) < 256 * fraction for text in rows["text"].to_pylist()))
+    if marker.exists():
+        num_rows = int(marker.read_text())
+        if num_rows != rows.num_rows:
+            raise OutputTakenError(
+                f"--fraction: {fraction:g} is {rows.num_rows:,} texts, {root} holds {num_rows:,}",
+                f"give the fraction it was made with or another `--dir`, or remove {root}",
+            )
+        return DemoData(corpus, labelled, num_rows, was_there=True)
     for domain in FILES:
         part = rows.filter(pc.equal(rows["domain"], domain)).drop_columns(["domain"])
         folder = corpus / f"domain={domain}"

