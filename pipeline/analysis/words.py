@@ -1,7 +1,8 @@
-"""Words that tell a topic from the others: class-based tf-idf (Grootendorst, BERTopic, 2022, arXiv:2203.05794).
+"""Words that tell a topic from the others.
 
-All texts of a topic count as one; a word's weight in it is its share of the topic's words times log(1 + A / f), where
-f is how often it stands in all topics and A how many words a topic has on average.
+All texts of a topic count as one; a word's weight in it is what it adds to the relative entropy of the topic's words to
+all topics' words, p * log(p / q), where p is its share of the topic's words and q its share of all. Words that are as
+frequent everywhere, in any language, weigh nothing; class-based tf-idf (arXiv:2203.05794) called topics "the, of, to".
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ _MAX_WORDS = 50_000  # the most frequent: a matrix of topics and words is in mem
 
 @dataclass(frozen=True)
 class TopicWords:
-    """The words of one topic, the heaviest first, and their weights; both empty where its texts have none."""
+    """The words of one topic, the heaviest first, and their weights; both empty where none tells it from others."""
 
     words: tuple[str, ...]
     scores: tuple[float, ...]
@@ -58,7 +59,9 @@ def find_words(
     for topic in range(num_topics):
         counts_KV[topic] = counts_RV[np.flatnonzero(topics == topic)].sum(axis=0)
     totals_K = counts_KV.sum(axis=1, keepdims=True)
-    weights_KV = counts_KV / np.maximum(totals_K, 1) * np.log1p(totals_K.mean() / counts_KV.sum(axis=0))
+    shares_KV = counts_KV / np.maximum(totals_K, 1)
+    ratios_KV = shares_KV / (counts_KV.sum(axis=0) / counts_KV.sum())
+    weights_KV = shares_KV * np.log(np.where(ratios_KV > 0, ratios_KV, 1))
     names = counter.get_feature_names_out()
     return tuple(_heaviest(weights, names, spec.num_words) for weights in weights_KV)
 

@@ -12,6 +12,7 @@ import pytest
 from pipeline.analysis.run import Analysis, analyse_topics
 from pipeline.analysis.spec import TopicsSpec
 from pipeline.analysis.texts import read_texts
+from pipeline.analysis.words import find_words
 from pipeline.errors import CorpusError, InputError, SpecError
 from tests.unit.analysis.embedded import embedded_rows, make_night, night_column, noisy_copies
 from tests.unit.output.scored import NIGHT, STORAGE
@@ -116,6 +117,15 @@ def test_phrases_count_where_they_are_asked_for(tmp_path: Path) -> None:
     make_night(tmp_path / "cities", rows)
     done = analyse(tmp_path, table=str(tmp_path / "cities"), num_topics=2, text="label", phrase_words=2)
     assert {topic["words"][1] for topic in read(done, "topics.parquet")} == {"new york", "old rome"}
+
+
+def test_words_that_are_as_frequent_everywhere_name_no_topic() -> None:
+    texts = ["the cat and the dog"] * 6 + ["the rain and the wind"] * 4
+    topics = np.array([0] * 6 + [1] * 4, np.int32)
+    spec = TopicsSpec(table="scores", output="found")
+    animals, weather = find_words(texts, topics, 2, spec)
+    assert (animals.words, weather.words) == (("cat", "dog"), ("rain", "wind"))
+    assert animals.scores == pytest.approx([0.2 * np.log(0.2 / 0.12)] * 2)
 
 
 def test_more_topics_than_different_rows_are_refused(tmp_path: Path) -> None:
