@@ -7,6 +7,7 @@ are added by the same transaction; columns that a night does not have are null t
 
 from __future__ import annotations
 
+import logging
 import warnings
 from collections.abc import Sequence
 from typing import Any
@@ -89,6 +90,8 @@ class IcebergTable:
                     with transaction.update_schema() as schema:
                         schema.union_by_name(self._columns)
                 transaction.delete(EqualTo(RUN_DATE, self._request.run_date))
+                # It would warn of each column that is written without statistics on purpose, such as embeddings.
+                logging.getLogger("pyiceberg.io.pyarrow").setLevel(logging.ERROR)
                 transaction.add_files(files)
                 transaction.set_properties({self._mark: self._content.content_id})
         except (CommitFailedException, ValidationException) as error:

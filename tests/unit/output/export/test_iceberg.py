@@ -59,6 +59,13 @@ def test_both_readers_find_the_nights_rows(table: Path, tmp_path: Path) -> None:
     assert [(str(day), rows) for day, rows in counted.iter_rows()] == [(NIGHT, 12), (NEXT_NIGHT, 6)]
 
 
+@pytest.mark.usefixtures("table")
+def test_an_export_warns_of_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Embeddings have no statistics, which pyiceberg would say of each column."""
+    export(tmp_path)
+    assert caplog.messages == []
+
+
 def test_only_a_night_s_own_files_are_planned(table: Path, tmp_path: Path) -> None:
     make_night(table, 2, NEXT_NIGHT, run_id="r2")
     export(tmp_path)
