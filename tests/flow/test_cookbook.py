@@ -57,6 +57,17 @@ def undecided_network(directory: Path, seed: int) -> Any:
     return network
 
 
+def make_other_tables(root: str, bundles: Path) -> dict[str, str]:
+    """Tables of what is new and of what is there, of a corpus whose second file came with the second night."""
+    tables = {"NEW": f"{root}/new", "SNAPSHOT": f"{root}/snapshot"}
+    for num_files, night in enumerate((LAST_NIGHT, NIGHT), start=1):
+        helpers.write_demo_corpus(f"{root}/growing", num_files=num_files)
+        for kind in ({"uri": tables["NEW"], "select": "new"}, {"uri": tables["SNAPSHOT"], "mode": "snapshot"}):
+            spec = helpers.score_spec(str(bundles / NIGHT), f"{root}/growing", kind["uri"])
+            finish(prepare_run(spec.model_copy(update={"output": OutputConfig.model_validate(kind)}), night))
+    return tables
+
+
 @pytest.fixture(scope="module")
 def places(tmp_path_factory: pytest.TempPathFactory, s3_server: S3Server) -> tuple[dict[str, Any], Rows]:
     """What the page's first block names, here; and all rows of both nights, of which each had a model of its own."""
@@ -75,11 +86,13 @@ def places(tmp_path_factory: pytest.TempPathFactory, s3_server: S3Server) -> tup
     options = Storage().delta_options(root)
     s3fs.S3FileSystem.clear_instance_cache()
     named = {
+        **make_other_tables(root, directory),
         "TABLE": f"{root}/scores",
         "EXPORT": f"{root}/plain",
         "DUPLICATES": duplicates.output,
         "NIGHT": NIGHT,
         "LAST_NIGHT": LAST_NIGHT,
+        "ROW": "0-0",
     }
     return {**named, "BUNDLE": str(directory / NIGHT), "OPTIONS": options}, helpers.read_rows(f"{root}/scores")
 
@@ -151,6 +164,24 @@ def first_version(found: Any, night: Rows, both: Rows) -> None:
     assert [(str(row["run_date"]), row["rows"]) for row in found.to_pylist()] == [(LAST_NIGHT, len(night))]
 
 
+def current(found: Any, night: Rows, both: Rows) -> None:
+    expected = sorted((row["id"], row["label"]) for row in night)
+    assert sorted((row["id"], row["label"]) for row in found.to_pylist()) == expected
+    assert len({row["run_date"] for row in found.to_pylist()}) == 2
+
+
+def current_labels(found: Any, night: Rows, both: Rows) -> None:
+    assert dict(found.iter_rows()) == Counter(row["label"] for row in night)
+
+
+def whole(found: Any, night: Rows, both: Rows) -> None:
+    assert found == len(night)
+
+
+def first_file(found: Any, night: Rows, both: Rows) -> None:
+    assert found == sum(row["id"].startswith("0-") for row in night)
+
+
 def _cosine(one: list[float], other: list[float]) -> float:
     scale = math.sqrt(sum(x * x for x in one) * sum(x * x for x in other))
     return sum(x * y for x, y in zip(one, other, strict=True)) / scale
@@ -201,6 +232,10 @@ CHECKS: dict[str, Callable[[Any, Rows, Rows], None]] = {
     "Two models side by side": models,
     "The newest scores of every row": newest,
     "The table as it was": first_version,
+    "With `select: new`, in DuckDB": current,
+    "With `select: new`, in Polars": current_labels,
+    "A snapshot": whole,
+    "A snapshot as a night left it": first_file,
     "Nearest neighbours in SQL": neighbours,
     "As one matrix": matrix,
     "Near-duplicates": duplicates,
