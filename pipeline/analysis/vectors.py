@@ -102,8 +102,10 @@ class VectorColumn:
         problems = []
         if self.column not in schema.names:
             vectors = [field.name for field in schema if holds_vectors(field.type)]
-            there = ", ".join(vectors) or "none: score with `output: {embedding: true}`"
-            problems.append(Problem("column", f"{self.column!r} is not in the table", f"a column of vectors ({there})"))
+            expected = f"a column of vectors ({', '.join(vectors) or 'there is none'})"
+            has_embedding = any(name.endswith("embedding") for name in vectors)
+            remedy = "" if has_embedding else "score with `output: {embedding: true}`"
+            problems.append(Problem("column", f"{self.column!r} is not in the table", expected, remedy))
         elif not holds_vectors(schema.field(self.column).type):
             found = f"{self.column!r} is {schema.field(self.column).type}"
             problems.append(Problem("column", found, "lists of floats"))

@@ -14,8 +14,9 @@ from pipeline.analysis import run as run_module
 from pipeline.analysis.results import ResultPlace, read_current
 from pipeline.analysis.run import Analysis, analyse_duplicates
 from pipeline.analysis.spec import DuplicatesSpec
+from pipeline.analysis.vectors import VectorColumn
 from pipeline.errors import CorpusError, OutputTakenError, SpecError
-from tests.unit.analysis.embedded import embedded_rows, make_night
+from tests.unit.analysis.embedded import embedded_rows, make_night, night_column
 from tests.unit.output import scored
 from tests.unit.output.scored import NIGHT, STORAGE, publish, write_shard
 
@@ -143,6 +144,14 @@ def test_columns_that_are_not_there_are_named(tmp_path: Path, fields: dict[str, 
     with pytest.raises(SpecError, match=message):
         analyse(tmp_path, **fields)
     assert not (tmp_path / "found").exists()
+
+
+def test_a_night_without_embeddings_is_told_how_to_have_them(table: Path) -> None:
+    column = night_column(table)
+    schema = column.schema.remove(column.schema.get_field_index("embedding"))
+    expected = r"vectors \(class_scores\)\n  -> score with `output: {embedding: true}`"
+    with pytest.raises(SpecError, match=expected):
+        VectorColumn(column.night, schema, "embedding").check([])
 
 
 @pytest.mark.parametrize(
