@@ -65,14 +65,12 @@ class ModelOutputs:
     finite: npt.NDArray[np.bool_]
     num_padded_tokens: int
 
-    def replaced(self, rows: IntArray, others: ModelOutputs, tokens: TokenRows) -> ModelOutputs:
-        """With other outputs for some rows, ascending, of these tokens; what was computed before stays counted."""
+    def put(self, rows: IntArray, others: ModelOutputs, tokens: TokenRows) -> None:
+        """Let others stand, in place, for some rows, ascending, of these tokens; what was computed stays counted."""
         places = rows
         if len(self.logits) != tokens.num_rows:  # a head over tokens
             places = flat_positions(tokens, np.flatnonzero(np.isin(tokens.window_rows, rows)))
-        logits, embeddings, finite = self.logits.copy(), self.embeddings.copy(), self.finite.copy()
-        logits[places], embeddings[rows], finite[rows] = others.logits, others.embeddings, others.finite
-        return ModelOutputs(logits, embeddings, finite, self.num_padded_tokens)
+        self.logits[places], self.embeddings[rows], self.finite[rows] = others.logits, others.embeddings, others.finite
 
 
 def load_network(source: str | Path, head_class: str, is_ready: bool = False, **config_changes: Any) -> Any:

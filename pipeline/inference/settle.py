@@ -8,7 +8,6 @@ depends on weights, depth and hardware. Numbers (embeddings, scores, similaritie
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -17,18 +16,11 @@ from pipeline.encoder.tokenize import TokenRows
 from pipeline.tasks.base import Examples, FloatArray
 
 NUM_PROBED = 32
-"""Rows of which it is measured; no more rows than these are run in fp32 at once."""
+"""Of so many rows of a large shard it is measured; no more rows than these are run in fp32 at once."""
+_ONE_IN, _LEAST_PROBED = 32, 8  # of a smaller shard one in 32 rows, as probing takes time too
 _NOISES = 3.0  # a margin of so many times the rounding's root mean square is taken for safe
 Margins = Callable[[ModelOutputs, Examples], FloatArray | None]
 """A head's: how far each row's logits are from another answer; None where its answers are numbers."""
-
-
-@dataclass(frozen=True)
-class Settled:
-    """Outputs of every head, and how many rows of them are fp32's."""
-
-    outputs: tuple[ModelOutputs, ...]
-    num_rows: int
 
 
 def settle(
@@ -36,20 +28,24 @@ def settle(
     examples: Examples,
     heads: Sequence[Margins],
     run_in_fp32: Callable[[TokenRows], tuple[ModelOutputs, ...]],
-) -> Settled:
+) -> int:
     """Let fp32 decide what is too close to call.
 
     Args:
-        outputs: Of each head, in half precision.
+        outputs: Of each head, in half precision; fp32's are put in their place.
         examples: Their rows.
         heads: One for each of the outputs.
         run_in_fp32: Runs some of the rows again.
+
+    Returns:
+        How many rows ran again.
     """
     margins = [find(found, examples) for find, found in zip(heads, outputs, strict=True)]
     if all(margin is None for margin in margins):
-        return Settled(outputs, 0)
+        return 0
     num_rows = examples.tokens.num_rows
-    probed = np.unique(np.linspace(0, num_rows - 1, min(num_rows, NUM_PROBED)).astype(np.int64))
+    num_probed = min(max(num_rows // _ONE_IN, _LEAST_PROBED), NUM_PROBED, num_rows)
+    probed = np.unique(np.linspace(0, num_rows - 1, num_probed).astype(np.int64))
     exact = run_in_fp32(examples.tokens.of_rows(probed))
     is_close = np.zeros(num_rows, np.bool_)
     for find, margin, found in zip(heads, margins, exact, strict=True):
@@ -58,10 +54,10 @@ def settle(
             assert right is not None
             is_close |= margin < _NOISES * _root_mean_square(margin[probed], right)
     is_close[probed] = False
-    outputs = _replaced(outputs, probed, exact, examples.tokens)
+    _put(outputs, probed, exact, examples.tokens)
     if (close := np.flatnonzero(is_close)).size:
-        outputs = _replaced(outputs, close, run_in_fp32(examples.tokens.of_rows(close)), examples.tokens)
-    return Settled(outputs, len(probed) + len(close))
+        _put(outputs, close, run_in_fp32(examples.tokens.of_rows(close)), examples.tokens)
+    return len(probed) + len(close)
 
 
 def _root_mean_square(margins: FloatArray, right: FloatArray) -> float:
@@ -71,7 +67,8 @@ def _root_mean_square(margins: FloatArray, right: FloatArray) -> float:
     return float(np.sqrt(np.mean(moved**2))) if moved.size else 0.0
 
 
-def _replaced(
+def _put(
     outputs: tuple[ModelOutputs, ...], rows: IntArray, others: tuple[ModelOutputs, ...], tokens: TokenRows
-) -> tuple[ModelOutputs, ...]:
-    return tuple(found.replaced(rows, other, tokens) for found, other in zip(outputs, others, strict=True))
+) -> None:
+    for found, other in zip(outputs, others, strict=True):
+        found.put(rows, other, tokens)
