@@ -10,7 +10,7 @@ from typing import Any
 
 from jobs.cluster import ray_session
 from pipeline.config import ComputeConfig, PoolOptions
-from pipeline.errors import ComputeError, InterruptedRunError, TrainingError
+from pipeline.errors import ComputeError, TrainingError
 from pipeline.studies.records import Cell
 from pipeline.telemetry import ProgressDisplay
 from pipeline.waiting import wait_for
@@ -38,8 +38,6 @@ def run_cells(title: str, cells: Sequence[Cell], pool: PoolOptions, cpus_per_cel
             cell = running.pop(done)
             try:
                 note = ray.get(done)
-            except InterruptedRunError:
-                raise
             except Exception as error:
                 cause = getattr(error, "cause", None) or error  # Ray wraps what a task raised
                 note = failures[cell.name] = f"{type(cause).__name__}: {cause}"

@@ -30,6 +30,7 @@ def own_sigterm() -> Iterator[None]:
         utils.set_sigterm_handler = set_handler
         signal.signal(signal.SIGTERM, handler)
     if heard:
+        signal.alarm(0)  # a handler of C++ may have set one, which aborts the process 3 s after the signal
         signal.raise_signal(signal.SIGTERM)
 
 

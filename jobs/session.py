@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from pipeline import __version__
-from pipeline.errors import BertmillError, InterruptedRunError
+from pipeline.errors import BertmillError, InterruptedRunError, Stopped
 
 SpecPath = Annotated[str, typer.Argument(help="the YAML spec", metavar="SPEC", show_default=False)]
 Overrides = Annotated[list[str] | None, typer.Option("--set", help="override a field: --set a.b=c", metavar="A.B=C")]
@@ -60,10 +60,14 @@ def stopping_on_sigterm() -> Iterator[None]:
 
     def stop(_signal: int, _frame: object) -> None:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second one must not cut the ending short
-        raise InterruptedRunError("stopped by SIGTERM", "run the same command again: it goes on where it stopped")
+        raise Stopped(
+            InterruptedRunError("stopped by SIGTERM", "run the same command again: it goes on where it stopped")
+        )
 
     before = signal.signal(signal.SIGTERM, stop)
     try:
         yield
+    except Stopped as stopped:
+        raise stopped.error from None
     finally:
         signal.signal(signal.SIGTERM, before)

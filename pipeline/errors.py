@@ -179,6 +179,17 @@ class InterruptedRunError(BertmillError):
     exit_code = EXIT_RESUMABLE
 
 
+class Stopped(BaseException):
+    """What a signal's handler raises; no error, so that nobody's `except Exception` takes it for a failure of its own.
+
+    Ray Data and transformers go on after those; the handler's own `with` block turns it into the error.
+    """
+
+    def __init__(self, error: InterruptedRunError) -> None:
+        super().__init__(str(error))
+        self.error = error
+
+
 class TransientStorageError(BertmillError):
     """The store or the network failed in a way that may pass, at the very start of a job as much as later."""
 

@@ -13,9 +13,8 @@ import logging
 import os
 import pickle
 import socket
-import threading
 import traceback
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn, Protocol
 
@@ -42,7 +41,6 @@ from pipeline.corpus.deadline import (
 )
 from pipeline.corpus.shards import Shard
 from pipeline.errors import EXIT_RESUMABLE, BertmillError, ComputeError
-from pipeline.waiting import wait_for
 
 _SHARD, _FAILURE = "shard", "bertmill_failure"
 
@@ -77,39 +75,6 @@ def stream_shards(shards: Sequence[Shard], factory: WorkerFactory, pool: PoolOpt
     """
     if not shards:
         return
-    # In a thread: here Ray Data would swallow what a signal's handler raises, and the job would go on.
-    stream = _Stream(_open_stream(shards, factory, pool))
-    with contextlib.closing(stream):
-        while (block := wait_for(stream.take)) is not None:
-            if block.column_names == [_FAILURE]:
-                raise _unpickle(block, _FAILURE)
-            yield block
-
-
-class _Stream:
-    """Blocks that a thread takes, and may still be at when the stream is closed: it then ends the stream.
-
-    One that is ended after Ray says so on stderr, with a traceback.
-    """
-
-    def __init__(self, blocks: Generator[pa.Table, None, None]) -> None:
-        self._blocks = blocks
-        self._is_left = threading.Event()
-
-    def take(self) -> pa.Table | None:
-        try:
-            return next(self._blocks, None)
-        finally:
-            if self._is_left.is_set():
-                self._blocks.close()
-
-    def close(self) -> None:
-        self._is_left.set()
-        with contextlib.suppress(ValueError):  # the thread is at it
-            self._blocks.close()
-
-
-def _open_stream(shards: Sequence[Shard], factory: WorkerFactory, pool: PoolOptions) -> Generator[pa.Table, None, None]:
     _quiet_context()
     # Not through reading tasks: each needs a CPU, and where workers have them all Ray Data waits for ever.
     dataset = ray.data.from_blocks([_pickle(_SHARD, shard) for shard in shards]).map_batches(
@@ -121,7 +86,10 @@ def _open_stream(shards: Sequence[Shard], factory: WorkerFactory, pool: PoolOpti
         num_cpus=pool.cpus_per_worker,
         num_gpus=pool.gpus_per_worker,
     )
-    yield from dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)
+    for block in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
+        if block.column_names == [_FAILURE]:
+            raise _unpickle(block, _FAILURE)
+        yield block
 
 
 class _PoolActor:

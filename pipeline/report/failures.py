@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 
-from pipeline.errors import BertmillError, FilesSkippedError, NightTakenError
+from pipeline.errors import BertmillError, FilesSkippedError, NightTakenError, Stopped
 from pipeline.output.ledger import Ledger
 from pipeline.schema import REPORTS, RUN_DATE
 from pipeline.storage import Storage, map_threads
@@ -49,7 +49,8 @@ def noting_failures(ledger: Ledger, run_id: str, started_s: float) -> Iterator[N
         yield
     except (NightTakenError, FilesSkippedError):
         raise
-    except Exception as error:
+    except (Exception, Stopped) as raised:
+        error = raised.error if isinstance(raised, Stopped) else raised
         elapsed_s = round(time.monotonic() - started_s, 2)
         ended_at = datetime.now(UTC).isoformat(timespec="seconds")
         kind, exit_code, message = type(error).__name__, BertmillError.exit_code, _UNFORESEEN

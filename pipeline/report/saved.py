@@ -7,7 +7,7 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-from pipeline.errors import DriftError, InterruptedRunError, OutputTakenError
+from pipeline.errors import DriftError, OutputTakenError
 from pipeline.output.ledger import Ledger
 from pipeline.output.manifests import read_manifests
 from pipeline.report.build import NightReport, build_report
@@ -59,8 +59,6 @@ def write_report(ledger: Ledger, config: ReportConfig) -> Mapping[str, Any] | No
     try:
         report = build_report(ledger.table_uri, ledger.run_date, config, ledger.storage)
         print(f"  report: {save_report(report, ledger.storage)}")
-    except InterruptedRunError:
-        raise
     except Exception as error:
         print(f"note: the night is published, but its report could not be written: {error}", file=sys.stderr)
         return None

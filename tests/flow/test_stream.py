@@ -59,7 +59,7 @@ def test_a_signal_is_heard_while_ray_data_starts(ray_local: None, monkeypatch: p
         return describe(operator)
 
     monkeypatch.setattr(metadata_exporter, "asdict", describe_at_a_bad_moment)
-    with stopping_on_sigterm(), pytest.raises(InterruptedRunError, match="SIGTERM"):
+    with pytest.raises(InterruptedRunError, match="SIGTERM"), stopping_on_sigterm():
         list(stream_shards(SHARDS, FailingWorker("never"), helpers.POOL))
 
 

@@ -27,7 +27,7 @@ def test_a_signal_is_heard_while_the_work_goes_on() -> None:
         signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGTERM)
         is_over.wait()
 
-    with stopping_on_sigterm(), pytest.raises(InterruptedRunError, match="SIGTERM"):
+    with pytest.raises(InterruptedRunError, match="SIGTERM"), stopping_on_sigterm():
         wait_for(work)
     assert at_work != [threading.main_thread()], "what waits in C++ hears nothing there"
     assert at_work[0].is_alive()

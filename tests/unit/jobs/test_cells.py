@@ -13,7 +13,7 @@ import pytest
 
 from jobs.cells import Study, finish_cells, run_cells
 from pipeline.config import ComputeConfig, PoolOptions
-from pipeline.errors import ComputeError, CorpusError, InterruptedRunError, TrainingError
+from pipeline.errors import ComputeError, CorpusError, InterruptedRunError, Stopped, TrainingError
 
 
 @dataclass(frozen=True)
@@ -84,10 +84,10 @@ def test_a_stop_while_a_cell_is_waited_for_is_no_cell_s_failure(
     fake_ray: FakeRay, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def stop(_task: Any) -> None:
-        raise InterruptedRunError("stopped by SIGTERM", "run the same command again")
+        raise Stopped(InterruptedRunError("stopped by SIGTERM", "run the same command again"))
 
     monkeypatch.setattr(fake_ray, "get", stop)
-    with pytest.raises(InterruptedRunError, match="stopped by SIGTERM"):
+    with pytest.raises(Stopped, match="stopped by SIGTERM"):
         run_cells("study", [FakeCell("a"), FakeCell("b")], PoolOptions(1, 1, 0.0), 1)
     assert fake_ray.started == ["a"]
 

@@ -41,9 +41,22 @@ def test_a_sigterm_while_ray_starts_is_heard_once_it_is_up(utils: SimpleNamespac
             signal.raise_signal(signal.SIGTERM)
             done.append("started")
 
-    with stopping_on_sigterm(), pytest.raises(InterruptedRunError, match="SIGTERM"):
+    with pytest.raises(InterruptedRunError, match="SIGTERM"), stopping_on_sigterm():
         start()
     assert done == ["started"]
+
+
+def test_what_would_abort_a_process_that_still_ends_is_called_off(utils: SimpleNamespace) -> None:
+    """The handler in C++, which hears first while Ray connects, gives the process 3 s."""
+
+    def start() -> None:
+        with own_sigterm():
+            signal.alarm(60)
+            signal.raise_signal(signal.SIGTERM)
+
+    with pytest.raises(InterruptedRunError, match="SIGTERM"), stopping_on_sigterm():
+        start()
+    assert signal.alarm(0) == 0
 
 
 def test_the_handler_is_ours_again_after_the_start(utils: SimpleNamespace) -> None:

@@ -1,14 +1,16 @@
 from __future__ import annotations
 
+import signal
+
 import pytest
 import torch
 
 from jobs.cluster import check_local_gpus, ray_session
 from jobs.nodes import Node
 from jobs.pool import Resources, choose_pool
-from jobs.session import guarded
+from jobs.session import guarded, stopping_on_sigterm
 from pipeline.config import ComputeConfig, ElasticCompute, PoolOptions, ScoringCompute
-from pipeline.errors import AccountingError, ComputeError, TransientStorageError
+from pipeline.errors import AccountingError, ComputeError, InterruptedRunError, TransientStorageError
 
 
 @pytest.mark.parametrize(
@@ -124,3 +126,19 @@ def test_an_interruption_says_how_to_go_on(capsys: pytest.CaptureFixture[str]) -
 def test_other_exceptions_are_bugs_and_pass_through() -> None:
     with pytest.raises(ZeroDivisionError, match="division by zero"), guarded(debug=False):
         _ = 1 / 0
+
+
+def test_a_stop_is_no_failure_that_anybody_catches() -> None:
+    """Libraries go on after whatever went wrong, and so does some of ours."""
+    done = []
+
+    def work() -> None:
+        try:
+            signal.raise_signal(signal.SIGTERM)
+        except Exception:
+            done.append("swallowed")
+        done.append("went on")
+
+    with pytest.raises(InterruptedRunError, match="stopped by SIGTERM"), stopping_on_sigterm():
+        work()
+    assert done == []

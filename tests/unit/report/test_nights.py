@@ -12,6 +12,7 @@ from pipeline.errors import (
     FilesSkippedError,
     InterruptedRunError,
     NightTakenError,
+    Stopped,
     TooManyBadRowsError,
     TransientStorageError,
 )
@@ -160,6 +161,18 @@ def test_a_bug_is_written_down_without_its_text(story: Story) -> None:
     (found,) = nights_of(story).failures
     assert (found.kind, found.exit_code) == ("ValueError", 1)
     assert found.message.startswith("not foreseen")
+
+
+def test_a_run_that_is_told_to_stop_is_written_down_as_that(story: Story) -> None:
+    stopped = Stopped(InterruptedRunError("stopped by SIGTERM", "again"))
+    with (
+        pytest.raises(Stopped, match="stopped by SIGTERM"),
+        noting_failures(ledger_of(story.table), "run-8", time.monotonic()),
+    ):
+        raise stopped
+    (found,) = nights_of(story).failures
+    assert (found.kind, found.exit_code) == ("InterruptedRunError", 75)
+    assert found.message == "stopped by SIGTERM\n  -> again"
 
 
 @pytest.mark.parametrize("error", [NightTakenError("another run is at work"), FilesSkippedError("2 files")])
