@@ -25,6 +25,8 @@ from pipeline.storage import Storage
 from tests.flow import helpers
 from tests.patience import PATIENCE_S
 
+FRACTION = 0.02
+
 
 @pytest.fixture(scope="module")
 def demo_directory(tmp_path_factory: pytest.TempPathFactory, s3_server: object) -> Path:
@@ -43,7 +45,7 @@ def run_demo(directory: Path) -> subprocess.CompletedProcess[str]:
         "--dir",
         str(directory),
         "--fraction",
-        "0.02",
+        str(FRACTION),
         "--date",
         helpers.NIGHT,
     ]
@@ -128,7 +130,7 @@ def plain_fp32(directory: Path, texts: list[str]) -> tuple[list[str], np.ndarray
 
 
 def test_splits_do_not_share_a_text(demo_directory: Path) -> None:
-    data = prepare_data(demo_directory)
+    data = prepare_data(demo_directory, FRACTION)
     assert data.was_there
     splits = {
         name: {row["text"].lower() for row in read_file(data.labelled / f"{name}.parquet")}
