@@ -17,6 +17,7 @@ import pytest
 
 from pipeline.finetune.alone import train_alone
 from pipeline.finetune.prepare import prepare_training
+from pipeline.finetune.run import _POLL_S
 from pipeline.finetune.spec import FinetuneSpec
 from tests.flow import helpers
 from tests.flow.slow import output_of
@@ -85,6 +86,7 @@ def test_sigterm_saves_first_and_the_same_command_goes_on(tmp_path: Path) -> Non
         command, cwd=helpers.REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
     wait_for_checkpoint(Path(spec.work_uri), process)
+    time.sleep(2 * _POLL_S)  # until the driver has heard of a step: before that it ends at once
     process.send_signal(signal.SIGTERM)
     output, _ = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 75, output
