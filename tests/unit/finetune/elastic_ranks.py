@@ -22,6 +22,7 @@ from pipeline.errors import InterruptedRunError
 from pipeline.finetune import loop
 from pipeline.finetune.loop import Wish, train
 from pipeline.finetune.parallel import DataParallel, spread_network
+from pipeline.finetune.token_cache import TokenData
 from tests.recording import record_steps
 from tests.tiny import make_tokenizer
 from tests.unit.finetune.training import Notes, context_for, job_for, token_data, weights_of
@@ -65,20 +66,25 @@ def run_attempts(directory: Path, attempts: Sequence[Attempt], rank: int) -> Non
     for number, attempt in enumerate(attempts):
         if rank >= attempt.num_ranks:
             continue
-        context = context_for(data, None, attempt.num_ranks, **RECIPE)
-        joined = context.network
         with contextlib.ExitStack() as stack:
             if attempt.num_ranks > 1:
                 stack.enter_context(_meeting(directory / f"meeting-{number}", rank, attempt.num_ranks))
-                spread = spread_network(joined, torch.device("cpu"), attempt.num_ranks, attempt.kind)
-                context = replace(context, network=spread)
             patch = stack.enter_context(pytest.MonkeyPatch.context())
             patch.setattr(loop, "_ASK_EVERY_S", 0.0)
             record_steps(directory, float(number), "", patch.setattr)
-            stack.enter_context(contextlib.suppress(InterruptedRunError))
-            _train(directory, number, attempt, replace(job_for(context, epochs=EPOCHS, every_s=1e-9), rank=rank))
-        weights = {name: value.numpy() for name, value in weights_of(context.joined).items()}
-        np.savez(directory / f"weights-{number}-{rank}.npz", **weights)
+            _run_attempt(directory, number, attempt, rank, data)
+
+
+def _run_attempt(directory: Path, number: int, attempt: Attempt, rank: int, data: TokenData) -> None:
+    """Its network is gone when it returns: one that outlives its group can wait for that group's thread for ever."""
+    context = context_for(data, None, attempt.num_ranks, **RECIPE)
+    if attempt.num_ranks > 1:
+        spread = spread_network(context.network, torch.device("cpu"), attempt.num_ranks, attempt.kind)
+        context = replace(context, network=spread)
+    with contextlib.suppress(InterruptedRunError):
+        _train(directory, number, attempt, replace(job_for(context, epochs=EPOCHS, every_s=1e-9), rank=rank))
+    weights = {name: value.numpy() for name, value in weights_of(context.joined).items()}
+    np.savez(directory / f"weights-{number}-{rank}.npz", **weights)
 
 
 def _train(directory: Path, number: int, attempt: Attempt, job: loop.LoopJob) -> None:

@@ -5,7 +5,7 @@ import signal
 import pytest
 
 from jobs.session import stopping_on_sigterm
-from pipeline.errors import InterruptedRunError, TransientStorageError
+from pipeline.errors import Stopped, TransientStorageError
 from pipeline.finetune.run import _find_cause, _stopping_on_sigterm
 
 
@@ -23,7 +23,7 @@ class FakeWatch:
 
 def test_the_first_sigterm_ends_a_training_that_no_worker_has_begun() -> None:
     watch = FakeWatch(has_begun=False)
-    with stopping_on_sigterm(), pytest.raises(InterruptedRunError, match="SIGTERM"), _stopping_on_sigterm(watch):
+    with stopping_on_sigterm(), pytest.raises(Stopped, match="SIGTERM"), _stopping_on_sigterm(watch):
         signal.raise_signal(signal.SIGTERM)
     assert watch.num_asked == 0
 
@@ -33,7 +33,7 @@ def test_the_first_sigterm_asks_workers_and_the_second_ends() -> None:
     with stopping_on_sigterm(), _stopping_on_sigterm(watch):
         signal.raise_signal(signal.SIGTERM)
         assert watch.num_asked == 1
-        with pytest.raises(InterruptedRunError, match="SIGTERM"):
+        with pytest.raises(Stopped, match="SIGTERM"):
             signal.raise_signal(signal.SIGTERM)
     assert watch.num_asked == 1
 
