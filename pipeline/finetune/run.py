@@ -199,8 +199,6 @@ def _fit(trainer: Any, board: Any) -> None:
     lost: Exception | None = None
     try:
         wait_for(trainer.fit)
-    except BertmillError:  # a signal's
-        raise
     except Exception as error:
         lost = error
     failure: Failure | None = ray.get(board.failure.remote())

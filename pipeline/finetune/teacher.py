@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import chain
 
 import pyarrow as pa
 import pyarrow.dataset as ds
@@ -15,10 +16,11 @@ from pipeline.finetune.labelled import LabelledSet, LabelPlaces
 from pipeline.finetune.spec import DataConfig
 from pipeline.registry.resolve import resolve_model
 from pipeline.schema import EMBEDDING, MODEL_VERSION_FIELD
-from pipeline.storage import Storage
+from pipeline.storage import Storage, map_threads
 from pipeline.tasks.base import Task
 
 SCORES_COLUMN = "class_scores"
+_THREADS = 16
 
 
 def find_target(task: Task, data: DataConfig) -> str | None:
@@ -108,8 +110,9 @@ def _told(column: str, versions: set[str]) -> str:
 
 
 def _read_versions(split: LabelledSet, column: str, storage: Storage) -> set[str]:
-    files = {piece.file for shard in split.shards for piece in shard.pieces}
-    return {version for file in files for version in _versions_of(file, column, storage)}
+    files = list({piece.file for shard in split.shards for piece in shard.pieces})
+    found = map_threads(lambda file: _versions_of(file, column, storage), files, _THREADS)
+    return set(chain.from_iterable(found))
 
 
 def _versions_of(file: CorpusFile, column: str, storage: Storage) -> list[str]:

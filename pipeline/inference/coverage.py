@@ -61,11 +61,11 @@ class Coverage:
 
     def within(self, files: Sequence[CorpusFile]) -> Coverage:
         """Only files that are still there; one that comes back is then new."""
-        return self._of({file.uri for file in files} & self.etags.keys())
+        return self.only({file.uri for file in files} & self.etags.keys())
 
     def after(self, run_date: str) -> Coverage:
         """Only files whose rows stand in later nights."""
-        return self._of({uri for uri, night in self.nights.items() if night > run_date})
+        return self.only({uri for uri, night in self.nights.items() if night > run_date})
 
     def held_by(self, run_date: str) -> set[str]:
         """URIs of the files whose rows stand in a night."""
@@ -73,9 +73,10 @@ class Coverage:
 
     def without(self, uris: Set[str]) -> Coverage:
         """All but some files."""
-        return self._of(self.etags.keys() - uris)
+        return self.only(self.etags.keys() - uris)
 
-    def _of(self, uris: Set[str]) -> Coverage:
+    def only(self, uris: Set[str]) -> Coverage:
+        """Some of the files."""
         return Coverage({uri: self.etags[uri] for uri in uris}, {uri: self.nights[uri] for uri in uris})
 
 
@@ -93,21 +94,23 @@ class CoverageStore:
     def before(self, run_date: str) -> Coverage:
         """What the newest published night before a date covers; nothing if there is none."""
         shown = self._shown_files()
+        if shown is None:
+            return NOTHING
         for night in sorted((night for night in self._nights() if night < run_date), reverse=True):
             listed = self._believed(night, shown)
             if listed is not None:
                 found = self._standing(listed, shown)
-                return found.after(self._newest_foreign_night(min(found.nights.values(), default=night), run_date))
+                first = min(found.nights.values(), default=night)
+                return found.after(self._newest_foreign_night(first, run_date, shown))
         return NOTHING
 
     def published(self, run_date: str) -> Coverage | None:
         """What a night covers: its newest list that names exactly the files it shows."""
-        return self._believed(run_date, self._shown_files())
+        shown = self._shown_files()
+        return None if shown is None else self._believed(run_date, shown)
 
-    def _believed(self, run_date: str, shown: _Shown | None) -> Coverage | None:
-        """The same, where it was read what the table shows; None where there is no table."""
-        if shown is None:
-            return None
+    def _believed(self, run_date: str, shown: _Shown) -> Coverage | None:
+        """The same, where it was read what the table shows."""
         lists = [item for item in self.storage.list_objects(self._folder(run_date)) if self._is_own(item.uri)]
         for item in sorted(lists, key=lambda item: (item.modified_s or 0.0, item.uri), reverse=True):
             content = self.storage.read_bytes(item.uri)
@@ -133,25 +136,23 @@ class CoverageStore:
         name = f"{self._prefix}{hashlib.sha256(sink.getvalue()).hexdigest()[:32]}.parquet"
         self.storage.write_bytes(join_uri(self._folder(run_date), name), sink.getvalue())
 
-    def _standing(self, coverage: Coverage, shown: _Shown | None) -> Coverage:
+    def _standing(self, coverage: Coverage, shown: _Shown) -> Coverage:
         """Only files whose night still holds them, in the version that was scored."""
         nights = sorted(set(coverage.nights.values()))
         found = map_threads(lambda night: self._believed(night, shown), nights, _THREADS)
         lists = dict(zip(nights, found, strict=True))
         there = {
-            uri: night
+            uri
             for uri, night in coverage.nights.items()
             if (own := lists[night]) is not None
             and (own.nights.get(uri), own.etags.get(uri)) == (night, coverage.etags[uri])
         }
-        return Coverage({uri: coverage.etags[uri] for uri in there}, there)
+        return coverage.only(there)
 
-    def _newest_foreign_night(self, first: str, before: str) -> str:
+    def _newest_foreign_night(self, first: str, before: str, shown: _Shown) -> str:
         """The newest night in [first, before) that shows another fingerprint's files; empty if there is none."""
-        table = open_table(self.table_uri, self.storage)
-        files = {night_of(path): path for path in (live_files(table) if table is not None else ())}
-        nights = [night for night in files if first <= night < before]
-        uris = [join_uri(self.table_uri, files[night]) for night in nights]
+        nights = [night for night in shown if first <= night < before]
+        uris = [join_uri(self.table_uri, next(iter(shown[night]))) for night in nights]
         found = map_threads(lambda uri: read_footer(uri, self.storage).get(FINGERPRINT_FOOTER), uris, _THREADS)
         return max((night for night, name in zip(nights, found, strict=True) if name != self.fingerprint), default="")
 

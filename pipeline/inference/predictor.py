@@ -56,9 +56,7 @@ class Predictor:
         settles: What half precision cannot decide runs again in fp32.
     """
 
-    def __init__(
-        self, members: Mapping[str, Member], passes: list[_Pass], runtime: Runtime, settles: bool = False
-    ) -> None:
+    def __init__(self, members: Mapping[str, Member], passes: list[_Pass], runtime: Runtime, settles: bool) -> None:
         self.members = members
         self.runtime = runtime
         self._passes = passes

@@ -96,9 +96,11 @@ class PreparedRun:
     @property
     def is_published(self) -> bool:
         """Whether table and quarantine already show exactly this plan's files."""
+        if self.plan.pending:
+            return False
         uri, storage, records = self.ledger.table_uri, self.ledger.storage, self.plan.done.values()
         table = open_table(uri, storage)
-        if self.plan.pending or table is None:
+        if table is None:
             return False
         night = None if self.ledger.is_snapshot else self.ledger.run_date
         scored = {file.path for file in shown_files(self.ledger, records, self.kept_uris)}
@@ -251,11 +253,10 @@ def _check_kept(
 
 def _kept_columns(footers: Sequence[FileFooter], spec: ScoreSpec, storage: Storage) -> pa.Schema:
     """The kept columns under the names the table gives them, and as it has them where a night adds no file."""
-    table = open_table(spec.output.uri, storage)
+    table = open_table(spec.output.uri, storage) if spec.corpus.keep else None
     before = columns_of(table) if table is not None else pa.schema([])
     known = {name: before.field(written_name(name)) for name in spec.corpus.keep if written_name(name) in before.names}
     if not footers:
-        assert table is not None
         return pa.schema(list(known.values()))
     remedy = "leave the column out of `corpus.keep`, or write it with one type in every file"
     kept = kept_schema(footers, spec.corpus.keep, remedy, {name: field.type for name, field in known.items()})

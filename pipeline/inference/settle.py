@@ -47,11 +47,12 @@ def settle(
     num_rows = examples.tokens.num_rows
     num_probed = min(max(num_rows // _ONE_IN, _LEAST_PROBED), NUM_PROBED, num_rows)
     probed = np.unique(np.linspace(0, num_rows - 1, num_probed).astype(np.int64))
-    exact = run_in_fp32(examples.tokens.of_rows(probed))
+    few = examples.of_rows(probed)
+    exact = run_in_fp32(few.tokens)
     is_close = np.zeros(num_rows, np.bool_)
     for find, margin, found in zip(heads, margins, exact, strict=True):
         if margin is not None:
-            right = find(found, examples.of_rows(probed))
+            right = find(found, few)
             assert right is not None
             is_close |= margin < _NOISES * _root_mean_square(margin[probed], right)
     is_close[probed] = False

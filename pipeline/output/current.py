@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from datetime import date
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from pipeline.output.keys import read_row_groups
 from pipeline.output.table import DataFile, Night, live_files, night_of, open_table, publish_night
@@ -61,8 +62,11 @@ def current_files(table_uri: str, night: str, storage: Storage) -> frozenset[str
     root = join_uri(table_uri, CURRENT)
     table = open_table(root, storage)
     paths = sorted(live_files(table)) if table is not None else []
-    rows = [row for path in paths for _, part in read_row_groups(root, path, None, storage) for row in part.to_pylist()]
-    return frozenset(row[SOURCE_FILE] for row in rows if str(row["night"]) == night)
+    asked = pa.scalar(date.fromisoformat(night), pa.date32())
+    parts = (part for path in paths for _, part in read_row_groups(root, path, None, storage))
+    return frozenset(
+        uri for part in parts for uri in part.filter(pc.equal(part["night"], asked))[SOURCE_FILE].to_pylist()
+    )
 
 
 def _path(run_date: str, nights: Mapping[str, str]) -> str:

@@ -7,6 +7,7 @@ commits the same files.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from json import dumps, loads
@@ -138,8 +139,7 @@ class Ledger:
 
     def drop(self, names: Iterable[str]) -> None:
         """Forget records, so that their shards are scored again."""
-        for name in names:
-            self.storage.delete(self._uri(name))
+        deque(map_threads(lambda name: self.storage.delete(self._uri(name)), names, _THREADS), maxlen=0)
 
     def is_rescored(self) -> bool:
         """Whether this night was ever begun to be scored again: done or not, it stays whole."""
