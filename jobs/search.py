@@ -33,7 +33,6 @@ def search(
         from jobs.analysis_printing import describe_neighbours, print_neighbours
         from pipeline.analysis.neighbours import check_queries, open_index
         from pipeline.encoder.bundle import read_bundle_info
-        from pipeline.inference.embed import embed_texts
         from pipeline.registry.resolve import resolve_model
         from pipeline.uris import canonical_uri
 
@@ -42,6 +41,8 @@ def search(
         opened = open_index(canonical_uri(uri), parse_date(date_), storage)
         model = canonical_uri(resolve_model(bundle, registry, storage))
         opened.check_model(read_bundle_info(model, storage).model_version)
+        from pipeline.inference.embed import embed_texts  # torch, once the night and the bundle are known to fit
+
         found = opened.search(embed_texts(model, query, storage), count)
         if json_:
             print(json.dumps(describe_neighbours(query, found), indent=2, default=str))

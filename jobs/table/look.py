@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import asdict
 
 from jobs.nights import parse_date
@@ -34,6 +35,8 @@ def files(
 
         night = parse_date(date_) if date_ is not None else None
         found = list_live_files(uri, open_storage(endpoint_url), night)
+        if not found:
+            print("no file holds rows of it now: it had none, or later nights have replaced them", file=sys.stderr)
         if json_:
             print(json.dumps([asdict(file) for file in found], indent=2))
         else:

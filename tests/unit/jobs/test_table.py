@@ -11,6 +11,7 @@ import pytest
 
 from pipeline.registry.versions import Registry
 from pipeline.storage import Storage
+from tests.unit.inference.nights import Story
 from tests.unit.inference.scoring import NIGHT as SCORED_NIGHT
 from tests.unit.inference.scoring import prepared, score_all
 from tests.unit.jobs.command_line import Finished, assert_refused, run_command
@@ -61,6 +62,20 @@ def test_files_are_lines_that_other_readers_can_take(table: Path) -> None:
     assert [item["uri"] for item in described] == printed
     assert [(item["num_rows"], item["run_date"]) for item in described] == [(2, NIGHT)] * 2
     assert [item["size_bytes"] for item in described] == [Path(uri).stat().st_size for uri in printed]
+
+
+def test_a_night_whose_rows_a_snapshot_replaced_has_no_files_and_says_so(
+    tmp_path: Path, bundle_directory: Path
+) -> None:
+    story = Story(tmp_path, bundle_directory, {"mode": "snapshot"})
+    story.put("a", 20, 1)
+    story.night(NIGHT)
+    story.put("a", 20, 2)
+    story.night(NEXT_NIGHT)
+    finished = table_command(story.table, "files", "--date", NIGHT)
+    assert finished.stdout == ""
+    assert "later nights have replaced them" in finished.stderr
+    assert table_command(story.table, "files", "--date", NEXT_NIGHT).stderr == ""
 
 
 def test_diff_says_what_came_went_and_flipped(table: Path) -> None:
