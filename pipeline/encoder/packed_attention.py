@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import islice
 from typing import Any
 
 import torch
@@ -20,7 +21,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from pipeline.encoder.dropout import draw_factors
+from pipeline.encoder.dropping_attention import attend_dropping, pull_back
 from pipeline.encoder.packing import Pack, Rectangle
 from pipeline.encoder.short_attention import attend_short, by_head, is_short
 
@@ -123,7 +124,7 @@ class Attending:
 
 
 class _DroppingAttention(torch.autograd.Function):
-    """Attention with dropout, step by step, as torch has it on CPU; its gradients pass through fewer copies."""
+    """Attention with dropout, whose gradients pass through fewer copies than autograd's."""
 
     @staticmethod
     def forward(
@@ -133,23 +134,23 @@ class _DroppingAttention(torch.autograd.Function):
         with torch.autocast(query_QHD.device.type, enabled=False):
             for rectangle, *parts in how._rectangles(query_QHD, key_THD, value_THD):
                 query, key, value = (by_head(part) for part in parts)
-                weights = _weigh(query, key, scale, how._mask(rectangle), rectangle.shape[0])
-                factors = draw_factors(weights.shape, how.dropout, weights)
-                output_NHLD = torch.bmm((weights * factors).to(value.dtype), value)
-                outputs.append(how._gather(rectangle, _by_window(output_NHLD, rectangle.shape[0])))
-                kept += [query, key, value, weights, factors]
+                states = (query, key, value)
+                output_BLD, *needed = attend_dropping(states, how._mask(rectangle), scale, how.dropout)
+                outputs.append(how._gather(rectangle, _by_window(output_BLD, rectangle.shape[0])))
+                kept += [*states, *needed]
         ctx.save_for_backward(*kept)
         return torch.cat(outputs) if len(outputs) > 1 else outputs[0]
 
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, None]:
-        how, kept, (gradient_QHD,) = ctx.how, ctx.saved_tensors, gradients
+        how, kept, (gradient_QHD,) = ctx.how, iter(ctx.saved_tensors), gradients
         scale, pulls = how.scaling or gradient_QHD.shape[-1] ** -0.5, []
         parts = zip(how.pack.rectangles, how._split_queries(gradient_QHD), strict=True)
         with torch.autocast(gradient_QHD.device.type, enabled=False):
-            for number, (rectangle, part) in enumerate(parts):
+            for rectangle, part in parts:
                 pull = by_head(how._spread(rectangle, part))
-                of_query, *others = _pull_back(pull, scale, *kept[5 * number : 5 * number + 5])
+                query, key, value, weights, factors = islice(kept, 5)
+                of_query, *others = pull_back(pull, (query, key, value), weights, factors, scale)
                 num_windows = rectangle.shape[0]
                 pulls.append(
                     (
@@ -159,36 +160,6 @@ class _DroppingAttention(torch.autograd.Function):
                 )
             query, key, value = (torch.cat(found) if len(found) > 1 else found[0] for found in zip(*pulls, strict=True))
         return query, key, value, None
-
-
-def _weigh(
-    query_BLD: torch.Tensor, key_BLD: torch.Tensor, scale: float, mask: torch.Tensor | None, num_windows: int
-) -> torch.Tensor:
-    """Attention weights, before dropout: [B, 1 or L, L], at least fp32."""
-    scores = query_BLD.new_empty(len(query_BLD), query_BLD.shape[1], key_BLD.shape[1])
-    scores.baddbmm_(query_BLD, key_BLD.transpose(1, 2), beta=0, alpha=scale)
-    if mask is not None:
-        by_window = scores.view(num_windows, -1, *scores.shape[1:])
-        by_window.masked_fill_(~mask, torch.finfo(scores.dtype).min)
-    return torch.softmax(scores, dim=-1, dtype=torch.promote_types(scores.dtype, torch.float32))
-
-
-def _pull_back(
-    pull: torch.Tensor,
-    scale: float,
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    weights: torch.Tensor,
-    factors: torch.Tensor,
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Gradients of query, key and value from the output's, all [B, 1 or L, D]."""
-    of_value = torch.bmm((weights * factors).to(pull.dtype).transpose(1, 2), pull)
-    of_weights = torch.bmm(pull, value.transpose(1, 2)).to(weights.dtype).mul_(factors)
-    of_scores = torch._softmax_backward_data(of_weights, weights, -1, weights.dtype).to(pull.dtype)
-    of_query = torch.empty_like(query).baddbmm_(of_scores, key, beta=0, alpha=scale)
-    of_key = torch.empty_like(key).baddbmm_(of_scores.transpose(1, 2), query, beta=0, alpha=scale)
-    return of_query, of_key, of_value
 
 
 def _by_window(states_BLD: torch.Tensor, num_windows: int) -> torch.Tensor:

@@ -21,14 +21,14 @@ from torch.nn.functional import pad
 _MAX_PADDED_CELLS = 8_192
 _MAX_MERGED_TOKENS = {"inference": 400, "training": 4_000}
 # oneDNN compiles its half precision kernels shape by shape, which takes as long as multiplying the few tokens of a step
-# (docs/decisions.md): padded to multiples of these, steps have few shapes.
-_COARSE_TOKENS, _COARSE_RECTANGLE = 32, (8, 4)
+# (docs/decisions.md): rounded up to multiples of the first, and to so many leading bits, steps have few shapes.
+_COARSE_TOKENS, _COARSE_WINDOWS, _COARSE_LENGTH = (32, 6), (1, 3), (4, 4)
 
 
 def spread_tokens(values_T: torch.Tensor, cells_T: torch.Tensor, shape: tuple[int, int]) -> torch.Tensor:
     """Put tokens' values [T, ...] into their cells of a rectangle: [N, L, ...], zero where no token stands."""
     flat = values_T.new_zeros(shape[0] * shape[1], *values_T.shape[1:])
-    return flat.index_copy(0, cells_T, values_T).view(*shape, *values_T.shape[1:])
+    return flat.index_copy_(0, cells_T, values_T).view(*shape, *values_T.shape[1:])
 
 
 class _TakeOnce(torch.autograd.Function):
@@ -49,6 +49,12 @@ class _TakeOnce(torch.autograd.Function):
 def _take_once(values: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
     taken: torch.Tensor = _TakeOnce.apply(values, places)  # type: ignore[no-untyped-call]
     return taken
+
+
+def _round_up(count: int, grain: int, num_bits: int) -> int:
+    """The next multiple of the grain that, in binary, has zeros behind its leading bits."""
+    step = max(grain, 1 << max(count.bit_length() - num_bits, 0))
+    return count + -count % step
 
 
 def _pad_end(values_T: torch.Tensor, num_rows: int) -> torch.Tensor:
@@ -76,10 +82,12 @@ class Rectangle:
     mask: torch.Tensor | None
 
     @classmethod
-    def of(cls, lengths: npt.NDArray[np.int64], device: torch.device, grain: tuple[int, int] = (1, 1)) -> Rectangle:
-        """The rectangle of windows of these lengths; N and L are multiples of the grain."""
+    def of(cls, lengths: npt.NDArray[np.int64], device: torch.device, is_coarse: bool = False) -> Rectangle:
+        """The rectangle of windows of these lengths."""
         num_tokens, num_windows, longest = int(lengths.sum()), len(lengths), int(lengths.max())
-        shape = (num_windows + -num_windows % grain[0], longest + -longest % grain[1])
+        shape = (num_windows, longest)
+        if is_coarse:
+            shape = (_round_up(num_windows, *_COARSE_WINDOWS), _round_up(longest, *_COARSE_LENGTH))
         if num_tokens == shape[0] * shape[1]:
             return cls(num_tokens, num_windows, shape, None, None)
         inside = np.zeros(shape, bool)
@@ -139,7 +147,7 @@ class Pack:
 
     def pad(self, values_T: torch.Tensor) -> torch.Tensor:
         """[T, ...] with zeros behind, where shapes are coarse."""
-        return _pad_end(values_T, self.num_tokens + -self.num_tokens % _COARSE_TOKENS) if self.is_coarse else values_T
+        return _pad_end(values_T, _round_up(self.num_tokens, *_COARSE_TOKENS)) if self.is_coarse else values_T
 
     def split(self, values_T: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Tokens of the pack [T, ...] -> each rectangle's."""
@@ -157,7 +165,7 @@ class Pack:
         """The pack of windows of these lengths, in this order."""
         offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
         parts = _split_alike(lengths, _MAX_MERGED_TOKENS["training" if is_training else "inference"])
-        rectangles = tuple(Rectangle.of(part, device, _COARSE_RECTANGLE if is_coarse else (1, 1)) for part in parts)
+        rectangles = tuple(Rectangle.of(part, device, is_coarse) for part in parts)
         on_device = torch.from_numpy(offsets).to(device, non_blocking=True)
         return cls(on_device, int(lengths.max(initial=0)), rectangles, is_coarse)
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from pipeline.encoder import packing
+from pipeline.encoder.dropping_attention import attend_dropping, pull_back
 from pipeline.encoder.forward import encode, lay_out, takes_packs
 from pipeline.encoder.packed_attention import PACKED, can_pack, packed_attention
 from pipeline.encoder.packing import Pack
@@ -150,6 +151,29 @@ def test_attention_is_block_diagonal(
     torch.testing.assert_close(found, dense(parts, LENGTHS, reach), atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("piece_weights", [1, 200, 1 << 20])
+def test_heads_in_pieces_give_what_autograd_makes_of_the_same_masks(
+    piece_weights: int, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipeline.encoder.dropping_attention._PIECE_WEIGHTS", piece_weights)
+    generator = torch.Generator().manual_seed(1)
+    query, key, value, pull = (torch.randn(6, 9, 4, generator=generator).to(dtype) for _ in range(4))
+    mask = (torch.arange(9) < torch.tensor([[9], [5], [1]]))[:, None, None]  # three windows of two heads
+    torch.manual_seed(4)
+    output, weights, factors = attend_dropping((query, key, value), mask, 0.5, 0.3)
+    assert set(factors.unique().tolist()) == {0.0, float(factors.max())}
+    leaves = [part.double().requires_grad_() for part in (query, key, value)]
+    scores = 0.5 * leaves[0] @ leaves[1].transpose(1, 2)
+    scores = scores.masked_fill(~mask.expand(-1, 2, -1, -1).flatten(0, 1), float("-inf"))
+    expected = (scores.softmax(-1) * factors.double()) @ leaves[2]
+    expected.backward(pull.double())
+    close = {torch.bfloat16: 3e-2, torch.float32: 1e-5, torch.float64: 1e-10}[dtype]
+    torch.testing.assert_close(output.double(), expected.detach(), atol=close, rtol=close)
+    for found, leaf in zip(pull_back(pull, (query, key, value), weights, factors, 0.5), leaves, strict=True):
+        torch.testing.assert_close(found.double(), leaf.grad, atol=close, rtol=close)
+
+
 @pytest.mark.parametrize(
     ("max_padded_cells", "max_tokens", "shapes"),
     [
@@ -174,13 +198,36 @@ def test_windows_of_like_length_share_a_rectangle(
     assert (pack.longest, pack.offsets.tolist()) == (40, [0, *np.cumsum(LENGTHS).tolist()])
 
 
-def test_coarse_shapes_are_few() -> None:
-    for lengths in (np.array([3, 3, 5, 6]), np.array([2, 4, 5, 7, 8, 8]), np.full(8, 8)):
-        pack = Pack.of(lengths, CPU, is_training=True, is_coarse=True)
-        assert [part.shape for part in pack.rectangles] == [(8, 8)]
-        assert [(part.num_windows, part.num_tokens) for part in pack.rectangles] == [(len(lengths), lengths.sum())]
-        padded = pack.pad(torch.ones(pack.num_tokens, 2))
-        assert (len(padded) % 32, padded.sum()) == (0, 2 * lengths.sum())
+@pytest.mark.parametrize(
+    ("lengths", "shape"),
+    [
+        ([3, 3, 5, 6], (4, 8)),
+        ([2, 4, 5, 7, 8, 8, 8, 8, 8], (10, 8)),
+        ([8] * 9, (10, 8)),
+        ([8] * 8, (8, 8)),
+        ([201, 202], (2, 208)),
+        ([70] * 33, (40, 72)),
+    ],
+)
+def test_coarse_shapes_are_rounded_up(lengths: list[int], shape: tuple[int, int]) -> None:
+    pack = Pack.of(np.array(lengths), CPU, is_training=True, is_coarse=True)
+    assert [part.shape for part in pack.rectangles] == [shape]
+    assert [(part.num_windows, part.num_tokens) for part in pack.rectangles] == [(len(lengths), sum(lengths))]
+    padded = pack.pad(torch.ones(pack.num_tokens, 2))
+    assert (len(padded) % 32, padded.sum()) == (0, 2 * sum(lengths))
+
+
+def test_coarse_shapes_are_few_and_little_of_them_is_padding() -> None:
+    drawn = np.random.default_rng(1)
+    batches = [np.sort(drawn.integers(8, 384, drawn.integers(4, 64))) for _ in range(300)]
+
+    def shapes(is_coarse: bool) -> list[tuple[int, int]]:
+        packs = [Pack.of(lengths, CPU, is_training=True, is_coarse=is_coarse) for lengths in batches]
+        return [part.shape for pack in packs for part in pack.rectangles]
+
+    coarse, exact = shapes(True), shapes(False)
+    assert 5 * len(set(coarse)) < len(set(exact))
+    assert sum(n * length**2 for n, length in coarse) < 1.2 * sum(n * length**2 for n, length in exact)
 
 
 def test_only_training_in_half_precision_on_a_cpu_has_coarse_shapes() -> None:
