@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from pipeline.encoder.model import ModelOutputs
 
-_NOTHING, _START, _END = 0, 1, 2
+START, END = 1, 2  # marks of tokens, which add up
 _LIMITS = SpanLimits()
 _JUDGED = pa.schema(
     [
@@ -89,18 +89,18 @@ class QuestionAnswering:
         for window, row in enumerate(tokens.window_rows):
             base, stop = int(tokens.offsets[window]), int(tokens.offsets[window + 1])
             start, end = _answer_tokens(answers[row], tokens.spans[base:stop])
-            values[base + start] += _START
-            values[base + end] += _END
+            values[base + start] += START
+            values[base + end] += END
         return WindowTargets(values, tokens.offsets, np.ones(len(tokens), np.int64))
 
     def loss_sum(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """Mean of the two cross-entropies over positions; padding cannot be chosen."""
         from torch.nn.functional import cross_entropy
 
-        marks = targets.long().clamp(min=_NOTHING)
+        marks = targets.long().clamp(min=0)
         open_BS1 = (targets >= 0).unsqueeze(-1)
         masked = logits.float().masked_fill(~open_BS1, -1e9)
-        starts, ends = (marks & _START).argmax(dim=1), (marks & _END).argmax(dim=1)
+        starts, ends = (marks & START).argmax(dim=1), (marks & END).argmax(dim=1)
         start_loss = cross_entropy(masked[..., 0], starts, reduction="sum")
         return (start_loss + cross_entropy(masked[..., 1], ends, reduction="sum")) / 2
 

@@ -14,6 +14,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import torch
 
@@ -23,12 +25,15 @@ from pipeline.encoder.model import EncoderModel, Head, load_network
 from pipeline.encoder.tokenize import Padding, TextTokenizer
 from pipeline.errors import InputError
 from pipeline.finetune.alone import train_alone
+from pipeline.finetune.fitted import can_be_fitted
 from pipeline.finetune.labelled import UsableRows, read_split
 from pipeline.finetune.prepare import PreparedHead, PreparedTraining
 from pipeline.studies.benchmark.rounds import Contender
-from pipeline.tasks.base import Examples
+from pipeline.tasks.base import Examples, Task
+from pipeline.tasks.question_answering import END, START
 
-_RACED = ("text-classification", "pair-classification", "token-classification")  # the Trainer has their losses
+# The Trainer has their losses.
+_RACED = ("text-classification", "pair-classification", "token-classification", "question-answering")
 
 
 @dataclass(frozen=True)
@@ -95,13 +100,17 @@ class TrainingWork:
 
 
 def training_contenders(work: TrainingWork) -> list[Contender]:
-    """Own training twice, and the Trainer with and without grouping by length; each gives its model's directory."""
+    """Own training, with each start a head can have, and the Trainer with and without grouping by length.
+
+    Each gives its model's directory.
+    """
     trainers = [
         _contender(work, f"Hugging Face Trainer, {sampling}", partial(_run_trainer, work, sampling))
         for sampling in ("group_by_length", "random")
     ]
-    recipe = work.runs[0].spec.training
-    own = {"bertmill": recipe.head_start, "bertmill, head from random weights, as theirs": "random"}
+    own = {"bertmill": work.runs[0].spec.training.head_start}
+    if can_be_fitted(work.head.task):
+        own["bertmill, head from random weights, as theirs"] = "random"
     return [*(_contender(work, name, partial(_run_own, work, start)) for name, start in own.items()), *trainers]
 
 
@@ -131,7 +140,10 @@ def _run_trainer(work: TrainingWork, sampling: str, run: PreparedTraining) -> Pa
     tokenizer = load_tokenizer(encoder)
     torch.manual_seed(recipe.seed)  # the head's weights
     network = getattr(transformers, work.head.task.head_class).from_pretrained(
-        encoder, num_labels=len(work.head.train.learned.labels), use_safetensors=True, trust_remote_code=False
+        encoder,
+        num_labels=len(work.head.train.learned.labels) or 2,  # of answers the start and the end
+        use_safetensors=True,
+        trust_remote_code=False,
     )
     target = work.folder / f"trainer-{sampling}"
     arguments = transformers.TrainingArguments(
@@ -168,13 +180,22 @@ def _windows(work: TrainingWork, tokenizer: Any) -> list[dict[str, Any]]:
     tokens, found = examples.tokens, task.window_targets(work.train.targets, examples, work.head.train.learned)
     rows = []
     for window, (start, stop) in enumerate(zip(tokens.offsets[:-1], tokens.offsets[1:], strict=True)):
-        targets = found.values[found.offsets[window] : found.offsets[window + 1]].astype(int).tolist()
+        targets = found.values[found.offsets[window] : found.offsets[window + 1]].astype(int)
         row = {"input_ids": tokens.ids[start:stop].tolist(), "attention_mask": [1] * int(stop - start)}
         if tokens.type_ids is not None and "token_type_ids" in tokenizer.model_input_names:
             row["token_type_ids"] = tokens.type_ids[start:stop].tolist()
-        labels = targets if task.classes_of == "tokens" else targets[0]
-        rows.append({**row, "labels": labels, "length": int(stop - start)})
+        rows.append({**row, **_given(task, targets), "length": int(stop - start)})
     return rows
+
+
+def _given(task: Task, targets: npt.NDArray[np.int64]) -> dict[str, Any]:
+    """A window's targets under the names that transformers gives them."""
+    if task.name == "question-answering":
+        return {
+            "start_positions": int((targets & START).argmax()),
+            "end_positions": int((targets & END).argmax()),
+        }
+    return {"labels": targets.tolist() if task.classes_of == "tokens" else int(targets[0])}
 
 
 class _Rows(torch.utils.data.Dataset[dict[str, Any]]):
