@@ -154,15 +154,20 @@ class ScoringCompute(ComputeConfig):
     workers_per_gpu: int = Field(
         1, ge=1, le=16, description="workers that share a GPU, each with its part of the memory; no matter on CPU"
     )
-    price_per_hour: float | None = Field(
-        None, ge=0, description="what one worker costs an hour, in any currency: reports then say what a night cost"
-    )
 
     @model_validator(mode="after")
     def _shared_gpus_may_be_used(self) -> Self:
         if self.device == "cpu" and self.workers_per_gpu > 1:
             raise ValueError(f"workers_per_gpu: {self.workers_per_gpu} is about GPUs, and device: cpu uses none")
         return self
+
+
+class NightCompute(ScoringCompute):
+    """What scores a night, how many of it, and what that costs."""
+
+    price_per_hour: float | None = Field(
+        None, ge=0, description="what one worker costs an hour, in any currency: reports then say what a night cost"
+    )
 
 
 class TrainingCompute(ElasticCompute):

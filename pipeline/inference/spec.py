@@ -6,7 +6,16 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema, field_validator, model_validator
 
-from pipeline.config import CorpusConfig, ScoringCompute, SpecModel, StorageConfig, Uri, Uris, check_bundle_names
+from pipeline.config import (
+    CorpusConfig,
+    NightCompute,
+    ScoringCompute,
+    SpecModel,
+    StorageConfig,
+    Uri,
+    Uris,
+    check_bundle_names,
+)
 from pipeline.report.limits import ReportConfig
 from pipeline.schema import RESERVED_COLUMNS, written_name
 from pipeline.uris import overlaps
@@ -105,7 +114,7 @@ class ScoreSpec(SpecModel):
         "none", description="text-hash: rows whose texts were scored before, by the same model, get the stored result"
     )
     report: ReportConfig = ReportConfig()
-    compute: ScoringCompute = ScoringCompute()
+    compute: NightCompute = NightCompute()
     storage: StorageConfig = StorageConfig()
 
     @property

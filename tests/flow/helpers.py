@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.config import CorpusConfig, PoolOptions, ScoringCompute
+from pipeline.config import CorpusConfig, NightCompute, PoolOptions
 from pipeline.inference.prepare import PreparedRun, prepare_run
 from pipeline.inference.publish import RunReport, publish_run
 from pipeline.inference.run import run_id_for, score_pending
@@ -72,7 +72,7 @@ def score_spec(bundle: str | dict[str, str], corpus_uri: str, output: str, **cha
         bundle=bundle,  # type: ignore[arg-type]
         corpus=CorpusConfig(uri=(corpus_uri,), **corpus_block),
         output=OutputConfig(uri=output),
-        compute=ScoringCompute(precision="fp32", device="cpu"),
+        compute=NightCompute(precision="fp32", device="cpu"),
         **changes,
     )
 

@@ -61,3 +61,10 @@ def test_gpus_are_not_shared_where_none_is_used() -> None:
     raw = {"bundle": "/b", "corpus": {"uri": "/c"}, "compute": {"device": "cpu", "workers_per_gpu": 2}}
     with pytest.raises(SpecError, match="workers_per_gpu: 2 is about GPUs, and device: cpu uses none"):
         parse_spec(raw, EvaluateSpec, "spec.yaml")
+
+
+def test_only_a_night_has_a_price() -> None:
+    raw = {"bundle": "/b", "corpus": {"uri": "/c"}, "compute": {"price_per_hour": 2.5}}
+    assert parse_spec({**raw, "output": {"uri": "/o"}}, ScoreSpec, "spec.yaml").compute.price_per_hour == 2.5
+    with pytest.raises(SpecError, match=r"compute\.price_per_hour: is not a known field"):
+        parse_spec(raw, EvaluateSpec, "spec.yaml")
