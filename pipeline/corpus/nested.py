@@ -39,13 +39,16 @@ def field_at(schema: pa.Schema, path: tuple[str, ...], name: str) -> pa.Field:
 def column_at(table: pa.Table, path: tuple[str, ...]) -> pa.ChunkedArray:
     """The values at a path of `find_path`; null where any struct above them is null.
 
-    UUIDs are spelled out at any depth, other extension types (JSON) are what they are stored as, list views are lists.
+    UUIDs are spelled out at any depth, other extension types (JSON) are what they are stored as, list views are lists,
+    and views of text or bytes, of which Arrow can take no rows, are large text or bytes at any depth.
     """
     column = table[path[0]]
     for part in path[1:]:
         column = pc.struct_field(column, [column.type.get_field_index(part)])
     if pa.types.is_list_view(column.type) or pa.types.is_large_list_view(column.type):
-        return pa.chunked_array([as_list(chunk) for chunk in column.chunks], pa.list_(column.type.value_type))
+        column = pa.chunked_array([as_list(chunk) for chunk in column.chunks], pa.list_(column.type.value_type))
+    if (without_views := _without_views(column.type)) != column.type:
+        column = column.cast(without_views)
     if _holds_uuids(column.type):
         return pa.chunked_array([_spell(chunk) for chunk in column.chunks], _spell(pa.nulls(0, column.type)).type)
     if not isinstance(column.type, pa.BaseExtensionType):
@@ -62,6 +65,21 @@ def as_list(lists: pa.Array, values: pa.Array | None = None) -> pa.ListArray:
     offsets = np.concatenate([[0], np.cumsum(lengths.to_numpy())]).astype(np.int32)
     mask = pc.is_null(lists) if lists.null_count else None
     return pa.ListArray.from_arrays(pa.array(offsets), lists.flatten() if values is None else values, mask=mask)
+
+
+def _without_views(kind: pa.DataType) -> pa.DataType:
+    types = pa.types
+    if kind == pa.string_view():
+        return pa.large_string()
+    if kind == pa.binary_view():
+        return pa.large_binary()
+    if types.is_struct(kind):
+        return pa.struct([field.with_type(_without_views(field.type)) for field in kind])
+    if types.is_map(kind):
+        return pa.map_(_without_views(kind.key_type), _without_views(kind.item_type))
+    if types.is_list(kind):
+        return pa.list_(kind.value_field.with_type(_without_views(kind.value_type)))
+    return kind
 
 
 def _holds_uuids(kind: pa.DataType) -> bool:

@@ -43,3 +43,17 @@ def test_a_column_that_is_not_there_is_named_with_those_that_are(tmp_path: Path)
     with pytest.raises(CorpusError, match="no column 'body'; it has text, doc, domain") as caught:
         rows_of(tmp_path / "domain=x", ["body"])
     assert caught.value.remedy == "name a column that it has"
+
+
+@pytest.mark.parametrize(
+    ("kind", "values"),
+    [
+        (pa.string_view(), list("uvwxyz")),
+        (pa.binary_view(), [b"u", None, b"w", b"x", b"y", b"z"]),
+        (pa.list_(pa.string_view()), [["u"], ["v", None], None, [], [], ["z"]]),
+        (pa.map_(pa.string_view(), pa.string_view()), [[("u", "1")], None, [("w", None)], [], [], [("z", "2")]]),
+    ],
+)
+def test_rows_of_views_are_found_too(tmp_path: Path, kind: pa.DataType, values: list[Any]) -> None:
+    found = rows_of(tmp_path / "x", ["seen"], seen=pa.array(values, kind))
+    assert found == {"seen": [values[1], values[2], values[5]]}
