@@ -109,9 +109,24 @@ class CoverageStore:
         shown = self._shown_files()
         return None if shown is None else self._believed(run_date, shown)
 
-    def _believed(self, run_date: str, shown: _Shown) -> Coverage | None:
-        """The same, where it was read what the table shows."""
-        lists = [item for item in self.storage.list_objects(self._folder(run_date)) if self._is_own(item.uri)]
+    def held(self, nights: Mapping[str, str]) -> dict[str, str]:
+        """Of files (URI -> night), those that their nights hold, whatever the fingerprint."""
+        shown = self._shown_files() if nights else None
+        if shown is None:
+            return {}
+        dates = sorted(set(nights.values()))
+        found = map_threads(lambda night: self._believed(night, shown, any_model=True), dates, _THREADS)
+        lists = dict(zip(dates, found, strict=True))
+        return {
+            uri: night
+            for uri, night in nights.items()
+            if (own := lists[night]) is not None and own.nights.get(uri) == night
+        }
+
+    def _believed(self, run_date: str, shown: _Shown, any_model: bool = False) -> Coverage | None:
+        """The same, where it was read what the table shows; of whichever fingerprint the night is, if any will do."""
+        found = self.storage.list_objects(self._folder(run_date))
+        lists = [item for item in found if any_model or self._is_own(item.uri)]
         for item in sorted(lists, key=lambda item: (item.modified_s or 0.0, item.uri), reverse=True):
             content = self.storage.read_bytes(item.uri)
             if content is None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from itertools import chain
 
@@ -25,7 +25,7 @@ from pipeline.inference.source import FirstModel, InputSource, ModelSource, Text
 from pipeline.inference.spec import FIRST, ScoreSpec
 from pipeline.inference.standing import shown_files, shown_quarantine, usable_files
 from pipeline.output.columns import columns_of
-from pipeline.output.current import says_current
+from pipeline.output.current import current_files, read_current, says_current
 from pipeline.output.ledger import Ledger
 from pipeline.output.lock import free_generation
 from pipeline.output.mode import check_mode
@@ -113,13 +113,32 @@ class PreparedRun:
         if self.covered is None:
             return True
         is_covered = self.covered.published(self.ledger.run_date) is not None
-        return is_covered and says_current(uri, self.ledger.run_date, self.covers.nights, storage)
+        return is_covered and says_current(uri, self.ledger.run_date, self.current_nights, storage)
 
     @property
     def covers(self) -> Coverage:
         """What the nights hold together once this one is published."""
         covered = self.coverage.extended([footer.layout.file for footer in self.footers], self.ledger.run_date)
         return covered.within(self.files) if self.spec.output.vanished == "drop" else covered
+
+    @property
+    def current_nights(self) -> Mapping[str, str]:
+        """Corpus file -> the night that holds its current rows, once this one is published.
+
+        What `covers` says; and files that are gone, where their rows are kept, or that are corrupt now stay where they
+        are current, though another model scored them or everything else was scored again.
+        """
+        own, ledger, store = self.covers.nights, self.ledger, self.covered
+        is_kept, corrupt = self.spec.output.vanished == "keep", {file.uri for file in self.skipped}
+        if store is None or not (is_kept or corrupt):
+            return own
+        there = own.keys() | {file.uri for file in self.files}
+        stay = {
+            uri: night
+            for uri, night in read_current(ledger.table_uri, ledger.storage).items()
+            if night != ledger.run_date and uri not in own and (uri in corrupt or (is_kept and uri not in there))
+        }
+        return {**store.held(stay), **own}
 
     @property
     def kept_uris(self) -> frozenset[str] | None:
@@ -152,12 +171,11 @@ def prepare_run(spec: ScoreSpec, run_date: str, rescore: bool = False) -> Prepar
     read = {name: columns_read(info, spec.corpus.inputs) for name, info in bundles.items()}
     columns = Columns(tuple(dict.fromkeys(chain.from_iterable(read.values()))), spec.corpus.keep)
     ledger = Ledger(output.uri, run_date, fingerprint_run(spec, bundles), storage, output.mode == "snapshot")
-    selects_new = output.select == "new" and not rescore and not ledger.is_rescored()
-    coverage, own = _covered_before(ledger) if selects_new else (NOTHING, NOTHING)
+    coverage, held = _covered_before(ledger, rescore) if output.select == "new" else (NOTHING, frozenset[str]())
     cache = LayoutCache(join_uri(output.uri, "_bertmill", "layouts"), columns, storage)
     skips = spec.corpus.corrupt_files == "skip"
     footers = (survey := cache.survey([file for file in files if coverage.lacks(file)], skips)).footers
-    _check_kept(own, spec, run_date, files, survey.skipped)
+    _check_kept(held, spec, run_date, files, survey.skipped)
     size = ShardSize(spec.corpus.shard_rows, spec.corpus.shard_bytes)
     shards = cut_shards((footer.layout for footer in footers), size, packs_files=not output.keeps_files_apart)
     if not shards and not coverage.etags:
@@ -219,26 +237,38 @@ def _nothing_to_score(spec: ScoreSpec, survey: Survey) -> CorpusError:
     return CorpusError(found, "nothing to score")
 
 
-def _covered_before(ledger: Ledger) -> tuple[Coverage, Coverage]:
-    """What nights before a ledger's cover, and what its own does if it was published.
+def _covered_before(ledger: Ledger, rescore: bool) -> tuple[Coverage, Set[str]]:
+    """What nights before a ledger's cover, and the files whose rows stand in its own if it was published.
 
     Run again, a night keeps what it holds: a missed night before it that was filled in may hold the same files, but
-    nights after it say that their rows stand here.
+    nights after it say that their rows stand here. A night that is scored again builds on nothing.
     """
+    if rescore or ledger.is_rescoring():
+        return NOTHING, frozenset()
+    current = current_files(ledger.table_uri, ledger.run_date, ledger.storage)
+    if ledger.is_rescored():
+        return NOTHING, current
     store = CoverageStore(ledger.table_uri, ledger.fingerprint, ledger.storage)
-    own = store.published(ledger.run_date) or NOTHING
-    return store.before(ledger.run_date).without(own.held_by(ledger.run_date)), own
+    held = (store.published(ledger.run_date) or NOTHING).held_by(ledger.run_date)
+    return store.before(ledger.run_date).without(held), held | current
 
 
 def _check_kept(
-    own: Coverage, spec: ScoreSpec, run_date: str, files: Sequence[CorpusFile], skipped: Sequence[SkippedFile]
+    held: Set[str], spec: ScoreSpec, run_date: str, files: Sequence[CorpusFile], skipped: Sequence[SkippedFile]
 ) -> None:
     """A night that was published, and is run again, can show no more what it held of files that cannot be read now.
+
+    Args:
+        held: URIs of the files whose rows stand in it.
+
+        spec: The spec.
+        run_date: The night.
+        files: The corpus.
+        skipped: What of it is corrupt.
 
     Raises:
         CorpusError: it holds such rows, and they are to be kept.
     """
-    held = own.held_by(run_date)
     gone = held - {file.uri for file in files} if spec.output.vanished == "keep" else set[str]()
     lost = sorted(gone | (held & {file.uri for file in skipped}))
     if lost:

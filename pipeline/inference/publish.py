@@ -107,7 +107,7 @@ def publish_run(
     night = Night(ledger.run_date, shown, run.table_schema, facts, ledger.is_snapshot)
     published = publish_night(ledger.table_uri, night, storage)
     if run.covered is not None:
-        publish_current(ledger.table_uri, ledger.run_date, run.covers.nights, facts, storage)
+        publish_current(ledger.table_uri, ledger.run_date, run.current_nights, facts, storage)
     ledger.drop(ledger.names() - records.keys())  # what the corpus no longer has would otherwise be kept for ever
     ledger.end_rescoring()
     annotate_span(run_id=run_id, rows=run.plan.num_rows, files=len(shown), table_version=published.version)

@@ -13,7 +13,6 @@ from collections.abc import Mapping
 from datetime import date
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from pipeline.output.keys import read_row_groups
 from pipeline.output.table import DataFile, Night, live_files, night_of, open_table, publish_night
@@ -59,14 +58,20 @@ def says_current(table_uri: str, run_date: str, nights: Mapping[str, str], stora
 
 def current_files(table_uri: str, night: str, storage: Storage) -> frozenset[str]:
     """The corpus files whose rows are to be read in a night."""
+    return frozenset(uri for uri, found in read_current(table_uri, storage).items() if found == night)
+
+
+def read_current(table_uri: str, storage: Storage) -> dict[str, str]:
+    """Corpus file -> the night in which its rows are to be read; nothing where no night has said so."""
     root = join_uri(table_uri, CURRENT)
     table = open_table(root, storage)
     paths = sorted(live_files(table)) if table is not None else []
-    asked = pa.scalar(date.fromisoformat(night), pa.date32())
-    parts = (part for path in paths for _, part in read_row_groups(root, path, None, storage))
-    return frozenset(
-        uri for part in parts for uri in part.filter(pc.equal(part["night"], asked))[SOURCE_FILE].to_pylist()
-    )
+    parts = [part for path in paths for _, part in read_row_groups(root, path, None, storage)]
+    return {
+        uri: night.isoformat()
+        for part in parts
+        for uri, night in zip(part[SOURCE_FILE].to_pylist(), part["night"].to_pylist(), strict=True)
+    }
 
 
 def _path(run_date: str, nights: Mapping[str, str]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from pipeline.inference.publish import publish_run
 from pipeline.inference.spec import ScoreSpec
 from pipeline.output.table import Night, Published, publish_night
 from pipeline.storage import Storage
+from tests.tiny import make_bundle
 from tests.unit.inference.nights import Story, story_of_three
 from tests.unit.inference.scoring import score_all
 
@@ -149,6 +151,55 @@ def test_a_night_that_would_lose_rows_as_it_is_run_again_is_refused(story: Story
     assert story.current() == story.rows | story.vanished
     story.night(D20, rescore=True)
     assert story.shown(D20) == story.rows
+
+
+def asked_to_rescore(story: Story) -> bool:
+    return True
+
+
+def changed_model(story: Story) -> bool:
+    make_bundle(story.root / "other", seed=7)
+    story.bundle = story.root / "other"
+    return False
+
+
+@pytest.mark.parametrize("change", [asked_to_rescore, changed_model])
+@pytest.mark.parametrize("is_removed", [True, False])
+def test_rows_that_are_kept_stay_current_when_everything_else_is_scored_again(
+    story: Story, is_removed: bool, change: Callable[[Story], bool]
+) -> None:
+    """Of a file that is gone and kept, or that is corrupt now and skipped."""
+    story.output = {"select": "new", "vanished": "keep" if is_removed else "drop"}
+    story.blocks = {"corpus": {"keep": ["id"], "shard_rows": 20, "corrupt_files": "skip"}}
+    story.put("b", 25, 1)
+    story.night(D20)
+    (story.remove if is_removed else story.spoil)("b")
+    rescore = change(story)
+    story.night(D21, rescore)
+    assert story.current() == story.rows | story.vanished
+    assert story.prepare(D21).is_published
+    story.put("d", 10, 3)
+    story.night(D22)
+    assert story.current() == story.rows | story.vanished
+    assert [story.verify(night) for night in (D20, D21, D22)] == [(), (), ()]
+    story.put("b", 5, 40)
+    story.night(D23)
+    assert story.current() == story.rows
+
+
+@pytest.mark.parametrize("is_rescored", [True, False])
+def test_a_night_that_would_lose_rows_is_refused_after_a_rescoring_and_to_another_model(
+    story: Story, is_rescored: bool
+) -> None:
+    story.output = {"select": "new", "vanished": "keep"}
+    story.night(D20, rescore=is_rescored)
+    story.remove("c")
+    if not is_rescored:
+        changed_model(story)
+    with pytest.raises(CorpusError, match="holds rows of 1 files that are gone from the corpus"):
+        story.prepare(D20)
+    story.night(D21)
+    assert story.current() == story.rows | story.vanished
 
 
 def test_a_night_of_everything_keeps_no_vanished_file() -> None:
