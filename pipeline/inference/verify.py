@@ -82,7 +82,12 @@ def rescore_sample(uri: str, run_date: str, check: SampleCheck, storage: Storage
         return comparison.result(0)  # of a night without rows
     own_version = bundle.info.model_version
     _check_version({row[version] for row in rows}, own_version, check, _cascade_of(uri, run_date, storage))
-    rows = [row for row in rows if row[version] == own_version]
+    num_sampled, rows = len(rows), [row for row in rows if row[version] == own_version]
+    if not rows:
+        raise ModelError(
+            f"{check.bundle_uri}: the cascade's other bundle answered all {num_sampled} sampled rows of {run_date}",
+            f"sample more rows: --sample {10 * num_sampled}; or give the other bundle",
+        )
     texts = _read_texts(rows, [{**bundle.info.inputs, **check.inputs}[name] for name in task.inputs], storage)
     model = PlainModel(bundle, task)
     for row, row_texts in zip(rows, texts, strict=True):
@@ -115,10 +120,11 @@ def _cascade_of(uri: str, run_date: str, storage: Storage) -> frozenset[str]:
 
 
 def _check_version(found: set[str], own: str, check: SampleCheck, cascade: frozenset[str]) -> None:
+    """Rows of a night are its one bundle's; of a cascade's they may all be the other one's."""
     strangers = found - (cascade if own in cascade and not check.bundle_name else {own})
-    if strangers or own not in found:
+    if strangers:
         raise ModelError(
-            f"{check.bundle_uri}: has model_version {own}, the night was scored with {min(strangers or found)}",
+            f"{check.bundle_uri}: has model_version {own}, the night was scored with {min(strangers)}",
             "give the bundle that scored the night",
         )
 

@@ -136,6 +136,17 @@ def test_a_sample_is_compared_with_the_bundle_that_answered(story: Story) -> Non
         rescore_sample(str(story.table), NIGHT, SampleCheck(str(story.root / "third"), 9), STORAGE)
 
 
+def test_a_sample_that_the_other_bundle_answered_is_no_other_night_s(story: Story) -> None:
+    scores = sorted(row[1] for row in alone(story, "small", NIGHT))
+    story.blocks = cascade(story, scores[1])
+    story.night(NIGHT)
+    with pytest.raises(ModelError, match="the cascade's other bundle answered all 3 sampled rows") as caught:
+        rescore_sample(str(story.table), NIGHT, SampleCheck(str(story.root / "large"), 3), STORAGE)
+    assert "--sample 30" in str(caught.value.remedy)
+    found = rescore_sample(str(story.table), NIGHT, SampleCheck(str(story.root / "large"), 99), STORAGE)
+    assert (found.num_rows, found.problems) == (1, ())
+
+
 def test_the_guide_s_query_says_what_a_cascade_would_do(story: Story) -> None:
     """Of a comparison night, against the cascade itself."""
     story.blocks = {"beside": {"small": str(story.root / "small")}}
