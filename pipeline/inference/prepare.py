@@ -260,7 +260,6 @@ def _check_kept(
 
     Args:
         held: URIs of the files whose rows stand in it.
-
         spec: The spec.
         run_date: The night.
         files: The corpus.

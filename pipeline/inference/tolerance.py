@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Tolerance:
-    """How far a stored number may be from fp32. The defaults leave room for bf16.
+    """How far a stored number may be from fp32. The defaults leave room for bf16, twice what it was seen to take.
 
     Attributes:
         score: Of a probability; for `similarity`, of the label's range, or of the number itself (of 1 if smaller).
@@ -16,6 +16,6 @@ class Tolerance:
         logit: By how much a stored answer to a question may be less likely than fp32's, as a difference of logits.
     """
 
-    score: float = 0.02
+    score: float = 0.05
     cosine: float = 0.999
     logit: float = 0.25
