@@ -12,7 +12,8 @@ if TYPE_CHECKING:
 
 def print_run(report: RunReport) -> None:
     """One paragraph on a finished scoring run."""
-    did = "published" if report.published else "already published"
+    without = "already published" if report.num_scored_rows else "published without a commit, as no row was scored"
+    did = "published" if report.published else without
     print(f"{did}: night {report.run_date} of {report.table_uri}, version {report.table_version}")
     print(
         f"  rows {report.num_rows:,} = {report.num_scored_rows:,} scored + {report.num_quarantined_rows:,} "
@@ -24,10 +25,8 @@ def print_run(report: RunReport) -> None:
     )
     rows_per_s = report.num_rows_this_run / max(report.elapsed_s, 1e-9)
     tokens_per_s = report.num_tokens_this_run / max(report.elapsed_s, 1e-9)
-    if report.num_corpus_files > report.num_files:
-        print(
-            f"  {report.num_corpus_files - report.num_files:,} files of the corpus stand in earlier nights, unchanged"
-        )
+    if num_standing := report.num_corpus_files - report.num_files - len(report.skipped_files):
+        print(f"  {num_standing:,} files of the corpus stand in earlier nights, unchanged")
     if report.num_reused_rows_this_run:
         print(f"  {report.num_reused_rows_this_run:,} rows copied from equal texts, not computed")
     if report.quarantine_reasons:
