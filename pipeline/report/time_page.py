@@ -62,7 +62,7 @@ def _figures(report: NightReport, run: Any, usage: dict[str, Any]) -> list[tuple
         ("rows a second", f"{usage['rows_per_s']:,.0f}"),
         ("tokens a second", f"{usage['tokens_per_s']:,.0f}"),
         ("tokens", f"{usage['num_tokens']:,}"),
-        ("padding", f"{1 - usage['num_tokens'] / max(usage['num_padded_tokens'], 1):.1%}"),
+        ("padding", _padding(usage)),
         ("workers", f"{usage['num_workers']:,}"),
         ("workers idle", f"{usage['idle_share']:.1%}"),
         ("before the first shard", format_seconds(usage["before_s"])),
@@ -107,7 +107,7 @@ def _worker_row(worker: dict[str, Any]) -> list[str]:
         f"{worker['num_shards']:,}",
         f"{worker['rows_per_s']:,.0f}",
         f"{worker['tokens_per_s']:,.0f}",
-        _percent(1 - worker["num_tokens"] / max(worker["num_padded_tokens"], 1)),
+        _padding(worker),
         *(_percent(worker[f"{name}_s"] / paid_s) for name in (*_STAGES, *_IDLE[:-1])),
         _percent(worker["model_flop_utilisation"]),
         *(_megabytes(worker[name]) for name in ("read_bytes", "written_bytes", "peak_bytes", "peak_gpu_bytes")),
@@ -172,6 +172,11 @@ def _throughput(shards: Sequence[dict[str, Any]]) -> Html:
         (shard["ended_s"] - start_s, shard["num_rows"] / max(shard["elapsed_s"], 1e-3)) for shard in shards[::step]
     ]
     return draw_series("throughput", points, line)
+
+
+def _padding(counts: dict[str, Any]) -> str:
+    padded = counts["num_padded_tokens"]
+    return _percent(1 - counts["num_tokens"] / padded if padded else None)
 
 
 def _percent(share: float | None) -> str:

@@ -167,6 +167,19 @@ def story(tmp_path: Path, bundle_directory: Path) -> Story:
     return story
 
 
+def test_a_night_without_tokens_has_no_share_of_padding(tmp_path: Path, bundle_directory: Path) -> None:
+    story = Story(tmp_path, bundle_directory, {"select": "new"})
+    story.put("a", 20, 0)
+    shares = []
+    for night in (NIGHT, NEXT_NIGHT):
+        run = story.prepare(night)
+        finish(run)
+        write_report(run.ledger, run.spec.report)
+        shares.append(Page((story.table / "_reports" / f"run_date={night}.html").read_text()).figure("padding"))
+    assert shares[0].endswith("%")
+    assert shares[1] == "unknown"
+
+
 def test_a_real_nights_page_shows_its_manifest(story: Story, capsys: pytest.CaptureFixture[str]) -> None:
     story.night(NIGHT)
     run = story.prepare(NEXT_NIGHT)
