@@ -154,7 +154,7 @@ class TextClassification:
             "weighted_f1": float((f1 * support).sum() / len(truth)),
             "mcc": matthews(counts),
             "ece": calibration_error(scores.max(axis=1), scores.argmax(axis=1) == truth),
-            "loss": float(-np.log(np.maximum(scores[np.arange(len(truth)), truth], 1e-30)).mean()),
+            "loss": abs(float(np.log(np.maximum(scores[np.arange(len(truth)), truth], 1e-30)).mean())),  # never -0.0
         }
         return Evaluation(len(truth), metrics, Confusion(learned.labels, counts))
 

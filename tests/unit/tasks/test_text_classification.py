@@ -72,6 +72,11 @@ def test_no_rows_give_no_figures_and_no_warning() -> None:
     assert (result.num_rows, result.metrics, result.confusion) == (0, {}, None)
 
 
+def test_the_loss_of_a_certain_model_is_no_negative_zero() -> None:
+    metrics = judged(np.array([[60, 0, 0]], np.float32), ["a"], ABC).metrics
+    assert f"{metrics['loss']:.4f}" == "0.0000"
+
+
 def test_decoding_is_softmax_and_its_best_class() -> None:
     logits, _ = random_logits(50, 3, seed=5)
     labels, scores, class_scores = TASK.decode(outputs_of(logits), rows_without_text(50), ABC)
