@@ -23,7 +23,7 @@ from pydantic import Field, ValidationError
 from pipeline.config import EncoderUse
 from pipeline.errors import ModelError, OutputTakenError, first_line
 from pipeline.storage import Storage
-from pipeline.uris import is_temporary, join_uri, split_uri
+from pipeline.uris import canonical_uri, is_temporary, join_uri, split_uri
 
 BUNDLE_FILE = "bundle.json"
 _PARTIAL_FILE = "bundle.json.partial"
@@ -180,13 +180,13 @@ def is_of_hub(model: str) -> bool:
 
 
 def pin_model(model: str, directory: str) -> str:
-    """A model's name, from which any node gets the very files that `resolve_encoder` found here.
+    """A model's name, from which any node and directory gets the very files that `resolve_encoder` found here.
 
     Args:
         model: As it was resolved.
         directory: What that gave: of a model of the hub, a folder named by its commit.
     """
-    return f"{model.partition('@')[0]}@{Path(directory).name}" if is_of_hub(model) else model
+    return f"{model.partition('@')[0]}@{Path(directory).name}" if is_of_hub(model) else canonical_uri(model)
 
 
 def fingerprint_model(source: str) -> str:

@@ -81,6 +81,15 @@ def test_a_model_elsewhere_is_fetched_by_every_node(
     assert job.build().process(run.heads[0].train.shards[0])["num_rows"].to_pylist() == [60]
 
 
+def test_a_relative_model_is_found_by_workers_that_start_elsewhere(
+    place: dict[str, Any], encoder_directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(encoder_directory.parent)
+    run = prepare(place, model=encoder_directory.name)
+    monkeypatch.chdir(tmp_path)
+    assert run.encoder == str(encoder_directory)
+
+
 def test_another_recipe_model_or_data_is_another_run(place: dict[str, Any], tmp_path: Path) -> None:
     train = place["data"]["train"]
     other_model = make_encoder(tmp_path / "other", seed=3)
