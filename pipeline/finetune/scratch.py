@@ -15,6 +15,7 @@ import torch
 from transformers import AutoConfig, AutoModelForMaskedLM
 
 from pipeline.encoder.checks import check_encoder
+from pipeline.encoder.loading import quiet_transformers
 from pipeline.encoder.new_tokenizer import Vocabulary, train_tokenizer
 from pipeline.errors import ModelError, Problem, SpecError, first_line
 from pipeline.finetune.labelled import LabelledSet, LabelTarget, open_split, read_usable
@@ -45,6 +46,7 @@ def start_from_scratch(spec: PretrainSpec, scratch: ScratchConfig, source: str) 
         SpecError: the configuration is not one that transformers knows, or not of an encoder that can be pretrained.
         CorpusError: the texts cannot be read.
     """
+    quiet_transformers()
     _check_config(scratch, spec.max_length, source)
     storage = Storage(spec.storage)
     split = open_split(spec.data.train, _TASK, ((spec.data.text,),), LabelTarget(None), storage)

@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from transformers import AutoModel, AutoModelForMaskedLM, AutoModelForPreTraining, AutoTokenizer
+from transformers.utils.logging import enable_progress_bar
 
 from pipeline.config import parse_spec
 from pipeline.errors import CorpusError, ModelError, SpecError
@@ -118,6 +119,16 @@ def test_from_scratch_with_a_tokenizer_of_its_own(
     written = weights.stat().st_mtime_ns
     assert start_from_scratch(spec, spec.model, "spec") == once
     assert weights.stat().st_mtime_ns == written
+
+
+def test_writing_a_new_encoder_shows_no_bar_of_another_program(
+    tmp_path: Path, texts: dict[str, str], capfd: pytest.CaptureFixture[str]
+) -> None:
+    enable_progress_bar()  # as in a process of its own
+    spec = spec_of(tmp_path, texts, {"config": {"model_type": "bert", **SIZES}})
+    assert isinstance(spec.model, ScratchConfig)
+    start_from_scratch(spec, spec.model, "spec")
+    assert capfd.readouterr().err == ""
 
 
 @pytest.mark.parametrize(
