@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
@@ -166,6 +166,14 @@ class Encoded:
     batch: ModelBatch
     output: Any
     has_firsts_only: bool = False
+
+    def in_fp32(self) -> Encoded:
+        """The same states, for heads that compute in fp32: their few products cost nothing beside the encoder's.
+
+        Logits of half precision are so coarse that half of the similarities of a night were alike (docs/decisions.md).
+        """
+        states = {name: value.float() if torch.is_tensor(value) else value for name, value in self.output.items()}
+        return replace(self, output=type(self.output)(**states))
 
     def pool(self, pooling: str) -> torch.Tensor:
         """Pooled token states [B, H], float32."""

@@ -269,12 +269,14 @@ class EncoderModel:
     def _run_batch(self, rows: TokenRows, gathered: list[_Gathered], indices: IntArray, runtime: Runtime) -> int:
         device = runtime.device
         batch = lay_out(rows, indices, self._encoder, self._padding, device)
-        with torch.inference_mode(), runtime.autocast():
-            encoded = (
-                Encoded(self._encoder, batch, self._fast(batch, self._firsts_only), self._firsts_only)
-                if self._fast is not None and runtime.autocast_dtype is not None
-                else encode(self._encoder, batch, self._firsts_only)
-            )
+        with torch.inference_mode():
+            with runtime.autocast():
+                encoded = (
+                    Encoded(self._encoder, batch, self._fast(batch, self._firsts_only), self._firsts_only)
+                    if self._fast is not None and runtime.autocast_dtype is not None
+                    else encode(self._encoder, batch, self._firsts_only)
+                )
+            encoded = encoded.in_fp32()
             logits = [encoded.logits(head.network) for head in self._heads]
         pooled_BH: dict[str, FloatArray] = {}
         for head, part, values in zip(self._heads, gathered, logits, strict=True):

@@ -15,7 +15,7 @@ from pipeline.output.ledger import DoneRecord
 from pipeline.output.table import DataFile
 from pipeline.schema import QUARANTINE
 
-OUTPUT_FORMAT = 2  # raise when the same inputs would be written differently
+OUTPUT_FORMAT = 3  # raise when the same inputs would be written differently
 
 
 @dataclass(frozen=True)

@@ -50,4 +50,4 @@ def test_run_fingerprint_is_what_it_has_always_been() -> None:
         }
     )
     assert bundle.fingerprint == "1503a5517543a526c09dc61ef086fff0dd122ec23fb837435d619babbfc3be01"
-    assert fingerprint_run(spec, {"": bundle}) == "6e7eddf26b31a179bc9f09a8fcf613767d80e05984cfe1c7a475ed788efa8520"
+    assert fingerprint_run(spec, {"": bundle}) == "cc97772b69a346d49e433c4a39f463f969b33f913bbeb32bb560f63ad0cd6c1f"

@@ -8,9 +8,11 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
+from transformers.modeling_outputs import BaseModelOutput
 
 from pipeline.encoder.attention import Runtime
 from pipeline.encoder.batching import BatchBudget
+from pipeline.encoder.fast import FastEncoder
 from pipeline.encoder.loading import load_tokenizer
 from pipeline.encoder.model import EmbeddingOptions, EncoderModel, Head, ModelOutputs, load_network
 from pipeline.encoder.tokenize import Padding, TextTokenizer, TokenOptions, TokenRows
@@ -103,18 +105,25 @@ def test_an_embedding_alone_may_be_not_finite(rows: TokenRows) -> None:
     assert run_model(network, one, EmbeddingOptions("cls", normalize=False)).finite.all()
 
 
-def test_a_row_that_fails_only_in_bf16_is_run_again_in_fp32(rows: TokenRows) -> None:
+def test_a_row_that_fails_only_in_bf16_is_run_again_in_fp32(rows: TokenRows, monkeypatch: pytest.MonkeyPatch) -> None:
     network = make_network()
-    expected = run_model(network, rows)
+    expected, run = run_model(network, rows), FastEncoder.__call__
 
-    def overflow(_module: Any, _inputs: Any, output: torch.Tensor) -> torch.Tensor:
-        return output * float("inf") if torch.is_autocast_enabled("cpu") else output
+    def overflow(*arguments: Any) -> BaseModelOutput:
+        return BaseModelOutput(last_hidden_state=run(*arguments).last_hidden_state * float("inf"))
 
-    network.classifier.register_forward_hook(overflow)
+    monkeypatch.setattr(FastEncoder, "__call__", overflow)
     outputs = run_model(network, rows, bf16=True)
     assert outputs.finite.all()
     np.testing.assert_allclose(outputs.logits, expected.logits, atol=1e-5)
     np.testing.assert_allclose(outputs.embeddings, expected.embeddings, atol=1e-5)
+
+
+@pytest.mark.parametrize("is_fast", [True, False])
+def test_logits_in_bf16_are_not_coarse(rows: TokenRows, is_fast: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(FastEncoder, "fits", lambda _encoder: is_fast)
+    logits = torch.from_numpy(run_model(make_network(), rows, bf16=True).logits)
+    assert (logits != logits.bfloat16().float()).float().mean() > 0.9
 
 
 def test_no_rows_give_empty_outputs() -> None:
