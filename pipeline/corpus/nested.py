@@ -77,8 +77,11 @@ def _without_views(kind: pa.DataType) -> pa.DataType:
         return pa.struct([field.with_type(_without_views(field.type)) for field in kind])
     if types.is_map(kind):
         return pa.map_(_without_views(kind.key_type), _without_views(kind.item_type))
-    if types.is_list(kind):
-        return pa.list_(kind.value_field.with_type(_without_views(kind.value_type)))
+    if types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind):
+        item = kind.value_field.with_type(_without_views(kind.value_type))
+        if types.is_fixed_size_list(kind):
+            return pa.list_(item, kind.list_size)
+        return pa.large_list(item) if types.is_large_list(kind) else pa.list_(item)
     return kind
 
 

@@ -14,9 +14,8 @@ import torch
 
 from pipeline.encoder.dropout import draw_factors
 
-_PIECE_WEIGHTS = (
-    1 << 20
-)  # 28 million weights in bf16 took 216 ms in pieces of this size, 268 in one (docs/decisions.md)
+# 28 million weights in bf16 took 216 ms of CPU in pieces of this size, 268 in one.
+_PIECE_WEIGHTS = 1 << 20
 
 
 def attend_dropping(

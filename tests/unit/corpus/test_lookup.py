@@ -51,6 +51,8 @@ def test_a_column_that_is_not_there_is_named_with_those_that_are(tmp_path: Path)
         (pa.string_view(), list("uvwxyz")),
         (pa.binary_view(), [b"u", None, b"w", b"x", b"y", b"z"]),
         (pa.list_(pa.string_view()), [["u"], ["v", None], None, [], [], ["z"]]),
+        (pa.large_list(pa.string_view()), [["u"], ["v", None], None, [], [], ["z"]]),
+        (pa.list_(pa.string_view(), 1), [["u"], [None], None, ["x"], ["y"], ["z"]]),
         (pa.map_(pa.string_view(), pa.string_view()), [[("u", "1")], None, [("w", None)], [], [], [("z", "2")]]),
     ],
 )
