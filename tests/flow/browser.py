@@ -115,6 +115,15 @@ class Browser:
         scheme = {"name": "prefers-color-scheme", "value": "dark" if look.is_dark else "light"}
         self.ask("Emulation.setEmulatedMedia", media="print" if look.is_print else "screen", features=[scheme])
         self.ask("Page.navigate", url=page.as_uri())
+        self._wait_for_load()
+
+    def follow(self, selector: str) -> None:
+        """Click on a link, once the browser has answered, and wait for its page; `events` begins anew."""
+        self.events.clear()
+        self.run(f"setTimeout(() => document.querySelector({selector!r}).click())")
+        self._wait_for_load()
+
+    def _wait_for_load(self) -> None:
         while not any(event.get("method") == "Page.loadEventFired" for event in self.events):
             self.events.append(self._next())
 

@@ -97,7 +97,5 @@ def test_a_page_on_paper_is_light_and_cuts_nothing_off(browser: Browser, page: P
 
 def test_a_night_s_name_leads_to_its_page(browser: Browser, reports: Path) -> None:
     browser.open(reports / "nights.html", Look(1280))
-    browser.run("document.querySelector('a').click()")
-    while browser.run("document.readyState") != "complete" or "Nights" in browser.run("document.title"):
-        browser.ask("Page.enable")
+    browser.follow("a")
     assert browser.run("document.querySelector('h1').textContent") == f"Night {NEXT_NIGHT}"
