@@ -51,9 +51,9 @@ def _where_time_went(usage: RunUsage) -> str:
 def _how_well(usage: RunUsage) -> str:
     """What the model made of the device, and what all of it took."""
     used = "" if (share := usage.model_flop_utilisation) is None else f", {share:.0%} of what its device does"
-    padding = 1 - usage.num_tokens / max(usage.num_padded_tokens, 1)
+    padding = "unknown" if (share := usage.padding_share) is None else f"{share:.0%}"
     again = f"; {usage.num_settled_rows:,} rows again in fp32" if usage.num_settled_rows else ""
     sizes = f"read {usage.read_bytes / 2**20:,.1f} MB, written {usage.written_bytes / 2**20:,.1f} MB"
     memory = f"most memory {usage.peak_bytes / 2**20:,.0f} MB"
     gpu = f" and {usage.peak_gpu_bytes / 2**20:,.0f} MB on the GPU" if usage.peak_gpu_bytes else ""
-    return f"model: {usage.model_tflops_per_s:.3g} TFLOP/s{used}; padding {padding:.0%}{again}; {sizes}; {memory}{gpu}"
+    return f"model: {usage.model_tflops_per_s:.3g} TFLOP/s{used}; padding {padding}{again}; {sizes}; {memory}{gpu}"

@@ -71,6 +71,16 @@ class RunUsage:
     cost: float | None
     cost_per_million_rows: float | None
 
+    @property
+    def padding_share(self) -> float | None:
+        """Padding as a share of the tokens that were computed; None where none was."""
+        return padding_share(self.num_tokens, self.num_padded_tokens)
+
+
+def padding_share(num_tokens: int, num_padded_tokens: int) -> float | None:
+    """Padding as a share of the tokens that were computed; None where none was."""
+    return 1 - num_tokens / num_padded_tokens if num_padded_tokens else None
+
 
 def sum_usage(records: Sequence[DoneRecord], pool: PoolUse, elapsed_s: float) -> tuple[RunUsage, list[WorkerUsage]]:
     """Sum the shards of one run, and those of each of its workers.

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.output.run_usage import padding_share
 from pipeline.output.spans import split_spans
 from pipeline.output.usage import StageTimes
 from pipeline.output.workers import IdleTimes
@@ -175,8 +176,7 @@ def _throughput(shards: Sequence[dict[str, Any]]) -> Html:
 
 
 def _padding(counts: dict[str, Any]) -> str:
-    padded = counts["num_padded_tokens"]
-    return _percent(1 - counts["num_tokens"] / padded if padded else None)
+    return _percent(padding_share(counts["num_tokens"], counts["num_padded_tokens"]))
 
 
 def _percent(share: float | None) -> str:
