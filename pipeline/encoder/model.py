@@ -284,7 +284,7 @@ class EncoderModel:
             if pooling is not None and pooling not in pooled_BH:
                 with torch.inference_mode():
                     pooled_BH[pooling] = encoded.pool(pooling).cpu().numpy()
-            host = nothing if values is None else values.float().cpu().numpy()
+            host = nothing if values is None else values.cpu().numpy()
             part.add(indices, batch, host, nothing if pooling is None else pooled_BH[pooling])
         return batch.num_computed_tokens
 

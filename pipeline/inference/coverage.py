@@ -114,9 +114,7 @@ class CoverageStore:
         shown = self._shown_files() if nights else None
         if shown is None:
             return {}
-        dates = sorted(set(nights.values()))
-        found = map_threads(lambda night: self._believed(night, shown, any_model=True), dates, _THREADS)
-        lists = dict(zip(dates, found, strict=True))
+        lists = self._read_lists(nights, shown, any_model=True)
         return {
             uri: night
             for uri, night in nights.items()
@@ -151,11 +149,17 @@ class CoverageStore:
         name = f"{self._prefix}{hashlib.sha256(sink.getvalue()).hexdigest()[:32]}.parquet"
         self.storage.write_bytes(join_uri(self._folder(run_date), name), sink.getvalue())
 
+    def _read_lists(
+        self, nights: Mapping[str, str], shown: _Shown, any_model: bool = False
+    ) -> dict[str, Coverage | None]:
+        """What each night that holds a file (URI -> night) covers, as `_believed` tells."""
+        dates = sorted(set(nights.values()))
+        found = map_threads(lambda night: self._believed(night, shown, any_model), dates, _THREADS)
+        return dict(zip(dates, found, strict=True))
+
     def _standing(self, coverage: Coverage, shown: _Shown) -> Coverage:
         """Only files whose night still holds them, in the version that was scored."""
-        nights = sorted(set(coverage.nights.values()))
-        found = map_threads(lambda night: self._believed(night, shown), nights, _THREADS)
-        lists = dict(zip(nights, found, strict=True))
+        lists = self._read_lists(coverage.nights, shown)
         there = {
             uri
             for uri, night in coverage.nights.items()

@@ -171,7 +171,7 @@ def prepare_run(spec: ScoreSpec, run_date: str, rescore: bool = False) -> Prepar
     read = {name: columns_read(info, spec.corpus.inputs) for name, info in bundles.items()}
     columns = Columns(tuple(dict.fromkeys(chain.from_iterable(read.values()))), spec.corpus.keep)
     ledger = Ledger(output.uri, run_date, fingerprint_run(spec, bundles), storage, output.mode == "snapshot")
-    coverage, held = _covered_before(ledger, rescore) if output.select == "new" else (NOTHING, frozenset[str]())
+    coverage, held = _covered_before(ledger, spec, rescore) if output.select == "new" else (NOTHING, frozenset[str]())
     cache = LayoutCache(join_uri(output.uri, "_bertmill", "layouts"), columns, storage)
     skips = spec.corpus.corrupt_files == "skip"
     footers = (survey := cache.survey([file for file in files if coverage.lacks(file)], skips)).footers
@@ -237,15 +237,18 @@ def _nothing_to_score(spec: ScoreSpec, survey: Survey) -> CorpusError:
     return CorpusError(found, "nothing to score")
 
 
-def _covered_before(ledger: Ledger, rescore: bool) -> tuple[Coverage, Set[str]]:
-    """What nights before a ledger's cover, and the files whose rows stand in its own if it was published.
+def _covered_before(ledger: Ledger, spec: ScoreSpec, rescore: bool) -> tuple[Coverage, Set[str]]:
+    """What nights before a ledger's cover, and the files whose rows stand in its own, if it was published.
+
+    Of those that another model or a rescoring left there only where `_check_kept` may have to keep them.
 
     Run again, a night keeps what it holds: a missed night before it that was filled in may hold the same files, but
     nights after it say that their rows stand here. A night that is scored again builds on nothing.
     """
     if rescore or ledger.is_rescoring():
         return NOTHING, frozenset()
-    current = current_files(ledger.table_uri, ledger.run_date, ledger.storage)
+    may_lose = spec.output.vanished == "keep" or spec.corpus.corrupt_files == "skip"
+    current = current_files(ledger.table_uri, ledger.run_date, ledger.storage) if may_lose else frozenset[str]()
     if ledger.is_rescored():
         return NOTHING, current
     store = CoverageStore(ledger.table_uri, ledger.fingerprint, ledger.storage)
