@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -19,6 +18,7 @@ from pipeline.finetune.spec import FinetuneSpec
 from pipeline.finetune.training_report import describe_training, report_uri, write_training_report
 from pipeline.tasks.base import Examples, Learned
 from tests.tiny import make_rows, make_tokenizer
+from tests.unit.finetune.training import spec_over
 
 LEARNED = Learned(("no", "yes"))
 
@@ -30,16 +30,8 @@ def run(tmp_path: Path, encoder_directory: Path) -> PreparedTraining:
     texts = ["<script>alert(1)</script> good", *rows["text"].to_pylist()[1:]]
     rows = rows.set_column(rows.schema.get_field_index("text"), "text", [texts])
     pq.write_table(rows, tmp_path / "validation.parquet")
-    raw: dict[str, Any] = {
-        "task": "text-classification",
-        "model": str(encoder_directory),
-        "data": {name: str(tmp_path / f"{name}.parquet") for name in ("train", "validation")},
-        "max_length": 32,
-        "training": {"epochs": 2, "batch_rows": 8},
-        "compute": {"device": "cpu", "precision": "fp32"},
-        "output": str(tmp_path / "bundle"),
-    }
-    return prepare_training(FinetuneSpec.model_validate(raw), "spec.yaml")
+    raw = spec_over(tmp_path, encoder_directory, {"epochs": 2, "batch_rows": 8}, ".parquet")
+    return prepare_training(FinetuneSpec.model_validate({**raw, "max_length": 32}), "spec.yaml")
 
 
 def test_a_page_shows_the_training_and_escapes_its_texts(run: PreparedTraining) -> None:

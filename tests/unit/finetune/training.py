@@ -36,10 +36,15 @@ def raw_spec(directory: Path, encoder: Path, rows_per_file: int, training: dict[
     """A spec of text classification as YAML gives it, and its rows as files beside its output."""
     write_corpus(directory / "train", rows_per_file=rows_per_file)
     write_corpus(directory / "validation", num_files=1, seed=1)
+    return spec_over(directory, encoder, training)
+
+
+def spec_over(directory: Path, encoder: Path, training: dict[str, Any], suffix: str = "") -> dict[str, Any]:
+    """A spec of text classification as YAML gives it, over `train` and `validation` beside its output."""
     return {
         "task": "text-classification",
         "model": str(encoder),
-        "data": {"train": str(directory / "train"), "validation": str(directory / "validation")},
+        "data": {split: str(directory / f"{split}{suffix}") for split in ("train", "validation")},
         "output": str(directory / "bundle"),
         "training": training,
         "compute": {"device": "cpu", "precision": "fp32"},

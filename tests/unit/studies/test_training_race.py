@@ -16,6 +16,7 @@ from pipeline.finetune.prepare import prepare_training
 from pipeline.finetune.spec import FinetuneSpec
 from pipeline.studies.benchmark.training import TrainingWork, _windows, training_contenders
 from tests.tiny import make_rows
+from tests.unit.finetune.training import spec_over
 
 
 @pytest.fixture
@@ -26,15 +27,8 @@ def asked(tmp_path: Path, encoder_directory: Path) -> dict[str, Any]:
         answers = [{"text": [text.split()[1]], "answer_start": [len(text.split()[0]) + 1]} for text in texts]
         rows = {"question": ["was the film"] * len(texts), "context": texts, "answers": answers}
         pq.write_table(pa.table(rows), tmp_path / f"{split}.parquet")
-    return {
-        "task": "question-answering",
-        "model": str(encoder_directory),
-        "data": {split: str(tmp_path / f"{split}.parquet") for split in ("train", "validation")},
-        "max_length": 96,
-        "training": {"epochs": 1, "batch_rows": 8},
-        "compute": {"device": "cpu", "precision": "fp32"},
-        "output": str(tmp_path / "model"),
-    }
+    raw = spec_over(tmp_path, encoder_directory, {"epochs": 1, "batch_rows": 8}, ".parquet")
+    return {**raw, "task": "question-answering", "max_length": 96}
 
 
 def test_answers_are_raced_and_the_trainer_gets_the_tokens_of_each(asked: dict[str, Any], tmp_path: Path) -> None:
