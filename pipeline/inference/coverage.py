@@ -24,6 +24,7 @@ import pyarrow.parquet as pq
 from pipeline.corpus.listing import CorpusFile
 from pipeline.errors import AccountingError
 from pipeline.output.compacted import read_compacted, stand_in
+from pipeline.output.current import Current, read_current
 from pipeline.output.table import DataFile, live_files, night_of, open_table
 from pipeline.output.writer import read_footer
 from pipeline.schema import FINGERPRINT_FOOTER, RUN_DATE
@@ -108,6 +109,19 @@ class CoverageStore:
         """What a night covers: its newest list that names exactly the files it shows."""
         shown = self._shown_files()
         return None if shown is None else self._believed(run_date, shown)
+
+    def current(self, but_for: str = "") -> Current:
+        """Which night holds the current rows of which file, whatever the fingerprint.
+
+        As `_current` says; and as the newest night says, whose run may have been killed before it could say so there.
+
+        Args:
+            but_for: A night that is not asked.
+        """
+        said, shown = read_current(self.table_uri, self.storage), self._shown_files() or {}
+        newest = max(shown.keys() - {but_for}, default="")
+        own = self._believed(newest, shown, any_model=True) if newest and newest >= said.said_by else None
+        return said if own is None else Current({**said.nights, **own.nights}, newest)
 
     def held(self, nights: Mapping[str, str]) -> dict[str, str]:
         """Of files (URI -> night), those that their nights hold, whatever the fingerprint."""

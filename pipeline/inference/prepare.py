@@ -25,7 +25,7 @@ from pipeline.inference.source import FirstModel, InputSource, ModelSource, Text
 from pipeline.inference.spec import FIRST, ScoreSpec
 from pipeline.inference.standing import shown_files, shown_quarantine, usable_files
 from pipeline.output.columns import columns_of
-from pipeline.output.current import current_files, read_current, says_current
+from pipeline.output.current import says_current
 from pipeline.output.ledger import Ledger
 from pipeline.output.lock import free_generation
 from pipeline.output.mode import check_mode
@@ -135,7 +135,7 @@ class PreparedRun:
         there = own.keys() | {file.uri for file in self.files}
         stay = {
             uri: night
-            for uri, night in read_current(ledger.table_uri, ledger.storage).items()
+            for uri, night in store.current(but_for=ledger.run_date).nights.items()
             if night != ledger.run_date and uri not in own and (uri in corrupt or (is_kept and uri not in there))
         }
         return {**store.held(stay), **own}
@@ -247,11 +247,11 @@ def _covered_before(ledger: Ledger, spec: ScoreSpec, rescore: bool) -> tuple[Cov
     """
     if rescore or ledger.is_rescoring():
         return NOTHING, frozenset()
+    store = CoverageStore(ledger.table_uri, ledger.fingerprint, ledger.storage)
     may_lose = spec.output.vanished == "keep" or spec.corpus.corrupt_files == "skip"
-    current = current_files(ledger.table_uri, ledger.run_date, ledger.storage) if may_lose else frozenset[str]()
+    current = store.current().held_by(ledger.run_date) if may_lose else frozenset[str]()
     if ledger.is_rescored():
         return NOTHING, current
-    store = CoverageStore(ledger.table_uri, ledger.fingerprint, ledger.storage)
     held = (store.published(ledger.run_date) or NOTHING).held_by(ledger.run_date)
     return store.before(ledger.run_date).without(held), held | current
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import date
 
 import pyarrow as pa
@@ -56,22 +57,35 @@ def says_current(table_uri: str, run_date: str, nights: Mapping[str, str], stora
     return _path(run_date, nights) in live or any(night_of(path) > run_date for path in live)
 
 
-def current_files(table_uri: str, night: str, storage: Storage) -> frozenset[str]:
-    """The corpus files whose rows are to be read in a night."""
-    return frozenset(uri for uri, found in read_current(table_uri, storage).items() if found == night)
+@dataclass(frozen=True)
+class Current:
+    """What the list says.
+
+    Attributes:
+        nights: Corpus file -> the night in which its rows are to be read.
+        said_by: The night that said so; empty where none has.
+    """
+
+    nights: Mapping[str, str]
+    said_by: str
+
+    def held_by(self, night: str) -> frozenset[str]:
+        """The corpus files whose rows are to be read in a night."""
+        return frozenset(uri for uri, found in self.nights.items() if found == night)
 
 
-def read_current(table_uri: str, storage: Storage) -> dict[str, str]:
-    """Corpus file -> the night in which its rows are to be read; nothing where no night has said so."""
+def read_current(table_uri: str, storage: Storage) -> Current:
+    """The list as it stands."""
     root = join_uri(table_uri, CURRENT)
     table = open_table(root, storage)
     paths = sorted(live_files(table)) if table is not None else []
     parts = [part for path in paths for _, part in read_row_groups(root, path, None, storage)]
-    return {
+    nights = {
         uri: night.isoformat()
         for part in parts
         for uri, night in zip(part[SOURCE_FILE].to_pylist(), part["night"].to_pylist(), strict=True)
     }
+    return Current(nights, max(map(night_of, paths), default=""))
 
 
 def _path(run_date: str, nights: Mapping[str, str]) -> str:

@@ -21,7 +21,7 @@ from deltalake import DeltaTable
 from pipeline.errors import BertmillError, first_line
 from pipeline.output.columns import same_type
 from pipeline.output.compacted import CompactedFile
-from pipeline.output.current import current_files
+from pipeline.output.current import read_current
 from pipeline.output.keys import KEYS, KeyRange, key_ranges, overlapping, read_row_group, read_row_groups
 from pipeline.output.ledger import DoneRecord, Ledger
 from pipeline.output.log import last_publication, require_night, require_table
@@ -295,7 +295,7 @@ def _check_manifest(
         found.problems += other_versions(found.origins, str(said), manifest.uri)
     if scope.run_date and (about := manifest.files(storage)) is not None:
         held = about | {item.source_file for item in found.ranges}
-        lost = sorted(current_files(uri, scope.run_date, storage) - held)
+        lost = sorted(read_current(uri, storage).held_by(scope.run_date) - held)
         if lost:
             shown = ", ".join(lost[:_MAX_SHOWN])
             found.problems.append(f"_current reads {len(lost)} files in this night, which does not hold them: {shown}")

@@ -64,14 +64,8 @@ def test_a_file_without_rows_any_more_has_no_current_rows(story: Story) -> None:
     assert story.current() == story.rows
 
 
-@pytest.mark.parametrize("place", ["_quarantine", "table", "_current"])
-def test_what_is_current_is_whole_wherever_a_night_is_killed(
-    story: Story, place: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    story.night(D20)
-    before = dict(story.rows)
-    story.put("b", 25, 11, bad=True)
-    story.put("d", 10, 3)
+def kill_before(place: str, story: Story, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A night of the story that dies before it publishes one of its tables."""
     killed = story.prepare(D21)
     records = score_all(killed)
 
@@ -85,6 +79,17 @@ def test_what_is_current_is_whole_wherever_a_night_is_killed(
             patch.setattr(f"pipeline.{module}.publish_night", die_before)
         with pytest.raises(KeyboardInterrupt, match="killed"):
             publish_run(killed, records, "killed", 0.0)
+
+
+@pytest.mark.parametrize("place", ["_quarantine", "table", "_current"])
+def test_what_is_current_is_whole_wherever_a_night_is_killed(
+    story: Story, place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    story.night(D20)
+    before = dict(story.rows)
+    story.put("b", 25, 11, bad=True)
+    story.put("d", 10, 3)
+    kill_before(place, story, monkeypatch)
     assert story.current() == before
     assert not story.prepare(D21).is_published
     story.night(D21)
@@ -200,6 +205,35 @@ def test_a_night_that_would_lose_rows_is_refused_after_a_rescoring_and_to_anothe
         story.prepare(D20)
     story.night(D21)
     assert story.current() == story.rows | story.vanished
+
+
+def test_what_a_killed_night_could_not_say_is_not_lost_to_another_model(
+    story: Story, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    story.output = {"select": "new", "vanished": "keep"}
+    story.night(D20)
+    story.put("d", 10, 3)
+    kill_before("_current", story, monkeypatch)
+    story.remove("d")
+    story.remove("a")
+    changed_model(story)
+    with pytest.raises(CorpusError, match="holds rows of 1 files that are gone from the corpus"):
+        story.prepare(D21)
+    story.night(D22)
+    assert story.current() == story.rows | story.vanished
+    assert [story.verify(night) for night in (D20, D22)] == [(), ()]
+
+
+def test_what_later_nights_let_go_does_not_come_back_with_the_newest_rows(story: Story) -> None:
+    story.night(D20)
+    story.remove("c")
+    assert story.night(D21).num_rows == 0
+    dropped, story.vanished = story.vanished, {}
+    story.output = {"select": "new", "vanished": "keep"}
+    changed_model(story)
+    story.night(D22)
+    assert story.current() == story.rows
+    assert dropped
 
 
 def test_a_night_of_everything_keeps_no_vanished_file() -> None:
