@@ -8,7 +8,9 @@ import os
 
 __version__ = "0.1.0"
 
-# OpenMP's threads spin while they wait, which on a shared machine takes the cores from whoever would end the wait:
-# beside two busy processes on two cores, fine-tuning ran at 130 tokens/s spinning and at 2,300 sleeping. Read when
-# torch is loaded, which happens after this.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# OpenMP's threads spin for milliseconds while they wait, which on a shared machine takes the cores from whoever would
+# end the wait; asleep at once, they wake too late for the many short operations of a step. So they spin for some tens
+# of microseconds (docs/decisions.md). Read when torch is loaded, which happens after this.
+if "OMP_WAIT_POLICY" not in os.environ:
+    os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
+    os.environ.setdefault("GOMP_SPINCOUNT", "4000")
