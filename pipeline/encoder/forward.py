@@ -23,6 +23,7 @@ from pipeline.encoder.packed_attention import PACKED
 from pipeline.encoder.packing import Pack, spread_tokens
 from pipeline.encoder.pooling import pool_tokens
 from pipeline.encoder.tokenize import Padding, TokenRows, flat_positions, pad_rows
+from pipeline.encoder.transfer import to_device
 
 _PADDED_LEFT = frozenset(["xlnet"])  # its heads read the last token; others read the first, or count positions from it
 _POSITIONS_AFTER_PAD = frozenset(
@@ -105,7 +106,7 @@ def _pad(
 ) -> ModelBatch:
     batch = pad_rows(rows, indices, padding, left=encoder.config.model_type in _PADDED_LEFT)
     arrays = {"input_ids": batch.ids_BS, "attention_mask": batch.mask_BS, "token_type_ids": batch.types_BS}
-    cells = _to_device(np.flatnonzero(batch.mask_BS), device)
+    cells = to_device(np.flatnonzero(batch.mask_BS), device)
     return ModelBatch(_known_inputs(arrays, encoder, device), cells, batch.ids_BS.shape, None)
 
 
@@ -123,7 +124,7 @@ def _pack(
     inputs = _known_inputs(arrays, encoder, device)
     if getattr(encoder.config, "layer_types", None):  # or a T x T mask is built for layers with local attention
         inputs["attention_mask"] = dict.fromkeys(encoder.config.layer_types)
-    cells = _to_device(within + np.repeat(np.arange(len(indices)) * shape[1], lengths), device)
+    cells = to_device(within + np.repeat(np.arange(len(indices)) * shape[1], lengths), device)
     is_training = torch.is_grad_enabled()
     is_coarse = is_training and device.type == "cpu" and torch.is_autocast_enabled("cpu")
     return ModelBatch(inputs, cells, shape, Pack.of(lengths, device, is_training, is_coarse))
@@ -151,11 +152,7 @@ def _known_inputs(
 ) -> dict[str, Any]:
     """Those that there are, and that the encoder takes."""
     known = _parameters(encoder)
-    return {name: _to_device(array, device) for name, array in arrays.items() if array is not None and name in known}
-
-
-def _to_device(array: npt.NDArray[np.int64], device: torch.device) -> torch.Tensor:
-    return torch.from_numpy(array).to(device, non_blocking=True)
+    return {name: to_device(array, device) for name, array in arrays.items() if array is not None and name in known}
 
 
 @dataclass(frozen=True)
@@ -184,6 +181,8 @@ class Encoded:
             return firsts
         if pack is None:
             return pool_tokens(self.output[0], self.batch.mask_BS, pooling)
+        if pooling == "cls":
+            return pack.take_firsts(self.output[0][0]).float()
         pooled = []
         for rectangle, states_TH in zip(pack.rectangles, pack.split(self.output[0][0]), strict=True):
             mask_NL = torch.ones(rectangle.shape, dtype=torch.long, device=states_TH.device)

@@ -10,7 +10,8 @@ import torch
 
 from pipeline.encoder.dropout import quicken_dropout
 from pipeline.encoder.forward import ModelBatch, encode, reads_firsts_only
-from pipeline.encoder.model import EmbeddingOptions, Head, share_encoder
+from pipeline.encoder.model import Head, share_encoder
+from pipeline.encoder.outputs import EmbeddingOptions
 
 _PRETRAINING_ONLY = frozenset(["mask_emb"])  # XLNet: the query stream of permutation language modelling
 

@@ -1,7 +1,6 @@
 """Attention over packs: each token sees its own window only.
 
-On CUDA in half precision, one call of varlen attention; elsewhere (and where attention has dropout, which that kernel
-lacks) one call for each rectangle of the pack.
+On CUDA in half precision, one call of varlen attention; elsewhere one call for each rectangle of the pack.
 
 Shape letters: T tokens of the pack, Q tokens that ask (all, or the first of each window), N windows of one rectangle,
 L tokens of its longest, H heads, D numbers of a head, B all heads of all windows of a rectangle.
@@ -35,6 +34,8 @@ _PACKABLE = frozenset(
     )
 )
 _FIRST_WITH_VARLEN = (8, 0)
+# Numbers of a head: others the kernel refuses (a small TinyBERT has 26), and larger ones, on some GPUs, with dropout.
+_HEAD_SIZES_OF, _LARGEST_HEAD = 8, 128
 
 
 def can_pack(config: Any) -> bool:
@@ -51,7 +52,8 @@ class Attending:
         dropout: Of attention weights.
         scaling: Of query times key; None: one over the root of D.
         reach: A token sees others at most this far away; None: all of its window.
-        by_firsts: Only the first token of each window asks.
+        by_firsts: Only the first token of each window asks, and sees all of it: the kernels count a reach from windows'
+            ends.
     """
 
     pack: Pack
@@ -60,14 +62,17 @@ class Attending:
     reach: int | None = None
     by_firsts: bool = False
 
+    def __post_init__(self) -> None:
+        assert self.reach is None or not self.by_firsts
+
     def attend(self, query_QHD: torch.Tensor, key_THD: torch.Tensor, value_THD: torch.Tensor) -> torch.Tensor:
         """What the tokens that ask get: [Q, H, D]."""
         states = (query_QHD, key_THD, value_THD)
+        if _takes_varlen(query_QHD):
+            return self._attend_varlen(*states)
         if self.dropout > 0.0:
             dropped: torch.Tensor = _DroppingAttention.apply(*states, self)  # type: ignore[no-untyped-call]
             return dropped
-        if query_QHD.dtype in (torch.float16, torch.bfloat16) and _has_varlen(query_QHD.device):
-            return self._attend_varlen(*states)
         outputs = []
         for rectangle, *parts in self._rectangles(*states):
             outputs.append(self._gather(rectangle, self._attend_rectangle(self._mask(rectangle), *parts)))
@@ -90,8 +95,17 @@ class Attending:
         asking, most = offsets, longest
         if self.by_firsts:
             asking, most = torch.arange(len(offsets), dtype=torch.int32, device=offsets.device), 1
-        window = (-1, -1) if self.reach is None else (self.reach, self.reach)
-        output = varlen_attn(query, key, value, asking, offsets, most, longest, scale=self.scaling, window_size=window)
+        reach = -1 if self.reach is None else self.reach
+        places = (asking, offsets, most, longest)
+        if self.dropout > 0.0:  # varlen_attn is this operator without dropout; gradients are the operator's own
+            dropped: torch.Tensor = torch.ops.aten._flash_attention_forward(
+                *(query, key, value, *places, self.dropout, False, False),
+                scale=self.scaling,
+                window_size_left=reach,
+                window_size_right=reach,
+            )[0]
+            return dropped
+        output = varlen_attn(query, key, value, *places, scale=self.scaling, window_size=(reach, reach))
         assert isinstance(output, torch.Tensor)
         return output
 
@@ -119,7 +133,7 @@ class Attending:
         mask, length = rectangle.mask, rectangle.shape[1]
         if self.reach is None or length <= self.reach:
             return mask
-        band = _band(length, self.reach, self.pack.offsets.device)[: 1 if self.by_firsts else length]
+        band = _band(length, self.reach, self.pack.offsets.device)
         return band if mask is None else mask & band
 
 
@@ -205,10 +219,18 @@ def packed_attention(
     return how.attend(*(states[0].transpose(0, 1) for states in (query, key, value))).unsqueeze(0), None
 
 
+def _takes_varlen(query_QHD: torch.Tensor) -> bool:
+    return _has_varlen(query_QHD.device, query_QHD.dtype, query_QHD.shape[-1])
+
+
 @lru_cache(maxsize=16)
-def _has_varlen(device: torch.device) -> bool:
-    """Whether torch's varlen attention (FlashAttention 2) runs there."""
-    return device.type == "cuda" and torch.cuda.get_device_capability(device) >= _FIRST_WITH_VARLEN
+def _has_varlen(device: torch.device, dtype: torch.dtype, head_size: int) -> bool:
+    """Whether torch's varlen attention (FlashAttention 2) takes this there, dropout and gradients included."""
+    if device.type != "cuda" or dtype not in (torch.float16, torch.bfloat16):
+        return False
+    is_built = torch.backends.cuda.is_flash_attention_available()
+    takes_heads = head_size % _HEAD_SIZES_OF == 0 and head_size <= _LARGEST_HEAD
+    return is_built and takes_heads and torch.cuda.get_device_capability(device) >= _FIRST_WITH_VARLEN
 
 
 def _band(length: int, reach: int, device: torch.device) -> torch.Tensor:

@@ -16,10 +16,12 @@ import numpy.typing as npt
 import torch
 from torch.nn.functional import pad
 
+from pipeline.encoder.transfer import to_device
+
 # Windows of unlike length share a rectangle while it has few tokens (they are copied into it and out again) and few
-# cells (query x key) of padding. A call forward and backward costs more than one forward, so training merges more.
-_MAX_PADDED_CELLS = 8_192
-_MAX_MERGED_TOKENS = {"inference": 400, "training": 4_000}
+# cells (query x key) of padding. A call forward and backward costs more than one forward, so training merges more, and
+# on a GPU calls cost more than what they compute. (The GPU's figures are no measured ones.)
+_MAX_MERGED = {"inference": (400, 8_192), "training": (4_000, 8_192), "gpu": (65_536, 1 << 20)}
 # oneDNN compiles its half precision kernels shape by shape, which takes as long as multiplying the few tokens of a step
 # (docs/decisions.md): rounded up to multiples of the first, and to so many leading bits, steps have few shapes.
 _COARSE_TOKENS, _COARSE_WINDOWS, _COARSE_LENGTH = (32, 6), (1, 3), (4, 4)
@@ -92,8 +94,8 @@ class Rectangle:
             return cls(num_tokens, num_windows, shape, None, None)
         inside = np.zeros(shape, bool)
         inside[:num_windows] = np.arange(shape[1]) < lengths[:, None]
-        cells, mask = torch.from_numpy(np.flatnonzero(inside)), torch.from_numpy(inside)[:, None, None]
-        return cls(num_tokens, num_windows, shape, cells.to(device), mask.to(device))
+        cells, mask = to_device(np.flatnonzero(inside), device), to_device(inside, device)[:, None, None]
+        return cls(num_tokens, num_windows, shape, cells, mask)
 
     def spread(self, values_T: torch.Tensor) -> torch.Tensor:
         """This rectangle's tokens [num_tokens, ...] -> [N, L, ...], zero where no token stands."""
@@ -115,26 +117,39 @@ class Rectangle:
         return values_N1.squeeze(1)[: self.num_windows]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Pack:
     """Where the windows of a pack begin and end.
 
     Attributes:
+        lengths: int64 [W]; tokens of each window, in the host's memory.
         offsets: int32 [W + 1], on the model's device.
-        longest: Tokens of the longest window.
-        rectangles: All windows, in order.
+        is_training: Gradients are wanted.
         is_coarse: Its shapes are few, and have padding.
     """
 
+    lengths: npt.NDArray[np.int64]
     offsets: torch.Tensor
-    longest: int
-    rectangles: tuple[Rectangle, ...]
+    is_training: bool = False
     is_coarse: bool = False
 
     @cached_property
     def num_tokens(self) -> int:
         """T."""
-        return sum(part.num_tokens for part in self.rectangles)
+        return int(self.lengths.sum())
+
+    @cached_property
+    def longest(self) -> int:
+        """Tokens of the longest window."""
+        return int(self.lengths.max(initial=0))
+
+    @cached_property
+    def rectangles(self) -> tuple[Rectangle, ...]:
+        """All windows, in order; made when they are first asked for, as varlen attention needs none."""
+        device = self.offsets.device
+        kind = "gpu" if device.type != "cpu" else "training" if self.is_training else "inference"
+        parts = _split_alike(self.lengths, *_MAX_MERGED[kind])
+        return tuple(Rectangle.of(part, device, self.is_coarse) for part in parts)
 
     @cached_property
     def firsts(self) -> torch.Tensor:
@@ -164,13 +179,12 @@ class Pack:
     ) -> Pack:
         """The pack of windows of these lengths, in this order."""
         offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
-        parts = _split_alike(lengths, _MAX_MERGED_TOKENS["training" if is_training else "inference"])
-        rectangles = tuple(Rectangle.of(part, device, is_coarse) for part in parts)
-        on_device = torch.from_numpy(offsets).to(device, non_blocking=True)
-        return cls(on_device, int(lengths.max(initial=0)), rectangles, is_coarse)
+        return cls(lengths, to_device(offsets, device), is_training, is_coarse)
 
 
-def _split_alike(lengths: npt.NDArray[np.int64], max_merged_tokens: int) -> list[npt.NDArray[np.int64]]:
+def _split_alike(
+    lengths: npt.NDArray[np.int64], max_merged_tokens: int, max_padded_cells: int
+) -> list[npt.NDArray[np.int64]]:
     """Lengths in order, cut between runs of equal ones; small neighbouring runs stay together."""
     if not len(lengths):
         return []
@@ -179,6 +193,6 @@ def _split_alike(lengths: npt.NDArray[np.int64], max_merged_tokens: int) -> list
     for start, stop in zip(starts, [*starts[1:], len(lengths)], strict=True):
         merged = lengths[cuts[-1] : stop]
         num_padded_cells = len(merged) * int(merged.max()) ** 2 - int((merged**2).sum())
-        if start != cuts[-1] and (merged.sum() > max_merged_tokens or num_padded_cells > _MAX_PADDED_CELLS):
+        if start != cuts[-1] and (merged.sum() > max_merged_tokens or num_padded_cells > max_padded_cells):
             cuts.append(start)
     return np.split(lengths, cuts[1:])

@@ -19,7 +19,7 @@ from pipeline.encoder.batching import BatchBudget, plan_batches
 from pipeline.encoder.forward import encode, lay_out, takes_packs
 from pipeline.encoder.heads import JoinedHeads
 from pipeline.encoder.masking import HiddenWindow, HidingRules, hide_tokens
-from pipeline.encoder.model import ModelOutputs
+from pipeline.encoder.outputs import ModelOutputs
 from pipeline.encoder.pairing import PairingRules, Window, pair_window
 from pipeline.encoder.tokenize import Padding, TokenRows, concat_lengths
 from pipeline.finetune.token_cache import TokenData

@@ -17,7 +17,8 @@ from pipeline.encoder.bundle import BundleInfo, write_bundle
 from pipeline.encoder.heads import JoinedHeads
 from pipeline.encoder.loading import load_tokenizer
 from pipeline.encoder.masking import HidingRules
-from pipeline.encoder.model import EmbeddingOptions, load_trainable
+from pipeline.encoder.model import load_trainable
+from pipeline.encoder.outputs import EmbeddingOptions
 from pipeline.encoder.pairing import PairingRules, sentence_ends
 from pipeline.encoder.tokenize import Padding, TextTokenizer
 from pipeline.finetune.classes import make_emphasis, weigh_rows

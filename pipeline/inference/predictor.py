@@ -14,7 +14,8 @@ from pipeline.corpus.reader import input_column
 from pipeline.encoder.attention import Runtime, choose_runtime, set_threads
 from pipeline.encoder.bundle import Bundle, BundleInfo, fetch_bundle
 from pipeline.encoder.loading import load_tokenizer
-from pipeline.encoder.model import EmbeddingOptions, EncoderModel, Head, ModelOutputs, load_network, shares_encoder
+from pipeline.encoder.model import EncoderModel, Head, load_network, shares_encoder
+from pipeline.encoder.outputs import EmbeddingOptions, ModelOutputs
 from pipeline.encoder.tokenize import Padding, TextTokenizer, TokenRows
 from pipeline.errors import ModelError
 from pipeline.inference.settle import NUM_PROBED, settle

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from pipeline.encoder.model import IntArray, ModelOutputs
+from pipeline.encoder.outputs import IntArray, ModelOutputs
 from pipeline.encoder.tokenize import TokenRows
 from pipeline.tasks.base import Examples, FloatArray
 

@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 
 from pipeline.corpus.reader import REASON, read_shard
 from pipeline.corpus.shards import Shard
-from pipeline.encoder.model import ModelOutputs
+from pipeline.encoder.outputs import ModelOutputs
 from pipeline.encoder.peak import device_name, find_peak
 from pipeline.inference.cascade import ask_in_turn
 from pipeline.inference.job import ScoreJob

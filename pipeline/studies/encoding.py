@@ -8,7 +8,8 @@ import pyarrow as pa
 
 from pipeline.encoder.attention import choose_runtime
 from pipeline.encoder.loading import load_tokenizer
-from pipeline.encoder.model import EmbeddingOptions, EncoderModel, Head, load_network
+from pipeline.encoder.model import EncoderModel, Head, load_network
+from pipeline.encoder.outputs import EmbeddingOptions
 from pipeline.encoder.tokenize import Padding, TextTokenizer, TokenOptions, TokenRows
 from pipeline.finetune.spec import FinetuneSpec
 

@@ -18,7 +18,7 @@ from pipeline.encoder.tokenize import TokenRows
 if TYPE_CHECKING:
     import torch  # for types only: planning a run must not wait for torch to load
 
-    from pipeline.encoder.model import ModelOutputs
+    from pipeline.encoder.outputs import ModelOutputs
 
 FloatArray = npt.NDArray[np.float32]
 LOWER_IS_BETTER = frozenset({"loss", "ece", "perplexity", "next_loss"})

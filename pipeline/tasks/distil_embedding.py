@@ -17,7 +17,7 @@ from pipeline.tasks.numbers import fixed_targets, matrix, score_lists, unit_vect
 if TYPE_CHECKING:
     import torch
 
-    from pipeline.encoder.model import ModelOutputs
+    from pipeline.encoder.outputs import ModelOutputs
 
 _WIDTH = "teacher_width"
 

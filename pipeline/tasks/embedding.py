@@ -19,7 +19,7 @@ from pipeline.tasks.similarity import check_finite, correlate, numeric
 if TYPE_CHECKING:
     import torch
 
-    from pipeline.encoder.model import ModelOutputs
+    from pipeline.encoder.outputs import ModelOutputs
 
 _SCALE = 20.0  # cosines are sharpened by this before a softmax: a temperature of 0.05
 

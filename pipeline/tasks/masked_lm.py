@@ -16,7 +16,7 @@ from pipeline.tasks.losses import class_loss_sum
 if TYPE_CHECKING:
     import torch
 
-    from pipeline.encoder.model import ModelOutputs
+    from pipeline.encoder.outputs import ModelOutputs
 
 
 class MaskedLanguageModel(Embedding):

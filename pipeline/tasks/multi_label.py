@@ -18,7 +18,7 @@ from pipeline.tasks.text_classification import class_names, combined, distinct_l
 if TYPE_CHECKING:
     import torch
 
-    from pipeline.encoder.model import ModelOutputs
+    from pipeline.encoder.outputs import ModelOutputs
 
 _DEFAULT_THRESHOLD = 0.5
 _SURE = 1e-7

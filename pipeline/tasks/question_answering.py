@@ -22,7 +22,7 @@ from pipeline.tasks.squad import exact_match, token_f1, tune_threshold
 if TYPE_CHECKING:
     import torch
 
-    from pipeline.encoder.model import ModelOutputs
+    from pipeline.encoder.outputs import ModelOutputs
 
 START, END = 1, 2  # marks of tokens, which add up
 _LIMITS = SpanLimits()

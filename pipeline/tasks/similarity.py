@@ -16,7 +16,7 @@ from pipeline.tasks.numbers import fixed_targets, pearson, sigmoid, spearman
 if TYPE_CHECKING:
     import torch
 
-    from pipeline.encoder.model import ModelOutputs
+    from pipeline.encoder.outputs import ModelOutputs
 
 AS_IT_IS: dict[str, float] = {"sigmoid": 0.0}
 """The option of a head whose output is the number itself; without it there is a sigmoid."""

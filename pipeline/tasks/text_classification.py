@@ -28,7 +28,7 @@ from pipeline.tasks.numbers import (
 if TYPE_CHECKING:
     import torch
 
-    from pipeline.encoder.model import ModelOutputs
+    from pipeline.encoder.outputs import ModelOutputs
 
 
 class TextClassification:

@@ -38,7 +38,7 @@ from pipeline.tasks.words import Words, find_beginnings, find_words, speaking_to
 if TYPE_CHECKING:
     import torch
 
-    from pipeline.encoder.model import ModelOutputs
+    from pipeline.encoder.outputs import ModelOutputs
 
 ENTITY_TYPE = pa.list_(
     pa.field(

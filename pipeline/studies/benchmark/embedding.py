@@ -22,7 +22,8 @@ from transformers import AutoModel
 from pipeline.encoder.attention import Runtime
 from pipeline.encoder.batching import BatchBudget, plan_batches
 from pipeline.encoder.loading import load_tokenizer
-from pipeline.encoder.model import EmbeddingOptions, EncoderModel, Head, load_network
+from pipeline.encoder.model import EncoderModel, Head, load_network
+from pipeline.encoder.outputs import EmbeddingOptions
 from pipeline.encoder.tokenize import Padding, TextTokenizer, TokenOptions, TokenRows, pad_rows
 from pipeline.studies.benchmark.rounds import Contender, find_fastest
 

@@ -14,7 +14,7 @@ import torch
 
 from pipeline.encoder.batching import BatchBudget, plan_batches
 from pipeline.encoder.loading import load_tokenizer
-from pipeline.encoder.model import FloatArray, ModelOutputs
+from pipeline.encoder.outputs import FloatArray, ModelOutputs
 from pipeline.encoder.tokenize import Padding, flat_positions, pad_rows
 from pipeline.studies.benchmark.bundles import CLASSIFICATION, QUESTION, stride_of
 from pipeline.studies.benchmark.head_work import ANSWER_COLUMN, Answers, HeadWork, as_answers

@@ -23,7 +23,8 @@ from pipeline.encoder.bundle import (
     resolve_encoder,
 )
 from pipeline.encoder.loading import load_tokenizer
-from pipeline.encoder.model import EmbeddingOptions, EncoderModel, Head, load_network
+from pipeline.encoder.model import EncoderModel, Head, load_network
+from pipeline.encoder.outputs import EmbeddingOptions
 from pipeline.encoder.tokenize import Padding, TextTokenizer, TokenOptions
 from pipeline.errors import ModelError, OutputTakenError
 from pipeline.storage import Storage

@@ -13,7 +13,8 @@ from pipeline.encoder.attention import Runtime
 from pipeline.encoder.batching import BatchBudget
 from pipeline.encoder.checks import check_encoder, check_segments
 from pipeline.encoder.loading import load_tokenizer
-from pipeline.encoder.model import EmbeddingOptions, EncoderModel, Head, load_network
+from pipeline.encoder.model import EncoderModel, Head, load_network
+from pipeline.encoder.outputs import EmbeddingOptions
 from pipeline.encoder.tokenize import Padding, TextTokenizer, TokenOptions
 from pipeline.errors import ModelError
 from tests.tiny import make_rows

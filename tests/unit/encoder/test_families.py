@@ -12,7 +12,8 @@ import torch
 from pipeline.encoder.attention import Runtime
 from pipeline.encoder.batching import BatchBudget
 from pipeline.encoder.forward import head_logits, lay_out
-from pipeline.encoder.model import EmbeddingOptions, EncoderModel, Head
+from pipeline.encoder.model import EncoderModel, Head
+from pipeline.encoder.outputs import EmbeddingOptions
 from pipeline.encoder.tokenize import Padding, TextTokenizer, TokenOptions, TokenRows
 from tests.unit.encoder.families import EVERY, FAMILIES, RELATED
 

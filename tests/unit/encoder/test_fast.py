@@ -15,7 +15,8 @@ from pipeline.encoder.batching import BatchBudget
 from pipeline.encoder.fast import FastEncoder
 from pipeline.encoder.forward import lay_out
 from pipeline.encoder.layers import ACTIVATIONS as ACTIVATIONS_KNOWN
-from pipeline.encoder.model import EmbeddingOptions, EncoderModel, Head
+from pipeline.encoder.model import EncoderModel, Head
+from pipeline.encoder.outputs import EmbeddingOptions
 from tests.unit.encoder.families import FAMILIES
 from tests.unit.encoder.test_families import HEADS, OTHERS, TEXTS, encoded
 

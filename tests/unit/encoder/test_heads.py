@@ -14,7 +14,8 @@ from safetensors.torch import load_file
 
 from pipeline.encoder.forward import head_logits, lay_out
 from pipeline.encoder.heads import HeadCall, JoinedHeads
-from pipeline.encoder.model import EmbeddingOptions, EncoderModel
+from pipeline.encoder.model import EncoderModel
+from pipeline.encoder.outputs import EmbeddingOptions
 from pipeline.finetune.checkpoint import Progress, load_checkpoint, save_checkpoint
 from pipeline.finetune.optimizer import make_optimizer
 from pipeline.finetune.spec import TrainingConfig

@@ -12,7 +12,8 @@ import torch
 from pipeline.encoder.attention import Runtime
 from pipeline.encoder.batching import BatchBudget
 from pipeline.encoder.loading import load_tokenizer
-from pipeline.encoder.model import EmbeddingOptions, EncoderModel, Head, is_out_of_memory
+from pipeline.encoder.model import EncoderModel, Head, is_out_of_memory
+from pipeline.encoder.outputs import BegunBatch, EmbeddingOptions
 from pipeline.encoder.tokenize import Padding, TextTokenizer, TokenOptions, TokenRows
 from pipeline.errors import ComputeError
 from tests.tiny import make_network, make_rows
@@ -33,17 +34,17 @@ class SmallMachine:
         )
         self.sizes: list[int] = []
         self.num_failures = 0
-        run_batch = self.model._run_batch
+        begin = self.model._begin
 
-        def run_if_it_fits(rows: TokenRows, gathered: list[object], indices: npt.NDArray[np.int64], bf16: bool) -> int:
+        def begin_if_it_fits(rows: TokenRows, indices: npt.NDArray[np.int64], runtime: Runtime) -> BegunBatch:
             size = int(rows.lengths[indices].sum())
             if size > room_tokens:
                 self.num_failures += 1
                 raise error
             self.sizes.append(size)
-            return run_batch(rows, gathered, indices, bf16)  # type: ignore[arg-type]
+            return begin(rows, indices, runtime)
 
-        self.model._run_batch = run_if_it_fits  # type: ignore[method-assign, assignment]
+        self.model._begin = begin_if_it_fits  # type: ignore[method-assign]
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,8 @@ from pipeline.encoder.attention import Runtime
 from pipeline.encoder.batching import BatchBudget
 from pipeline.encoder.fast import FastEncoder
 from pipeline.encoder.loading import load_tokenizer
-from pipeline.encoder.model import EmbeddingOptions, EncoderModel, Head, ModelOutputs, load_network
+from pipeline.encoder.model import EncoderModel, Head, load_network
+from pipeline.encoder.outputs import EmbeddingOptions, ModelOutputs
 from pipeline.encoder.tokenize import Padding, TextTokenizer, TokenOptions, TokenRows
 from pipeline.errors import ModelError
 from tests.tiny import make_network, make_rows

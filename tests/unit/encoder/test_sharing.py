@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.encoder.model import EmbeddingOptions, EncoderModel, Head, ModelOutputs, shares_encoder
+from pipeline.encoder.model import EncoderModel, Head, shares_encoder
+from pipeline.encoder.outputs import EmbeddingOptions, ModelOutputs
 from pipeline.encoder.tokenize import TokenRows
 from tests.unit.encoder.families import FAMILIES
 from tests.unit.encoder.test_families import HEADS, OTHERS, RUNTIME, TEXTS, encoded

@@ -13,7 +13,7 @@ from pipeline.encoder import trained
 from pipeline.encoder.dropout import quicken_dropout
 from pipeline.encoder.forward import encode, lay_out, reads_firsts_only
 from pipeline.encoder.heads import HeadCall, JoinedHeads
-from pipeline.encoder.model import EmbeddingOptions
+from pipeline.encoder.outputs import EmbeddingOptions
 from tests.unit.encoder.families import EVERY, FAMILIES
 from tests.unit.encoder.test_families import HEADS, OTHERS, TEXTS, encoded
 

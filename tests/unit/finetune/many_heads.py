@@ -17,7 +17,7 @@ from transformers import (
 )
 
 from pipeline.encoder.heads import JoinedHeads
-from pipeline.encoder.model import EmbeddingOptions
+from pipeline.encoder.outputs import EmbeddingOptions
 from pipeline.encoder.packed_attention import PACKED
 from pipeline.encoder.tokenize import Padding, TextTokenizer, TokenOptions, interleave_rows
 from pipeline.finetune.spec import TrainingConfig

@@ -12,7 +12,8 @@ import torch
 from sklearn.linear_model import LogisticRegression
 
 from pipeline.encoder.heads import JoinedHeads
-from pipeline.encoder.model import EmbeddingOptions, load_trainable
+from pipeline.encoder.model import load_trainable
+from pipeline.encoder.outputs import EmbeddingOptions
 from pipeline.errors import SpecError
 from pipeline.finetune.alone import learn_alone, train_alone
 from pipeline.finetune.fitted import (

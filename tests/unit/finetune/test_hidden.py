@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from pipeline.encoder.heads import JoinedHeads
-from pipeline.encoder.model import EmbeddingOptions
+from pipeline.encoder.outputs import EmbeddingOptions
 from pipeline.finetune.hidden import HiddenRows, validation_keys
 from pipeline.finetune.loop import evaluate, train
 from pipeline.finetune.step import StepContext, TrainingHead, run_step

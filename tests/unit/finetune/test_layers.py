@@ -9,7 +9,8 @@ import torch
 from transformers import AlbertConfig, AutoModel, DistilBertConfig, ElectraConfig, ModernBertConfig, XLNetConfig
 
 from pipeline.encoder.heads import JoinedHeads
-from pipeline.encoder.model import EmbeddingOptions, load_network
+from pipeline.encoder.model import load_network
+from pipeline.encoder.outputs import EmbeddingOptions
 from pipeline.errors import SpecError
 from pipeline.finetune.layers import check_layers, find_height, freeze_layers, reset_layers
 from pipeline.finetune.optimizer import make_optimizer

@@ -12,7 +12,7 @@ import torch
 
 from pipeline.encoder.forward import encode, lay_out
 from pipeline.encoder.heads import JoinedHeads
-from pipeline.encoder.model import EmbeddingOptions
+from pipeline.encoder.outputs import EmbeddingOptions
 from pipeline.encoder.tokenize import Padding
 from pipeline.finetune.hidden import HiddenRows
 from pipeline.finetune.loop import evaluate, train

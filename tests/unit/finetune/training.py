@@ -14,7 +14,7 @@ import torch
 from pipeline.encoder.attention import Runtime
 from pipeline.encoder.batching import BatchBudget
 from pipeline.encoder.heads import JoinedHeads
-from pipeline.encoder.model import EmbeddingOptions
+from pipeline.encoder.outputs import EmbeddingOptions
 from pipeline.encoder.tokenize import Padding, TextTokenizer, TokenOptions
 from pipeline.finetune.classes import make_emphasis
 from pipeline.finetune.loop import LoopHooks, LoopJob, ValidationRows

@@ -14,7 +14,7 @@ from pipeline.config import ScoringCompute
 from pipeline.corpus.reader import input_column
 from pipeline.encoder.attention import Runtime
 from pipeline.encoder.batching import BatchBudget
-from pipeline.encoder.model import ModelOutputs
+from pipeline.encoder.outputs import ModelOutputs
 from pipeline.encoder.tokenize import TokenRows
 from pipeline.inference import predictor
 from pipeline.inference.predictor import load_predictor

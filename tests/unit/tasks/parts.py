@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from pipeline.encoder.model import ModelOutputs
+from pipeline.encoder.outputs import ModelOutputs
 from pipeline.encoder.tokenize import TextTokenizer, TokenOptions, TokenRows
 from pipeline.tasks.base import Examples
 

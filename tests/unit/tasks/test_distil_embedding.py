@@ -5,7 +5,7 @@ import pyarrow as pa
 import pytest
 import torch
 
-from pipeline.encoder.model import ModelOutputs
+from pipeline.encoder.outputs import ModelOutputs
 from pipeline.encoder.tokenize import TokenRows
 from pipeline.tasks import TASKS
 from pipeline.tasks.base import Evaluation, Examples, Learned

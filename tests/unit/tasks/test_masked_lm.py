@@ -5,7 +5,7 @@ import pyarrow as pa
 import pytest
 import torch
 
-from pipeline.encoder.model import ModelOutputs
+from pipeline.encoder.outputs import ModelOutputs
 from pipeline.tasks import TASKS
 from pipeline.tasks.base import Examples, Learned
 from tests.tiny import make_rows
