@@ -216,7 +216,9 @@ def packed_attention(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, is_causal=False, **options
         )
     how = Attending(pack, dropout, scaling, None if sliding_window is None else sliding_window - 1)
-    return how.attend(*(states[0].transpose(0, 1) for states in (query, key, value))).unsqueeze(0), None
+    # Under autocast the rotary positions of some families leave queries and keys in fp32, beside values in bf16.
+    parts = (states[0].transpose(0, 1).to(value.dtype) for states in (query, key, value))
+    return how.attend(*parts).unsqueeze(0), None
 
 
 def _takes_varlen(query_QHD: torch.Tensor) -> bool:

@@ -98,6 +98,28 @@ def test_padding_of_coarse_shapes_changes_nothing(family: str, head: str, dropou
         torch.testing.assert_close(gradient, others[name], atol=tolerance, rtol=1e-4, msg=name)
 
 
+@pytest.mark.parametrize("dropout", [0.0, 1e-12])
+@pytest.mark.parametrize("family", [*PACKABLE, *RELATED])
+def test_every_family_is_packed_in_half_precision(family: str, dropout: float) -> None:
+    """Rotary positions leave queries and keys in fp32 in some families, and values in bf16."""
+    network = EVERY[family].network(HEADS["rows"]).train()
+    for module in network.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = dropout
+        for name in ("attention_dropout", "dropout_prob"):
+            if isinstance(getattr(module, name, None), float):
+                setattr(module, name, dropout)
+    rows, padding = encoded(family, TEXTS, OTHERS)
+    exact, _ = run(network, "rows", rows, ORDERS["mixed"], padding)
+    with torch.autocast("cpu", torch.bfloat16):
+        batch = lay_out(rows, np.array(ORDERS["mixed"]), network.base_model, padding, CPU)
+        found = encode(network.base_model, batch).logits(network)
+    assert found is not None
+    torch.testing.assert_close(found.detach().float(), exact, atol=0.15, rtol=0.15)
+    found.float().sum().backward()
+    assert all(weight.grad.isfinite().all() for weight in network.parameters() if weight.grad is not None)
+
+
 @pytest.mark.parametrize("family", ["bert", "roberta", "xlm-roberta", "camembert"])
 def test_a_padding_token_that_stands_in_a_text_has_the_position_that_transformers_gives_it(family: str) -> None:
     network = EVERY[family].network(HEADS["rows"])
