@@ -171,6 +171,7 @@ def _settings(run: PreparedTraining) -> Html:
     shown = {**run.recipe, "model": run.spec.model, **data, **hashes}
     if "data" not in data:
         del shown["data"]  # of several heads, each has its own
+    del shown["training.batch_tokens" if run.spec.training.batch_tokens is None else "training.batch_rows"]
     return table(("field", "value"), [(name, json.dumps(value)) for name, value in shown.items()])
 
 

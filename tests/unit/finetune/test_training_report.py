@@ -14,7 +14,7 @@ from pipeline.finetune.alone import learn_alone
 from pipeline.finetune.hardest import find_hardest
 from pipeline.finetune.loop import ValidationRows
 from pipeline.finetune.prepare import PreparedTraining, prepare_training
-from pipeline.finetune.spec import FinetuneSpec
+from pipeline.finetune.spec import FinetuneSpec, TrainingConfig
 from pipeline.finetune.training_report import describe_training, report_uri, write_training_report
 from pipeline.tasks.base import Examples, Learned
 from tests.tiny import make_rows, make_tokenizer
@@ -50,6 +50,7 @@ def test_a_page_shows_the_training_and_escapes_its_texts(run: PreparedTraining) 
     assert "&lt;script&gt;alert(1)" in page  # all nine rows are among the hardest twenty
     assert f"{judgements[''].evaluation.metrics['macro_f1']:.4f}" in page
     assert "training.learning_rate" in page
+    assert ("training.batch_rows" in page, "training.batch_tokens" in page) == (True, False)
     assert "validation.parquet" in page
     assert page.count("<polyline") >= 4
 
@@ -59,6 +60,15 @@ def test_what_was_said_before_and_while_it_trained_is_on_the_page(run: PreparedT
     lines = [{"step": 8, "num_steps": 8, "epoch": 1, "loss": 0.5, "padding_share": 0.0, "remarks": ["norm <9>"]}]
     assert "norm &lt;9&gt;" in describe_training(run, job, judgements, lines)
     assert "Remarks" not in describe_training(run, job, judgements, [{**lines[0], "remarks": []}])
+
+
+def test_the_batches_that_were_cut_by_tokens_are_not_told_by_rows(run: PreparedTraining) -> None:
+    recipe = {name: value for name, value in run.spec.training.model_dump().items() if name != "batch_rows"}
+    by_tokens = run.spec.model_copy(update={"training": TrainingConfig(**{**recipe, "batch_tokens": 60})})
+    run = replace(run, spec=by_tokens, recipe=by_tokens.recipe("data", "model"))
+    job, _, judgements = learn_alone(run, 1, lambda status: None)
+    page = describe_training(run, job, judgements, [])
+    assert ("training.batch_rows" in page, "training.batch_tokens" in page) == (False, True)
 
 
 def test_a_report_that_cannot_be_written_fails_nothing(run: PreparedTraining, tmp_path: Path) -> None:
