@@ -25,13 +25,20 @@ def check_types(uri: str, schema: pa.Schema) -> None:
     Raises:
         OutputTakenError: it has not.
     """
-    try:
-        DeltaSchema.from_arrow(schema)
-    except Exception as error:
+    refused = [f"{field.name!r} ({reason})" for field in schema if (reason := _why_not_in_delta(field))]
+    if refused:
         raise OutputTakenError(
-            f"{uri}: a Delta table cannot hold these columns: {first_line(error)}",
-            "leave the column out of corpus.keep, or store it in the corpus with a plainer type",
-        ) from None
+            f"{uri}: a Delta table cannot hold {', '.join(refused)}",
+            "leave each such column out of corpus.keep, or store it in the corpus with a plainer type",
+        )
+
+
+def _why_not_in_delta(field: pa.Field) -> str | None:
+    try:
+        DeltaSchema.from_arrow(pa.schema([field]))
+    except Exception as error:
+        return first_line(error)
+    return None
 
 
 def new_columns(found: pa.Schema, wanted: pa.Schema, uri: str) -> list[pa.Field]:
