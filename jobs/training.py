@@ -29,7 +29,7 @@ def _train(parsed: FinetuneSpec, source: str, address: str | None, fresh: bool) 
     from pipeline.finetune.run import run_training
     from pipeline.finetune.track import check_track
     from pipeline.finetune.training_report import report_uri
-    from pipeline.finetune.unfinished import check_unfinished, give_up_unfinished, note_finished, note_started
+    from pipeline.finetune.unfinished import check_unfinished, give_up_unfinished, noted
 
     run = prepare_training(parsed, source)
     check_track(run, source)
@@ -41,12 +41,10 @@ def _train(parsed: FinetuneSpec, source: str, address: str | None, fresh: bool) 
     if finished is None:
         for remark in run.remarks:
             print(f"note: {remark}")
-        note_started(run)
         for head in run.heads:
             print(f"training {head.name or head.task.name} on {head.train.num_rows:,} rows ({run.run_name})")
-        with ray_session(parsed.compute, address) as pool:
+        with noted(run), ray_session(parsed.compute, address) as pool:
             finished = run_training(run, pool)
-        note_finished(run)
         is_reported = run.storage.read_bytes(report_uri(run)) is not None
         print(f"report {report_uri(run)}" if is_reported else "note: the training report could not be written")
     else:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from pipeline.encoder.bundle import read_bundle_info
-from pipeline.errors import ModelError, OutputTakenError, TrainingError
+from pipeline.errors import BertmillError, ModelError, OutputTakenError, TrainingError
 from pipeline.finetune.prepare import PreparedTraining, run_name_of
 from pipeline.uris import join_uri
 
@@ -40,6 +41,19 @@ def holds_another(run: PreparedTraining) -> bool:
     """Whether the unfinished run here, if there is one, is of another recipe."""
     note = _read_note(run)
     return note is not None and note["run_name"] != run.run_name
+
+
+@contextlib.contextmanager
+def noted(run: PreparedTraining) -> Iterator[None]:
+    """A note of the recipe stands here until it is done, or fails before there is a checkpoint to go on from."""
+    note_started(run)
+    try:
+        yield
+    except BertmillError:
+        if run.storage.read_bytes(_snapshot_uri(run)) is None:
+            note_finished(run)
+        raise
+    note_finished(run)
 
 
 def note_started(run: PreparedTraining) -> None:
@@ -95,17 +109,20 @@ def _has_bundles(run: PreparedTraining, name: str, heads: list[str]) -> bool:
 
 
 def _check_snapshot(run: PreparedTraining) -> None:
-    folder = join_uri(run.spec.work_uri, run.run_name)
-    content = run.storage.read_bytes(join_uri(folder, _SNAPSHOT))
+    content = run.storage.read_bytes(_snapshot_uri(run))
     try:
         is_whole = content is None or isinstance(json.loads(content), dict)
     except ValueError:
         is_whole = False
     if not is_whole:
         raise TrainingError(
-            f"{join_uri(folder, _SNAPSHOT)}: Ray's list of the run's checkpoints is damaged or half-written",
-            f"give the run up with --fresh, or remove {folder}: it then starts anew",
+            f"{_snapshot_uri(run)}: Ray's list of the run's checkpoints is damaged or half-written",
+            f"give the run up with --fresh, or remove {join_uri(run.spec.work_uri, run.run_name)}: it then starts anew",
         )
+
+
+def _snapshot_uri(run: PreparedTraining) -> str:
+    return join_uri(run.spec.work_uri, run.run_name, _SNAPSHOT)
 
 
 def _note_uri(run: PreparedTraining) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.errors import OutputTakenError, TrainingError
+from pipeline.errors import CorpusError, OutputTakenError, TrainingError
 from pipeline.finetune.prepare import PreparedTraining, prepare_training
 from pipeline.finetune.spec import FinetuneSpec
 from pipeline.finetune.unfinished import (
@@ -17,6 +17,7 @@ from pipeline.finetune.unfinished import (
     holds_another,
     note_finished,
     note_started,
+    noted,
 )
 from tests.tiny import make_bundle, make_rows, write_corpus
 
@@ -99,6 +100,30 @@ def test_a_finished_run_stands_in_nobodys_way(place: dict[str, Any]) -> None:
     note_finished(prepare(place))
     check_unfinished(prepare(place, max_length=64))
     assert not (Path(place["output"] + ".work") / "unfinished.json").exists()
+
+
+@pytest.mark.parametrize("has_checkpoint", [False, True])
+def test_a_run_that_failed_stands_in_the_way_from_its_first_checkpoint_on(
+    place: dict[str, Any], has_checkpoint: bool
+) -> None:
+    run = prepare(place)
+    if has_checkpoint:
+        snapshot = Path(run.spec.work_uri) / run.run_name / "checkpoint_manager_snapshot.json"
+        snapshot.parent.mkdir(parents=True)
+        snapshot.write_text("{}")
+    with pytest.raises(CorpusError, match="too many bad rows"), noted(run):
+        raise CorpusError("too many bad rows", "mend them")
+    assert holds_another(prepare(place, max_length=64)) is has_checkpoint
+
+
+def test_a_note_stands_until_the_run_is_done_and_where_it_is_killed(place: dict[str, Any]) -> None:
+    run, other = prepare(place), prepare(place, max_length=64)
+    with pytest.raises(SystemExit, match="killed"), noted(run):
+        raise SystemExit("killed")
+    assert holds_another(other)
+    with noted(run):
+        assert holds_another(other)
+    assert not holds_another(other)
 
 
 def test_a_note_that_outlived_its_run_stands_in_nobodys_way(place: dict[str, Any]) -> None:
