@@ -270,8 +270,8 @@ def parse_spec(raw: dict[str, Any], model: type[SpecT], source: str) -> SpecT:
         return model.model_validate(raw)
     except ValidationError as error:
         fields = _field_names(model)
-        problems = tuple(_to_problem(dict(detail), fields) for detail in error.errors())
-        raise SpecError(source, problems) from None
+        problems = [_to_problem(dict(detail), fields, raw) for detail in error.errors()]
+        raise SpecError(source, _join_choices(problems)) from None
 
 
 def _read_yaml(source: str) -> dict[str, Any]:
@@ -347,16 +347,41 @@ def _field_names(model: type[BaseModel]) -> dict[str, tuple[str, ...]]:
     return names
 
 
-def _to_problem(detail: dict[str, Any], fields: dict[str, tuple[str, ...]]) -> Problem:
-    location = ".".join(str(part) for part in detail["loc"]) or "(spec)"
+_WORDS = {"tuple_type": "a list", "dict_type": "a block of fields", "model_type": "a block of fields"}
+
+
+def _to_problem(detail: dict[str, Any], fields: dict[str, tuple[str, ...]], raw: dict[str, Any]) -> Problem:
+    path = _spec_path(detail, raw)
+    location = ".".join(path) or "(spec)"
     match detail["type"]:
         case "missing":
             return Problem(location, "is missing", "a value", f"add `{location}: ...` or pass --set {location}=...")
         case "extra_forbidden":
-            block = ".".join(str(part) for part in detail["loc"][:-1])
-            known = ", ".join(sorted(fields.get(block, ())))
+            known = ", ".join(sorted(fields.get(".".join(path[:-1]), ())))
             return Problem(location, "is not a known field", f"one of: {known}" if known else "no such field")
         case "value_error":  # a rule of ours, which says what it found by itself
             return Problem(location, str(detail["msg"]).removeprefix("Value error, "), "")
-        case _:
-            return Problem(location, hide_password(f"holds {detail.get('input')!r}"), str(detail["msg"]))
+        case kind:
+            expected = _WORDS.get(kind) or str(detail["msg"]).removeprefix("Input should be ")
+            return Problem(location, hide_password(f"holds {detail.get('input')!r}"), expected)
+
+
+def _spec_path(detail: dict[str, Any], raw: Any) -> list[str]:
+    """Where the spec has it: pydantic's path less its names for the alternatives of a field."""
+    path, node = [], raw
+    for part in detail["loc"]:
+        if (isinstance(node, dict) and part in node) or (isinstance(node, list) and isinstance(part, int)):
+            path.append(str(part))
+            node = node[part]
+    return [*path, str(detail["loc"][-1])] if detail["type"] == "missing" else path
+
+
+def _join_choices(problems: Sequence[Problem]) -> tuple[Problem, ...]:
+    """One problem for each field: what it might have held, or else what is wrong within it."""
+    choices: dict[tuple[str, str, str], dict[str, None]] = {}
+    for one in problems:
+        if not any(other.field.startswith(f"{one.field}.") for other in problems):
+            choices.setdefault((one.field, one.found, one.remedy), {})[one.expected] = None
+    return tuple(
+        Problem(field, found, ", or ".join(expected), remedy) for (field, found, remedy), expected in choices.items()
+    )

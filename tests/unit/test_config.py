@@ -2,9 +2,10 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Literal
 
 import pytest
-from pydantic import Field, ValidationError
+from pydantic import Field, PositiveInt, ValidationError
 
 from pipeline.config import SpecModel, StorageConfig, Uri, Uris, load_spec, parse_spec
 from pipeline.errors import SpecError
@@ -52,6 +53,32 @@ def test_an_unknown_field_lists_the_known_ones(tmp_path: Path) -> None:
 def test_a_wrong_type_shows_the_value(tmp_path: Path) -> None:
     problems = problems_of(tmp_path, "uri: /d\ninner: {size: many}\n")
     assert problems["inner.size"].startswith("inner.size: holds 'many'; expected ")
+
+
+@pytest.mark.parametrize(
+    ("held", "expected"),
+    [
+        ("0", "share: holds 0; expected greater than 0, or 'auto', or a block of fields"),
+        ("many", "share: holds 'many'; expected a valid integer, unable to parse string as an integer, or 'auto', or "),
+        ("{a: 0}", "share.a: holds 0; expected greater than 0"),
+        ("{a: 1, b: 0}", "share.b: holds 0; expected greater than 0"),
+    ],
+)
+def test_a_field_of_several_kinds_is_one_problem_in_the_words_of_the_spec(
+    tmp_path: Path, held: str, expected: str
+) -> None:
+    class Choice(SpecModel):
+        share: PositiveInt | Literal["auto"] | dict[str, PositiveInt] = 1
+
+    with pytest.raises(SpecError, match=r"spec\.yaml: 1 problem\n") as caught:
+        load_spec(write(tmp_path, f"share: {held}\n"), Choice)
+    assert str(caught.value.problems[0]).startswith(expected)
+
+
+def test_a_value_in_place_of_a_list_or_block_is_told_so(tmp_path: Path) -> None:
+    problems = problems_of(tmp_path, "uri: /d\ninner: {names: 3}\n")
+    assert problems == {"inner.names": "inner.names: holds 3; expected a list"}
+    assert problems_of(tmp_path, "uri: /d\ninner: 3\n") == {"inner": "inner: holds 3; expected a block of fields"}
 
 
 def test_every_problem_is_found_at_once(tmp_path: Path) -> None:

@@ -130,7 +130,7 @@ def test_a_bundle_of_an_encoder_is_described_as_any_other() -> None:
         ({"keep_best": "auto"}, "training.keep_best compares figures on validation rows: give data.validation"),
         ({"class_weights": "even"}, "balanced"),
         ({"class_weights": {"a": 0}}, "greater than 0"),
-        ({"seed": -1}, "training.seed: holds -1; expected Input should be greater than or equal to 0"),
+        ({"seed": -1}, "training.seed: holds -1; expected greater than or equal to 0"),
     ],
 )
 def test_a_recipe_must_agree_with_itself(recipe: dict[str, Any], message: str) -> None:
@@ -155,7 +155,7 @@ def test_training_may_have_between_two_numbers_of_workers() -> None:
     [
         ({"workers": [3, 1], "cpus_per_worker": 2}, r"[3, 1] is [min, max], so the first is not above the second"),
         ({"workers": [1, 3]}, "workers: [min, max] needs cpus_per_worker, the same whichever nodes are there"),
-        ({"workers": [0, 3], "cpus_per_worker": 2}, "holds 0; expected Input should be greater than 0"),
+        ({"workers": [0, 3], "cpus_per_worker": 2}, "holds 0; expected greater than 0"),
         ({"workers": [1, 2, 3], "cpus_per_worker": 2}, "at most 2 items"),
     ],
 )
