@@ -6,21 +6,20 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Column, Table
-from rich.text import Text
+
+from jobs.confusion_printing import print_confusion
 
 if TYPE_CHECKING:
     from pipeline.inference.cascade_trial import CascadeLevel
-    from pipeline.tasks.base import Confusion, Evaluation
-
-_MOST_CLASSES = 20
+    from pipeline.tasks.base import Evaluation
 
 
 def print_evaluation(found: Evaluation, total: str) -> None:
     """One line of figures, a confusion matrix that fits a screen, and a cascade's table."""
     figures = ", ".join(f"{name} {value:.4f}" for name, value in found.metrics.items())
     print(f"{found.num_rows:,} of {total}: {figures}")
-    if found.confusion is not None and len(found.confusion.labels) <= _MOST_CLASSES:
-        Console().print(_confusion_table(found.confusion))
+    if found.confusion is not None:
+        print_confusion(found.confusion, Console())
     if levels := _levels(found):
         Console().print(_cascade_table(levels))
 
@@ -40,13 +39,6 @@ def _levels(found: Evaluation) -> tuple[CascadeLevel, ...]:
     from pipeline.inference.cascade_trial import CascadeEvaluation  # torch: loaded by now, and not for --help
 
     return found.levels if isinstance(found, CascadeEvaluation) else ()
-
-
-def _confusion_table(confusion: Confusion) -> Table:
-    table = Table("true \\ predicted", *map(Column, map(Text, confusion.labels)))
-    for label, counts in zip(confusion.labels, confusion.counts.tolist(), strict=True):
-        table.add_row(Text(label), *(f"{count:,}" for count in counts))
-    return table
 
 
 def _cascade_table(levels: tuple[CascadeLevel, ...]) -> Table:
