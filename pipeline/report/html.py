@@ -102,7 +102,7 @@ def draw_series(title: str, points: Sequence[tuple[float, float]], line: Sequenc
     right, highest = max(x for x, _ in everything) or 1.0, max(y for _, y in everything) or 1.0
     plot = _Plot((0.0, right), highest)
     parts = plot.axes(_short(highest))
-    for x, y in (plot.place(*point) for point in points):
+    for x, y in (plot.place(*point) for point in [*points, *(line if len(line) == 1 else ())]):  # no line to see
         parts.append(tag("circle", cx=f"{x:.1f}", cy=f"{y:.1f}", r=2.5, class_="point"))
     return _picture(title, [*parts, *([plot.line(line, "outline")] if line else [])], _HEIGHT)
 

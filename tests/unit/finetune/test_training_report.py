@@ -55,6 +55,13 @@ def test_a_page_shows_the_training_and_escapes_its_texts(run: PreparedTraining) 
     assert page.count("<polyline") >= 4
 
 
+def test_a_training_too_short_for_lines_shows_points(run: PreparedTraining) -> None:
+    job, _, judgements = learn_alone(run, 1, lambda status: None)
+    line = {"step": 8, "num_steps": 8, "epoch": 1, "loss": 0.5, "learning_rate": 1e-5, "padding_share": 0.0}
+    assert describe_training(run, job, judgements, [line]).count("<circle") == 2
+    assert "<circle" not in describe_training(run, job, judgements, [{**line, "step": 4}, line])
+
+
 def test_what_was_said_before_and_while_it_trained_is_on_the_page(run: PreparedTraining) -> None:
     job, _, judgements = learn_alone(run, 1, lambda status: None)
     lines = [{"step": 8, "num_steps": 8, "epoch": 1, "loss": 0.5, "padding_share": 0.0, "remarks": ["norm <9>"]}]
