@@ -171,11 +171,12 @@ def judge_search(queries: pa.Table, documents: pa.Table, relevance: pa.Table) ->
     query_numbers, document_numbers = _numbers(queries, "queries"), _numbers(documents, "documents")
     gains: list[dict[int, float]] = [{} for _ in query_numbers]
     for row in relevance.to_pylist():
-        if row["query"] not in query_numbers or row["document"] not in document_numbers:
-            raise CorpusError(
-                f"relevance names query {row['query']!r} and document {row['document']!r}; one of them is in no set",
-                "check the id columns, and that rows with unusable text are not judged",
-            )
+        for kind, known in (("query", query_numbers), ("document", document_numbers)):
+            if row[kind] not in known:
+                raise CorpusError(
+                    f"relevance names {kind} {row[kind]!r}, which is none of the {len(known):,} with usable text",
+                    "check the id columns, and that rows with unusable text are not judged",
+                )
         gains[query_numbers[row["query"]]][document_numbers[row["document"]]] = float(row["gain"])
     found = SearchSet(matrix(queries["vector"]), matrix(documents["vector"]), gains)
     if not found.asked:

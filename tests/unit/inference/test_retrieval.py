@@ -99,9 +99,15 @@ def test_documents_without_text_are_refused_and_counted(spec: EvaluateSpec, tmp_
         run_retrieval(prepare_retrieval(spec), POOL)
 
 
-def test_ids_that_are_in_no_set_are_named(spec: EvaluateSpec, tmp_path: Path) -> None:
-    write(tmp_path / "relevance.parquet", {"query_id": ["q0"], "document_id": [99]})
-    with pytest.raises(CorpusError, match=r"document '99'; one of them is in no set"):
+@pytest.mark.parametrize(
+    ("query", "document", "named"),
+    [("q0", 99, r"document '99', .* none of the 5"), ("q9", 10, "query 'q9', .* none of the 2")],
+)
+def test_ids_that_are_in_no_set_are_named(
+    spec: EvaluateSpec, tmp_path: Path, query: str, document: int, named: str
+) -> None:
+    write(tmp_path / "relevance.parquet", {"query_id": [query], "document_id": [document]})
+    with pytest.raises(CorpusError, match=rf"relevance names {named}"):
         run_retrieval(prepare_retrieval(spec), POOL)
 
 
