@@ -122,15 +122,15 @@ def draw_columns(title: str, columns: Sequence[Column], form: str) -> Html:
     step = (_WIDTH - _LEFT - 6) / max(len(columns), 1)
     floor, parts = _HEIGHT - _BOTTOM, []
     for index, column in enumerate(columns):
-        x = _LEFT + index * step
         if column.value is not None:
-            height = max(column.value / highest * (floor - 10), 0.8)
-            box = {"x": f"{x + step * 0.1:.1f}", "y": f"{floor - height:.1f}", "width": f"{min(step * 0.8, 40):.1f}"}
+            width, height = min(step * 0.8, 40), max(column.value / highest * (floor - 10), 0.8)
+            x = _LEFT + (index + 0.5) * step - width / 2
+            box = {"x": f"{x:.1f}", "y": f"{floor - height:.1f}", "width": f"{width:.1f}"}
             words = tag("title", f"{column.date}: {column.value:{form}}")
             kind = column.level if column.level in ("warn", "fail") else "now"
             parts.append(tag("rect", words, **box, height=f"{height:.1f}", class_=f"column {kind}"))
     ends = [_text(_LEFT, _HEIGHT - 6, columns[0].date, "start")] if columns else []
-    if len(columns) > 2:
+    if len(columns) > 1:
         ends.append(_text(_WIDTH - 6, _HEIGHT - 6, columns[-1].date, "end"))
     line = tag("line", x1=_LEFT, y1=floor, x2=_WIDTH - 6, y2=floor, class_="axis")
     return _picture(title, [*parts, line, *ends, _text(_LEFT - 4, 16, _short(highest, form), "end")], _HEIGHT)
