@@ -34,7 +34,7 @@ STRENGTHS = (1.0, 10.0, 100.0, 1_000.0, 10_000.0)  # scikit-learn's C on feature
 _FITTED_CLASSES = frozenset(["AutoModelForSequenceClassification", "AutoModelForTokenClassification"])
 _MOST_TARGETS = 20_000  # more hardly move a linear layer, and take time before the first step
 _MOST_TOKENS = 1 << 18  # a CPU takes minutes for so many, while other ranks wait
-_ENOUGH_ROWS, _ENOUGH_OF_A_CLASS = 2_048, 32
+_ENOUGH_ROWS, _ENOUGH_OF_A_CLASS, _ENOUGH_TOKENS = 2_048, 32, 10_000  # for a start; docs/decisions.md
 _MAX_START_STRENGTH = 100.0  # a layer that fits every row leaves training no loss to learn from
 _MOST_PRODUCTS = 1e9  # of targets, inputs and outputs: half a minute or so on two cores
 _NUM_FOLDS = 3
@@ -275,7 +275,7 @@ def _as_a_start(context: StepContext, head: TrainingHead) -> Effort:
     linear = LastLayer.of(network).linear
     draws = None if sampling is None else weigh_rows(head.data, list(network.config.id2label.values()), sampling)
     of_classes = max(_ENOUGH_ROWS, _ENOUGH_OF_A_CLASS * linear.out_features)
-    wanted = _MOST_TARGETS if head.task.classes_of == "tokens" else of_classes
+    wanted = _ENOUGH_TOKENS if head.task.classes_of == "tokens" else of_classes
     most = min(wanted, _MOST_TARGETS, _MOST_PRODUCTS / (linear.in_features * linear.out_features))
     return Effort(int(most), _MOST_TOKENS, _MAX_START_STRENGTH, num_folds=1, max_iterations=100, draws=draws)
 
