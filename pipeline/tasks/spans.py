@@ -19,6 +19,7 @@ IntArray = npt.NDArray[np.int64]
 
 _ROUND_CELLS = 1 << 19  # keeps what is in hand below some 50 MB
 _NO_TOKEN = np.iinfo(np.int64).max
+_ROUNDING = np.float32(1e-4)  # of a sum of two logits of some units in fp32, by far
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,8 @@ def best_spans(logits: FloatArray, tokens: TokenRows, limits: SpanLimits) -> Bes
     """Choose for each question the span with the highest start plus end logit over all its windows.
 
     Of equal ones the first window's, the likeliest start's, the likeliest end's; of equally likely tokens the first.
+    Scores of two windows are equal where fp32's rounding may have set them apart: a context that repeats itself has
+    windows of the same tokens, and which of them comes out higher would depend on the batches they were in.
 
     Args:
         logits: float32 [T, 2], of starts and of ends.
@@ -68,9 +71,8 @@ def best_spans(logits: FloatArray, tokens: TokenRows, limits: SpanLimits) -> Bes
     score_W, next_W = (np.full(len(tokens), -np.inf, np.float32) for _ in range(2))
     for part in _rounds(tokens.lengths, limits):
         first_W[part], last_W[part], score_W[part], next_W[part] = _best_places(logits, tokens, part, limits)
-    order = np.lexsort((-score_W, tokens.window_rows))  # stable: of equal scores the first window's
-    rows, begins = np.unique(tokens.window_rows[order], return_index=True)
-    chosen = order[begins]
+    rows, firsts = np.unique(tokens.window_rows, return_index=True)
+    chosen = _first_best(score_W, firsts, tokens.row_windows[rows])
     found = BestSpans(
         np.zeros(tokens.num_rows, np.int64),
         np.zeros(tokens.num_rows, np.int64),
@@ -83,13 +85,21 @@ def best_spans(logits: FloatArray, tokens: TokenRows, limits: SpanLimits) -> Bes
     found.ends[rows] = np.where(has_span, tokens.spans[last_W[chosen], 1], 0)
     found.logits[rows] = score_W[chosen]
     if len(rows):
-        firsts = np.searchsorted(tokens.window_rows, rows)
         null_W = logits[tokens.offsets[:-1]].sum(axis=1)
         found.null_logits[rows] = np.minimum.reduceat(null_W, firsts)
         ranges_W2 = np.stack([tokens.spans[first_W, 0], tokens.spans[last_W, 1]], axis=1)
         is_chosen_W = (ranges_W2 == np.repeat(ranges_W2[chosen], tokens.row_windows[rows], axis=0)).all(axis=1)
         found.runners_up[rows] = np.maximum.reduceat(np.where(is_chosen_W, next_W, score_W), firsts)
     return found
+
+
+def _first_best(score_W: FloatArray, firsts: IntArray, counts: IntArray) -> IntArray:
+    """Each row's first window whose score is its highest; `firsts` and `counts` say which windows are a row's."""
+    if not len(firsts):
+        return firsts
+    least_W = np.repeat(np.maximum.reduceat(score_W, firsts) - _ROUNDING, counts)
+    places_W = np.where(score_W >= least_W, np.arange(len(score_W)), len(score_W))
+    return np.asarray(np.minimum.reduceat(places_W, firsts), np.int64)
 
 
 def _rounds(lengths: IntArray, limits: SpanLimits) -> Iterator[IntArray]:

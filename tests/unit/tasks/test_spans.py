@@ -104,6 +104,13 @@ def test_of_two_windows_the_better_span_and_the_lower_null_count() -> None:
     assert best_span([second, first], LIMITS) == best
 
 
+@pytest.mark.parametrize(("ahead", "start"), [(0.0, 3), (2e-6, 3), (1e-2, 63)])
+def test_of_windows_that_rounding_alone_sets_apart_the_first_counts(ahead: float, start: int) -> None:
+    first, second = window([4, 1, 5], [4, 2, 2]), window([4, 1, 5 + ahead], [4, 2, 2], first_character=60)
+    none = window([0, 0, 1], [0, 0, 0], first_character=30)
+    assert best_span([none, first, second], LIMITS).start == start
+
+
 def test_a_span_never_reaches_over_two_windows() -> None:
     first, second = window([0, 9, 0], [0, 0, 1]), window([0, 1, 0], [0, 0, 9], first_character=6)
     best = best_span([first, second], LIMITS)
