@@ -48,3 +48,10 @@ def test_everyone_scores_a_night_and_leaves_nothing_behind(root_uri: str, tmp_pa
         assert f"| {step}" in page
     left = Storage().list_objects(place)
     assert [item for item in left if item.size_bytes] == []  # Ray Data makes an empty object of a folder
+
+
+def test_a_benchmark_without_matplotlib_names_its_extra() -> None:
+    code = "import sys; sys.modules['matplotlib'] = None; import pipeline.studies.benchmark.run as run; "
+    code += "run._version = lambda name: None; run._need('matplotlib')"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert "needs matplotlib, not installed here\n  -> pip install 'bertmill[benchmark]'" in done.stderr

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import yaml
+from typer.main import get_command
 from typer.testing import CliRunner
 
 from jobs.cli import app
+
+# The runner builds all commands anew for each call, which takes longer than most calls.
+_built_command = functools.cache(get_command)
 
 
 @dataclass(frozen=True)
@@ -23,7 +29,8 @@ class Finished:
 
 def run_command(*arguments: str) -> Finished:
     """Run one `bertmill` command; an exception that no user should see is raised here."""
-    result = CliRunner().invoke(app, list(arguments))
+    with mock.patch("typer.testing._get_command", _built_command):
+        result = CliRunner().invoke(app, list(arguments))
     if result.exception is not None and not isinstance(result.exception, SystemExit):
         raise result.exception
     return Finished(result.exit_code, result.stdout, result.stderr)

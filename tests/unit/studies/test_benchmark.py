@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any, NoReturn
@@ -220,10 +219,3 @@ def test_texts_and_validation_rows_must_be_there(raw: dict[str, Any], tmp_path: 
     del raw["training"]["tiny"]["data"]["validation"]
     with pytest.raises(InputError, match="no validation rows"):
         run_benchmark(parse_spec({**raw, "texts": None}, BenchmarkSpec, "test"), 1, NO_JOBS)
-
-
-def test_a_benchmark_without_matplotlib_names_its_extra() -> None:
-    code = "import sys; sys.modules['matplotlib'] = None; import pipeline.studies.benchmark.run as run; "
-    code += "run._version = lambda name: None; run._need('matplotlib')"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert "needs matplotlib, not installed here\n  -> pip install 'bertmill[benchmark]'" in done.stderr

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
+from itertools import chain, pairwise
 from typing import Any
 
 import numpy as np
@@ -75,18 +75,17 @@ def owned_by(examples: Examples, ranges: np.ndarray, window: int) -> list[tuple[
     return found
 
 
-def simple_first_tokens(examples: Examples, ranges: np.ndarray, window: int) -> list[int]:
-    """For each word its first token, where that stands in this window, or -1."""
-    tokens = examples.tokens
-    row_of = tokens.window_rows
+def simple_first_tokens(examples: Examples, ranges: np.ndarray, windows: list[int]) -> list[list[int]]:
+    """For each of a row's windows and each word its first token, where that stands in this window, or -1."""
+    owned = [owned_by(examples, ranges, window) for window in windows]
     earliest: dict[int, int] = {}
-    for other in np.flatnonzero(row_of == row_of[window]).tolist():
-        for word, start, _ in owned_by(examples, ranges, other):
-            earliest[word] = min(start, earliest.get(word, start))
-    found = [-1] * len(ranges)
-    for word, start, place in owned_by(examples, ranges, window):
-        if start == earliest[word] and found[word] < 0:
-            found[word] = place
+    for word, start, _ in chain(*owned):
+        earliest[word] = min(start, earliest.get(word, start))
+    found = [[-1] * len(ranges) for _ in windows]
+    for firsts, of_window in zip(found, owned, strict=True):
+        for word, start, place in of_window:
+            if start == earliest[word] and firsts[word] < 0:
+                firsts[word] = place
     return found
 
 
@@ -97,9 +96,9 @@ def simple_words(examples: Examples) -> list[tuple[np.ndarray, np.ndarray]]:
         windows = np.flatnonzero(tokens.window_rows == row).tolist()
         ranges = simple_ranges(examples, text, windows)
         chosen, margin = np.full(len(ranges), -1, np.int64), np.full(len(ranges), -1, np.int64)
-        for window in windows:
+        for window, firsts in zip(windows, simple_first_tokens(examples, ranges, windows), strict=True):
             base, stop = int(tokens.offsets[window]), int(tokens.offsets[window + 1])
-            for word, first in enumerate(simple_first_tokens(examples, ranges, window)):
+            for word, first in enumerate(firsts):
                 room = min(first - base, stop - 1 - first) if first >= 0 else -1
                 if room > margin[word]:
                     chosen[word], margin[word] = first, room
@@ -158,11 +157,12 @@ def test_a_word_begins_once_in_each_window_that_holds_its_first_token(examples: 
     words = find_words(examples)
     found = find_beginnings(examples.tokens, words)
     expected = []
-    for window, row in enumerate(examples.tokens.window_rows):
+    for row in range(examples.tokens.num_rows):
         part = slice(words.offsets[row], words.offsets[row + 1])
         ranges = np.stack([words.starts[part], words.ends[part]], axis=1)
-        firsts = simple_first_tokens(examples, ranges, window)
-        expected += [(window, part.start + word, first) for word, first in enumerate(firsts) if first >= 0]
+        windows = np.flatnonzero(examples.tokens.window_rows == row).tolist()
+        for window, firsts in zip(windows, simple_first_tokens(examples, ranges, windows), strict=True):
+            expected += [(window, part.start + word, first) for word, first in enumerate(firsts) if first >= 0]
     assert list(zip(found.windows, found.words, found.tokens, strict=True)) == expected
 
 

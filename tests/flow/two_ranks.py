@@ -1,6 +1,6 @@
 """The same steps on one rank or several. As a script: one rank of several, over a file both can see.
 
-python -m tests.unit.finetune.two_ranks DIRECTORY RANK WORLD_SIZE
+python -m tests.flow.two_ranks DIRECTORY RANK WORLD_SIZE
 """
 
 from __future__ import annotations

@@ -9,10 +9,10 @@ import sys
 import numpy as np
 import pytest
 
+from tests.flow.two_ranks import FITTED, SHARDED, Result, run_cases
 from tests.patience import PATIENCE_S
 from tests.rules.sources import ROOT
 from tests.unit.finetune.many_heads import assert_near
-from tests.unit.finetune.two_ranks import FITTED, SHARDED, Result, run_cases
 
 CASES = ["pairs", "triplets", "scored", "one pair", "labels and tags", "labels for one rank", "hidden tokens"]
 CASES += ["a teacher's embeddings", "hidden tokens for one rank", "all three"]
@@ -26,7 +26,7 @@ def ranks(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], lis
     """Both ranks' results of every case, with whole weights on each and with a part on each."""
     directory = tmp_path_factory.mktemp("ranks")
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
-    command = [sys.executable, "-m", "tests.unit.finetune.two_ranks", str(directory)]
+    command = [sys.executable, "-m", "tests.flow.two_ranks", str(directory)]
     started = [
         subprocess.Popen([*command, str(rank), "2"], env=environment, cwd=ROOT, stderr=subprocess.PIPE, text=True)
         for rank in range(2)

@@ -1,6 +1,6 @@
 """A worker's own process: builds a tiny model's ShardScorer, works through a corpus, prints its peak memory.
 
-    python -m tests.unit.inference.worker_memory BUNDLE CORPUS OUTPUT SHARD_ROWS
+    python -m tests.flow.worker_memory BUNDLE CORPUS OUTPUT SHARD_ROWS
 
 Prints shards, rows, and the peak in MB once a tenth of the shards is done and once all are.
 """

@@ -1,6 +1,6 @@
 """One training by changing numbers of ranks. As a script: all of them, forked so that torch is imported once.
 
-python -m tests.unit.finetune.elastic_ranks DIRECTORY disturbed|sharded
+python -m tests.flow.elastic_ranks DIRECTORY disturbed|sharded
 """
 
 from __future__ import annotations

@@ -13,6 +13,7 @@ import yaml
 
 from jobs.pool import Resources, choose_pool
 from pipeline.inference.probed import Probed, keep_probe
+from tests.tiny import make_bundle
 from tests.unit.inference.nights import Story
 
 _DRIVER = """
@@ -52,8 +53,9 @@ def test_help_waits_for_nothing_that_is_slow(arguments: tuple[str, ...]) -> None
     assert _loaded_by(*arguments)[-1] == "[]"
 
 
-def test_a_plan_whose_pace_is_known_loads_no_model(bundle_directory: Path, tmp_path: Path) -> None:
-    story = Story(tmp_path, bundle_directory)
+def test_a_plan_whose_pace_is_known_loads_no_model(tmp_path: Path) -> None:
+    make_bundle(tmp_path / "bundle")
+    story = Story(tmp_path, tmp_path / "bundle")
     story.put("a", 300, seed=0)
     run = story.prepare("2026-11-23")
     pool = choose_pool(run.spec.compute, Resources(os.cpu_count() or 1, 0, is_local=True))

@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.flow.elastic_ranks import EPOCHS, NUM_ROWS, STEPS_PER_EPOCH, UNDISTURBED, run_attempts
 from tests.patience import PATIENCE_S
 from tests.recording import whole_steps
 from tests.rules.sources import ROOT
-from tests.unit.finetune.elastic_ranks import EPOCHS, NUM_ROWS, STEPS_PER_EPOCH, UNDISTURBED, run_attempts
 
 NUM_STEPS = EPOCHS * STEPS_PER_EPOCH
 
@@ -41,7 +41,7 @@ def run_ranks(directory: Path) -> Path:
     command = [
         sys.executable,
         "-m",
-        "tests.unit.finetune.elastic_ranks",
+        "tests.flow.elastic_ranks",
         str(directory),
         directory.name.rstrip("0123456789"),
     ]

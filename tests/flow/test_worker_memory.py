@@ -7,15 +7,16 @@ import sys
 from pathlib import Path
 
 from tests.rules.sources import ROOT
-from tests.tiny import write_corpus
+from tests.tiny import make_bundle, write_corpus
 
 SHARD_ROWS, NUM_SHARDS = 500, 20
 
 
-def test_ten_times_the_rows_take_no_more_memory(bundle_directory: Path, tmp_path: Path) -> None:
+def test_ten_times_the_rows_take_no_more_memory(tmp_path: Path) -> None:
+    make_bundle(tmp_path / "bundle")
     write_corpus(tmp_path / "corpus", NUM_SHARDS, SHARD_ROWS, SHARD_ROWS)
-    arguments = [str(bundle_directory), str(tmp_path / "corpus"), str(tmp_path / "scores"), str(SHARD_ROWS)]
-    command = [sys.executable, "-m", "tests.unit.inference.worker_memory", *arguments]
+    arguments = [str(tmp_path / "bundle"), str(tmp_path / "corpus"), str(tmp_path / "scores"), str(SHARD_ROWS)]
+    command = [sys.executable, "-m", "tests.flow.worker_memory", *arguments]
     done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True)
     num_shards, num_rows, tenth_mb, peak_mb = map(float, done.stdout.split())
     assert (num_shards, num_rows) == (NUM_SHARDS, NUM_SHARDS * SHARD_ROWS)
