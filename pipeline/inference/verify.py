@@ -10,6 +10,10 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
 from pipeline.corpus.lookup import read_rows_at
 from pipeline.corpus.text import clean_text, is_word_list
 from pipeline.encoder.bundle import fetch_bundle
@@ -21,8 +25,7 @@ from pipeline.inference.tolerance import Tolerance
 from pipeline.output.columns import columns_of
 from pipeline.output.log import require_night, require_table
 from pipeline.output.manifests import read_manifests
-from pipeline.output.row_groups import shared_columns
-from pipeline.output.table import DataFile
+from pipeline.output.row_groups import read_row_groups, shared_columns
 from pipeline.registry.resolve import resolve_model
 from pipeline.schema import MODEL_VERSION_FIELD, SOURCE_FILE, SOURCE_ROW, prefixed
 from pipeline.storage import Storage
@@ -77,17 +80,16 @@ def rescore_sample(uri: str, run_date: str, check: SampleCheck, storage: Storage
     own = OwnColumns(frozenset(there.names), check.bundle_name)
     comparison = Comparison(bundle.info, task, own, check.tolerance)
     version = prefixed(check.bundle_name, MODEL_VERSION_FIELD.name)
-    rows = _sample_rows(uri, files, check.num_rows, [*comparison.columns, version], storage)
-    if not rows:
-        return comparison.result(0)  # of a night without rows
-    own_version = bundle.info.model_version
-    _check_version({row[version] for row in rows}, own_version, check, _cascade_of(uri, run_date, storage))
-    num_sampled, rows = len(rows), [row for row in rows if row[version] == own_version]
-    if not rows:
+    own_rows: dict[str, Sequence[int]] = {join_uri(uri, path): range(file.num_rows) for path, file in files.items()}
+    own_version, cascade = bundle.info.model_version, _cascade_of(uri, run_date, storage)
+    if own_version in cascade and not check.bundle_name:
+        own_rows = {each: _rows_answered(each, there.field(version), own_version, storage) for each in own_rows}
+    rows = _sample_rows(own_rows, check.num_rows, [*comparison.columns, version], storage)
+    if not rows and any(file.num_rows for file in files.values()):
         raise ModelError(
-            f"{check.bundle_uri}: the cascade's other bundle answered all {num_sampled} sampled rows of {run_date}",
-            f"sample more rows: --sample {10 * num_sampled}; or give the other bundle",
+            f"{check.bundle_uri}: the cascade's other bundle answered every row of {run_date}", "give the other bundle"
         )
+    _check_version({row[version] for row in rows}, own_version, check)
     texts = _read_texts(rows, [{**bundle.info.inputs, **check.inputs}[name] for name in task.inputs], storage)
     model = PlainModel(bundle, task)
     for row, row_texts in zip(rows, texts, strict=True):
@@ -95,19 +97,27 @@ def rescore_sample(uri: str, run_date: str, check: SampleCheck, storage: Storage
     return comparison.result(len(rows))
 
 
+def _rows_answered(uri: str, column: pa.Field, version: str, storage: Storage) -> Sequence[int]:
+    """Which rows of a cascade's file this bundle answered."""
+    groups = read_row_groups(uri, storage, pa.schema([column]))
+    answered = [pc.equal(group[column.name], version).to_numpy() for group in groups]
+    found: list[int] = np.flatnonzero(np.concatenate([np.zeros(0, bool), *answered])).tolist()
+    return found
+
+
 def _sample_rows(
-    uri: str, files: Mapping[str, DataFile], num_rows: int, columns: list[str], storage: Storage
+    own_rows: Mapping[str, Sequence[int]], num_rows: int, columns: list[str], storage: Storage
 ) -> list[Row]:
-    """Rows drawn evenly over a night, by file; one row group is in memory at a time."""
-    total = sum(file.num_rows for file in files.values())
+    """Rows drawn evenly over those of a night's files, by file; one row group is in memory at a time."""
+    total = sum(map(len, own_rows.values()))
     chosen = sorted(random.Random(total).sample(range(total), min(num_rows, total)))
     rows: list[Row] = []
     start = 0
-    for path, file in sorted(files.items()):
-        own = [position - start for position in chosen if start <= position < start + file.num_rows]
-        start += file.num_rows
-        if own:
-            rows += read_rows_at(join_uri(uri, path), own, [SOURCE_FILE, SOURCE_ROW, *columns], storage).to_pylist()
+    for uri, own in sorted(own_rows.items()):
+        positions = [own[number - start] for number in chosen if start <= number < start + len(own)]
+        start += len(own)
+        if positions:
+            rows += read_rows_at(uri, positions, [SOURCE_FILE, SOURCE_ROW, *columns], storage).to_pylist()
     return rows
 
 
@@ -119,9 +129,8 @@ def _cascade_of(uri: str, run_date: str, storage: Storage) -> frozenset[str]:
     return frozenset([first, last]) if first else frozenset()
 
 
-def _check_version(found: set[str], own: str, check: SampleCheck, cascade: frozenset[str]) -> None:
-    """Rows of a night are its one bundle's; of a cascade's they may all be the other one's."""
-    strangers = found - (cascade if own in cascade and not check.bundle_name else {own})
+def _check_version(found: set[str], own: str, check: SampleCheck) -> None:
+    strangers = found - {own}
     if strangers:
         raise ModelError(
             f"{check.bundle_uri}: has model_version {own}, the night was scored with {min(strangers)}",
