@@ -17,12 +17,13 @@ from transformers import AutoConfig
 from pipeline.errors import Problem, SpecError
 from pipeline.finetune.fitted import fit_last_layer
 from pipeline.finetune.loop import Judgements, LoopHooks, LoopJob, evaluate, figures_of
-from pipeline.finetune.spec import FinetuneSpec
+from pipeline.finetune.spec import FinetuneSpec, TrainingConfig
 from pipeline.finetune.status import TrainingStatus
 from pipeline.tasks.base import Task
 
 FAMILIES = ("bert", "roberta", "xlm-roberta", "camembert", "electra")
 _MEAN_OVER_OWN = 1_000.0  # how much a position's mean outweighs its own state before they are normalised
+_FEW_ROWS_A_LABEL = 16
 _STRAIGHT = 0.02  # tanh of 0.02 x is within 1.4 % of straight up to x = 10
 
 
@@ -73,6 +74,19 @@ def pass_through(network: Any) -> None:
     with torch.no_grad():
         dense.weight.copy_(_STRAIGHT * torch.eye(dense.out_features))
         dense.bias.zero_()
+
+
+def suggest_linear_head(spec: FinetuneSpec, encoder: str, task: Task, num_rows: int, num_labels: int) -> list[str]:
+    """A remark where rows are so few that the last layer alone may do as well as the whole network."""
+    if spec.training.method == "linear_head" or num_rows >= _FEW_ROWS_A_LABEL * num_labels:
+        return []
+    instead = spec.model_copy(update={"training": TrainingConfig(method="linear_head")})
+    try:
+        check_linear_head(instead, encoder, {"": task}, "")
+    except SpecError:
+        return []
+    fitted = "with so few training.method: linear_head, which takes seconds, is often as good"
+    return [f"{num_rows:,} rows of {num_labels:,} labels: {fitted}"]
 
 
 def check_linear_head(spec: FinetuneSpec, encoder: str, tasks: dict[str, Task], source: str) -> None:

@@ -29,7 +29,7 @@ from pipeline.finetune.classes import check_classes
 from pipeline.finetune.fitted import check_head_start
 from pipeline.finetune.labelled import LabelledSet, LabelPlaces, LabelTarget, check_labels, open_split
 from pipeline.finetune.layers import check_layers, check_recomputing
-from pipeline.finetune.linear_head import check_linear_head
+from pipeline.finetune.linear_head import check_linear_head, suggest_linear_head
 from pipeline.finetune.lora import check_lora
 from pipeline.finetune.spec import FinetuneSpec, HeadSpec, MaskingConfig
 from pipeline.finetune.teacher import check_versions, find_target, find_version_column, read_teacher
@@ -108,7 +108,10 @@ class PreparedTraining:
     @property
     def remarks(self) -> list[str]:
         """What the user should know before training starts."""
-        return [remark for head in self.heads for remark in _unseen_classes(head)]
+        unseen = [remark for head in self.heads for remark in _unseen_classes(head)]
+        first = self.heads[0]
+        labels = first.train.learned.labels
+        return unseen + suggest_linear_head(self.spec, self.encoder, first.task, first.train.num_rows, len(labels))
 
     def finished_bundles(self) -> dict[str, BundleInfo] | None:
         """The bundles this very run has already written, by head, if it has written all."""

@@ -14,11 +14,12 @@ from pipeline.encoder.bundle import fetch_bundle
 from pipeline.errors import SpecError
 from pipeline.finetune.alone import train_alone
 from pipeline.finetune.fitted import LastLayer
-from pipeline.finetune.linear_head import add_mean_layer, check_linear_head, pass_through
+from pipeline.finetune.linear_head import add_mean_layer, check_linear_head, pass_through, suggest_linear_head
 from pipeline.finetune.prepare import prepare_training
 from pipeline.finetune.spec import FinetuneSpec
 from pipeline.storage import Storage
 from pipeline.tasks import TASKS
+from pipeline.tasks.base import Task
 from tests.tiny import LABELS, make_rows
 from tests.unit.encoder.families import FAMILIES
 from tests.unit.finetune.training import raw_spec
@@ -100,3 +101,17 @@ def test_another_family_is_refused(raw: dict[str, Any], tmp_path: Path) -> None:
 def test_settings_of_steps_have_no_place(raw: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="epochs has no meaning with method: linear_head"):
         FinetuneSpec.model_validate({**raw, "training": {"method": "linear_head", "epochs": 3}})
+
+
+def test_it_is_suggested_for_few_rows_where_it_can_be(raw: dict[str, Any], tmp_path: Path) -> None:
+    trained, task = {**raw, "training": {"epochs": 1}}, TASKS["text-classification"]
+    DistilBertConfig().save_pretrained(tmp_path / "other")
+
+    def suggested(raw: dict[str, Any], num_rows: int, encoder: str = raw["model"], task: Task = task) -> list[str]:
+        return suggest_linear_head(FinetuneSpec.model_validate(raw), encoder, task, num_rows, 3)
+
+    (remark,) = suggested(trained, 47)
+    assert remark.startswith("47 rows of 3 labels: with so few training.method: linear_head")
+    assert suggested(trained, 48) == suggested(raw, 47) == []
+    assert suggested(trained, 47, str(tmp_path / "other")) == []
+    assert suggested(trained, 47, task=TASKS["token-classification"]) == []
