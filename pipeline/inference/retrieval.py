@@ -37,11 +37,19 @@ _ONLY = ""
 
 @dataclass(frozen=True)
 class TextSet:
-    """Queries or documents: their shards, and how ids and texts are read."""
+    """Queries or documents.
+
+    Attributes:
+        shards: Where their rows are.
+        columns: Of ids and texts.
+        options: How these are read.
+        ids: Those of all rows with usable text, as text, in the files' order.
+    """
 
     shards: tuple[Shard, ...]
     columns: Columns
     options: ReadOptions
+    ids: pa.ChunkedArray
 
     @property
     def num_rows(self) -> int:
@@ -51,13 +59,13 @@ class TextSet:
 
 @dataclass(frozen=True)
 class PreparedRetrieval:
-    """Everything known before Ray starts; `relevance` holds `query`, `document` (strings) and `gain`."""
+    """Everything known before Ray starts; `gains` holds for each query with usable text: document number -> gain."""
 
     spec: EvaluateSpec
     config: RetrievalConfig
     queries: TextSet
     documents: TextSet
-    relevance: pa.Table
+    gains: tuple[dict[int, float], ...]
 
     @property
     def num_rows(self) -> int:
@@ -95,17 +103,15 @@ class ShardEmbedder:
     def process(self, shard: Shard) -> pa.Table:
         """The id (as text) and embedding of every row with usable text, and how many tokens it has."""
         job = self._job
-        rows = read_shard(shard, job.texts.columns, job.texts.options, job.model.storage)
-        rows = rows.filter(pc.is_null(rows[REASON]))
+        rows = _usable_rows(shard, job.texts.columns, job.texts.options, job.model.storage)
         found = self._predictor.predict(rows, job.model.texts)[_ONLY]
-        (id_column,) = job.texts.columns.kept
         tokens = pa.array(found.examples.tokens.row_tokens)
-        columns = [rows[id_column].cast(pa.string()), score_lists(found.outputs.embeddings), tokens]
+        columns = [_ids_of(rows, job.texts.columns), score_lists(found.outputs.embeddings), tokens]
         return pa.table(columns, names=["id", "vector", "num_tokens"])
 
 
 def prepare_retrieval(spec: EvaluateSpec) -> PreparedRetrieval:
-    """Check bundle, files and columns of a spec that names a search, and read what is relevant. Starts nothing.
+    """Check bundle, files, columns and ids of a spec that names a search, and read what is relevant. Starts nothing.
 
     Raises:
         InputError: whatever the user has to mend.
@@ -114,87 +120,72 @@ def prepare_retrieval(spec: EvaluateSpec) -> PreparedRetrieval:
     assert config is not None
     spec = spec.model_copy(update={"bundle": resolve_model(spec.bundle, spec.registry, storage)})
     checks.run(lambda: _check_bundle(spec, storage))
-    queries = checks.run(lambda: _open_texts(config.queries, config, storage))
-    documents = checks.run(lambda: _open_texts(config.documents, config, storage))
+    queries = checks.run(lambda: _open_texts("queries", config.queries, config, storage))
+    documents = checks.run(lambda: _open_texts("documents", config.documents, config, storage))
     relevance = checks.run(lambda: _read_relevance(config, storage))
     checks.raise_failures()
     assert queries is not None
     assert documents is not None
-    return PreparedRetrieval(spec, config, queries, documents, relevance)
+    assert relevance is not None
+    _check_enough(queries, documents, config)
+    return PreparedRetrieval(spec, config, queries, documents, _find_gains(queries, documents, relevance))
 
 
 def run_retrieval(run: PreparedRetrieval, pool: PoolOptions) -> Evaluation:
-    """Embed both sets and judge the search; needs a running Ray.
-
-    Raises:
-        CorpusError: too many rows without text, or all of a set, or a judged query or document that is in neither set.
-    """
-    threads = pool.threads_per_worker
-    meter = Meter()
-    found = []
+    """Embed both sets and judge the search; needs a running Ray."""
+    found, meter = [], Meter()
     with ProgressDisplay("embedding", run.num_rows, "rows") as display:
-        for name, texts in (("queries", run.queries), ("documents", run.documents)):
-            parts, num_before = [], meter.num_rows
-            for part in stream_shards(texts.shards, _embed_job(run, texts, threads), pool):
+        for texts in (run.queries, run.documents):
+            parts = []
+            for part in stream_shards(texts.shards, _embed_job(run, texts, pool.threads_per_worker), pool):
                 parts.append(part)
                 meter.num_rows += part.num_rows
                 meter.num_tokens += sum(part["num_tokens"].to_pylist())
                 display.update(meter.num_rows, meter.rates())
-            if meter.num_rows == num_before:
-                raise CorpusError(
-                    f"retrieval.{name}: none of {texts.num_rows} rows has usable text",
-                    "mend the data, or name the column of the texts as retrieval.text",
-                )
-            found.append(pa.concat_tables(parts))
-    num_bad = run.num_rows - meter.num_rows
-    if num_bad > run.config.max_bad_fraction * run.num_rows:
+            embedded = pa.concat_tables(parts)
+            # Shards come as they end; texts with equal scores are ranked in the files' order all the same.
+            found.append(matrix(embedded["vector"].take(pc.index_in(texts.ids, embedded["id"]))))
+    judged = SearchSet(found[0], found[1], run.gains)
+    return Evaluation(len(judged.asked), search_metrics(judged))
+
+
+def _check_enough(queries: TextSet, documents: TextSet, config: RetrievalConfig) -> None:
+    num_rows = queries.num_rows + documents.num_rows
+    num_bad = num_rows - len(queries.ids) - len(documents.ids)
+    if num_bad > config.max_bad_fraction * num_rows:
         raise CorpusError(
-            f"{num_bad} of {run.num_rows} queries and documents have no usable text; "
-            f"more than retrieval.max_bad_fraction {run.config.max_bad_fraction}",
+            f"{num_bad} of {num_rows} queries and documents have no usable text; "
+            f"more than retrieval.max_bad_fraction {config.max_bad_fraction}",
             "mend the data, or raise retrieval.max_bad_fraction",
         )
-    queries, documents = found
-    return judge_search(queries, documents, run.relevance)
 
 
-def judge_search(queries: pa.Table, documents: pa.Table, relevance: pa.Table) -> Evaluation:
-    """Metrics of a search.
-
-    Args:
-        queries: `id` and `vector`.
-        documents: `id` and `vector`.
-        relevance: `query`, `document` and `gain`.
-
-    Raises:
-        CorpusError: an id is twice in a set, or judged and in none; nothing is relevant to any query.
-    """
-    query_numbers, document_numbers = _numbers(queries, "queries"), _numbers(documents, "documents")
-    gains: list[dict[int, float]] = [{} for _ in query_numbers]
+def _find_gains(queries: TextSet, documents: TextSet, relevance: pa.Table) -> tuple[dict[int, float], ...]:
+    numbers = {
+        kind: {identity: number for number, identity in enumerate(texts.ids.to_pylist())}
+        for kind, texts in (("query", queries), ("document", documents))
+    }
+    gains: list[dict[int, float]] = [{} for _ in numbers["query"]]
     for row in relevance.to_pylist():
-        for kind, known in (("query", query_numbers), ("document", document_numbers)):
+        for kind, known in numbers.items():
             if row[kind] not in known:
                 raise CorpusError(
                     f"relevance names {kind} {row[kind]!r}, which is none of the {len(known):,} with usable text",
                     "check the id columns, and that rows with unusable text are not judged",
                 )
-        gains[query_numbers[row["query"]]][document_numbers[row["document"]]] = float(row["gain"])
-    found = SearchSet(matrix(queries["vector"]), matrix(documents["vector"]), gains)
-    if not found.asked:
+        of_query, document = gains[numbers["query"][row["query"]]], numbers["document"][row["document"]]
+        if of_query.setdefault(document, row["gain"]) != row["gain"]:
+            raise CorpusError(
+                f"relevance gives document {row['document']!r} for query {row['query']!r} a gain of "
+                f"{of_query[document]} and of {row['gain']}",
+                "give each pair one gain",
+            )
+    if not any(gain > 0 for of_query in gains for gain in of_query.values()):
         raise CorpusError(
             f"{relevance.num_rows} rows of relevance, and none says that a document is relevant to a query",
             "give files of relevance with gains above 0",
         )
-    return Evaluation(len(found.asked), search_metrics(found))
-
-
-def _numbers(rows: pa.Table, name: str) -> dict[str, int]:
-    ids = rows["id"].to_pylist()
-    numbers = {identity: number for number, identity in enumerate(ids)}
-    if len(numbers) < len(ids):
-        raise CorpusError(
-            f"retrieval.{name}: {len(ids) - len(numbers)} ids stand there more than once", "give each one"
-        )
-    return numbers
+    return tuple(gains)
 
 
 def _embed_job(run: PreparedRetrieval, texts: TextSet, threads: int) -> EmbedJob:
@@ -209,11 +200,30 @@ def _check_bundle(spec: EvaluateSpec, storage: Storage) -> None:
         raise ModelError(f"{spec.bundle}: a {info.task} bundle reads pairs", "a search needs a bundle of single texts")
 
 
-def _open_texts(uris: Iterable[str], config: RetrievalConfig, storage: Storage) -> TextSet:
+def _open_texts(name: str, uris: Iterable[str], config: RetrievalConfig, storage: Storage) -> TextSet:
     columns = Columns((config.text,), (config.id,))
     opened = open_rows(list_corpus(uris, storage), columns, storage)
     _cast(pa.nulls(0, opened.options.kept_schema.field(0).type), pa.string(), f"column {config.id!r}")
-    return TextSet(opened.shards, columns, opened.options)
+    parts = [_ids_of(_usable_rows(shard, columns, opened.options, storage), columns) for shard in opened.shards]
+    ids = pa.chunked_array([chunk for part in parts for chunk in part.chunks], pa.string())
+    texts = TextSet(opened.shards, columns, opened.options, ids)
+    if len(ids) == 0:
+        raise CorpusError(
+            f"retrieval.{name}: none of {texts.num_rows} rows has usable text",
+            "mend the data, or name the column of the texts as retrieval.text",
+        )
+    if num_doubled := len(ids) - pc.count_distinct(ids, mode="all").as_py():
+        raise CorpusError(f"retrieval.{name}: {num_doubled} ids stand there more than once", "give each one")
+    return texts
+
+
+def _usable_rows(shard: Shard, columns: Columns, options: ReadOptions, storage: Storage) -> pa.Table:
+    rows = read_shard(shard, columns, options, storage)
+    return rows.filter(pc.is_null(rows[REASON]))
+
+
+def _ids_of(rows: pa.Table, columns: Columns) -> pa.ChunkedArray:
+    return rows[columns.kept[0]].cast(pa.string())
 
 
 def _read_relevance(config: RetrievalConfig, storage: Storage) -> pa.Table:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -44,6 +45,11 @@ def spec(tmp_path: Path) -> EvaluateSpec:
     return parse_spec(raw, EvaluateSpec, "spec")
 
 
+def cut_small(shards: tuple[Shard, ...]) -> list[Shard]:
+    """A shard of each piece."""
+    return [replace(shard, pieces=(piece,)) for shard in shards for piece in shard.pieces]
+
+
 def write(path: Path, columns: dict[str, list[object]]) -> None:
     pq.write_table(pa.table(columns), path)
 
@@ -81,7 +87,7 @@ def test_a_search_in_which_nothing_is_relevant_is_refused(
     with pytest.raises(
         CorpusError, match=rf"{len(gains)} rows of relevance, and none says that a document is relevant"
     ):
-        run_retrieval(prepare_retrieval(spec), POOL)
+        prepare_retrieval(spec)
 
 
 @pytest.mark.parametrize("name", ["queries", "documents"])
@@ -90,13 +96,13 @@ def test_a_set_without_any_text_is_refused_whatever_may_be_bad(spec: EvaluateSpe
     assert spec.retrieval is not None
     lenient = spec.model_copy(update={"retrieval": spec.retrieval.model_copy(update={"max_bad_fraction": 1.0})})
     with pytest.raises(CorpusError, match=rf"retrieval\.{name}: none of 2 rows has usable text"):
-        run_retrieval(prepare_retrieval(lenient), POOL)
+        prepare_retrieval(lenient)
 
 
 def test_documents_without_text_are_refused_and_counted(spec: EvaluateSpec, tmp_path: Path) -> None:
     write(tmp_path / "documents.parquet", {"id": [10, 11, 13], "text": [None, TEXTS[1], TEXTS[3]]})
     with pytest.raises(CorpusError, match="1 of 5 queries and documents have no usable text"):
-        run_retrieval(prepare_retrieval(spec), POOL)
+        prepare_retrieval(spec)
 
 
 @pytest.mark.parametrize(
@@ -108,7 +114,7 @@ def test_ids_that_are_in_no_set_are_named(
 ) -> None:
     write(tmp_path / "relevance.parquet", {"query_id": [query], "document_id": [document]})
     with pytest.raises(CorpusError, match=rf"relevance names {named}"):
-        run_retrieval(prepare_retrieval(spec), POOL)
+        prepare_retrieval(spec)
 
 
 @pytest.mark.parametrize(
@@ -144,7 +150,44 @@ def test_ids_that_are_lists_are_refused(spec: EvaluateSpec, tmp_path: Path) -> N
 def test_an_id_given_twice_is_refused(spec: EvaluateSpec, tmp_path: Path) -> None:
     write(tmp_path / "documents.parquet", {"id": [11, 11, 13], "text": TEXTS[:3]})
     with pytest.raises(CorpusError, match=r"retrieval\.documents: 1 ids stand there more than once"):
-        run_retrieval(prepare_retrieval(spec), POOL)
+        prepare_retrieval(spec)
+
+
+def test_an_id_given_twice_in_rows_without_text_is_no_hindrance(spec: EvaluateSpec, tmp_path: Path) -> None:
+    write(tmp_path / "documents.parquet", {"id": [11, 11, 13], "text": [TEXTS[1], None, TEXTS[3]]})
+    assert spec.retrieval is not None
+    lenient = spec.model_copy(update={"retrieval": spec.retrieval.model_copy(update={"max_bad_fraction": 0.5})})
+    run = prepare_retrieval(lenient)
+    assert run.documents.ids.to_pylist() == ["11", "13"]
+    assert run_retrieval(run, POOL).metrics["recall@1"] == 1
+
+
+def test_a_pair_with_two_gains_is_refused_and_one_said_twice_is_not(spec: EvaluateSpec, tmp_path: Path) -> None:
+    pairs = {"query_id": ["q0", "q0"], "document_id": [13, 13]}
+    write(tmp_path / "relevance.parquet", {**pairs, "relevance": [2, 2]})
+    assert prepare_retrieval(spec).gains == ({3: 2.0}, {})
+    write(tmp_path / "relevance.parquet", {**pairs, "relevance": [2, 1]})
+    with pytest.raises(CorpusError, match=r"document '13' for query 'q0' a gain of 2\.0 and of 1\.0"):
+        prepare_retrieval(spec)
+
+
+def test_equal_texts_are_ranked_in_the_files_order_whichever_shard_ends_first(
+    spec: EvaluateSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = [str(tmp_path / f"documents-{number}.parquet") for number in range(2)]
+    for number, file in enumerate(files):
+        write(Path(file), {"id": [f"d{number}"], "text": [TEXTS[3]]})
+    write(tmp_path / "relevance.parquet", {"query_id": ["q0"], "document_id": ["d0"]})
+    assert spec.retrieval is not None
+    run = prepare_retrieval(
+        spec.model_copy(update={"retrieval": spec.retrieval.model_copy(update={"documents": tuple(files)})})
+    )
+    documents = replace(run.documents, shards=tuple(cut_small(run.documents.shards)))
+    run = replace(run, documents=documents)
+    forwards = retrieval.stream_shards
+    assert run_retrieval(run, POOL).metrics["recall@1"] == 1
+    monkeypatch.setattr(retrieval, "stream_shards", lambda shards, job, pool: forwards(shards[::-1], job, pool))
+    assert run_retrieval(run, POOL).metrics["recall@1"] == 1
 
 
 def test_everything_that_is_missing_is_said_at_once(spec: EvaluateSpec, tmp_path: Path) -> None:
