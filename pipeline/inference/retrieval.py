@@ -212,8 +212,15 @@ def _open_texts(name: str, uris: Iterable[str], config: RetrievalConfig, storage
             f"retrieval.{name}: none of {texts.num_rows} rows has usable text",
             "mend the data, or name the column of the texts as retrieval.text",
         )
-    if num_doubled := len(ids) - pc.count_distinct(ids, mode="all").as_py():
-        raise CorpusError(f"retrieval.{name}: {num_doubled} ids stand there more than once", "give each one")
+    if ids.null_count:
+        raise CorpusError(f"retrieval.{name}: {ids.null_count} rows have no {config.id!r}", "give each row one")
+    counted = ids.value_counts()
+    doubled = counted.filter(pc.greater(counted.field("counts"), 1)).field("values")
+    if len(doubled):
+        raise CorpusError(
+            f"retrieval.{name}: {len(doubled)} ids stand there more than once, {doubled[0].as_py()!r} among them",
+            "give each row an id of its own",
+        )
     return texts
 
 

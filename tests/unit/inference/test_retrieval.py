@@ -149,7 +149,13 @@ def test_ids_that_are_lists_are_refused(spec: EvaluateSpec, tmp_path: Path) -> N
 
 def test_an_id_given_twice_is_refused(spec: EvaluateSpec, tmp_path: Path) -> None:
     write(tmp_path / "documents.parquet", {"id": [11, 11, 13], "text": TEXTS[:3]})
-    with pytest.raises(CorpusError, match=r"retrieval\.documents: 1 ids stand there more than once"):
+    with pytest.raises(CorpusError, match=r"retrieval\.documents: 1 ids stand there more than once, '11' among them"):
+        prepare_retrieval(spec)
+
+
+def test_rows_without_an_id_are_refused(spec: EvaluateSpec, tmp_path: Path) -> None:
+    write(tmp_path / "queries.parquet", {"id": [None, None, "q1"], "text": TEXTS[:3]})
+    with pytest.raises(CorpusError, match=r"retrieval\.queries: 2 rows have no 'id'"):
         prepare_retrieval(spec)
 
 
