@@ -36,7 +36,7 @@ from pipeline.finetune.parallel import (
 from pipeline.finetune.plan import TrainingPlan, learning_rate_factor, share_batch
 from pipeline.finetune.spec import CheckpointConfig
 from pipeline.finetune.status import TrainingStatus
-from pipeline.finetune.step import StepContext, StepResult, TrainingHead, run_step
+from pipeline.finetune.step import StepContext, StepResult, TrainingHead, run_step, settle_exchange
 from pipeline.finetune.token_cache import TokenData
 from pipeline.finetune.vocabulary import note_step
 from pipeline.finetune.watch import NormWatch
@@ -147,6 +147,7 @@ def train(job: LoopJob, hooks: LoopHooks, remarks: tuple[str, ...] = ()) -> Judg
         if progress.scaler and context.scaler.is_enabled():
             context.scaler.load_state_dict(dict(progress.scaler))
         first_step = progress.next_step
+    settle_exchange(context)
     window = _Window(job, hooks, remarks)
     judgements: Judgements | None = None
     for step in range(first_step, plan.num_steps):

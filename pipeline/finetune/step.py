@@ -173,6 +173,18 @@ def run_step(
     return StepResult(sum(losses), num_tokens, num_padded, grad_norm, is_skipped)
 
 
+def settle_exchange(context: StepContext) -> None:
+    """Make DDP lay out the gradients as it does after its first pass, before there is a step.
+
+    Three ranks or more add up a gradient in an order that depends on where it lies, and a resumed run begins anew: its
+    first step would be rounded otherwise than that of a run which was not disturbed.
+    """
+    network: Any = context.network
+    if isinstance(network, torch.nn.parallel.DistributedDataParallel):
+        network.train()  # type: ignore[no-untyped-call]
+        _backward(context, [_idle(context, head, 0) for head in context.heads])
+
+
 def _update(context: StepContext, optimizer: torch.optim.Optimizer) -> tuple[float, bool]:
     """Clip and update; the gradient's norm, and whether it overflowed where a lower scale may help."""
     scaler = context.scaler

@@ -1,6 +1,6 @@
 """One training by changing numbers of ranks. As a script: all of them, forked so that torch is imported once.
 
-python -m tests.flow.elastic_ranks DIRECTORY disturbed|sharded
+python -m tests.flow.elastic_ranks DIRECTORY disturbed|resumed|sharded
 """
 
 from __future__ import annotations
@@ -50,6 +50,7 @@ DISTURBED = (
     Attempt(2, (0, 0), 3),  # steps 10 to 29; the rank is back
     Attempt(3, (1, 2)),
 )
+RESUMED = (Attempt(3), Attempt(3, (0, 0)))  # once more from step 10 on
 SHARDED = (
     Attempt(2, kind="fsdp"),
     Attempt(2, (0, 0), kind="fsdp"),  # once more from step 10 on
@@ -126,4 +127,4 @@ def main(directory: Path, attempts: Sequence[Attempt]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1]), {"disturbed": DISTURBED, "sharded": SHARDED}[sys.argv[2]]))
+    sys.exit(main(Path(sys.argv[1]), {"disturbed": DISTURBED, "resumed": RESUMED, "sharded": SHARDED}[sys.argv[2]]))

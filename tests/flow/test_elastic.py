@@ -31,6 +31,11 @@ def disturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
+def resumed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return run_ranks(tmp_path_factory.mktemp("resumed"))
+
+
+@pytest.fixture(scope="module")
 def sharded(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return run_ranks(tmp_path_factory.mktemp("sharded"))
 
@@ -79,6 +84,17 @@ def test_weights_are_those_of_an_undisturbed_run(disturbed: Path, alone: Path) -
     weights = [weights_of(disturbed, 2, rank) for rank in range(3)]
     assert all(np.array_equal(weights[0][name], weights[rank][name]) for name in weights[0] for rank in (1, 2))
     assert_near(weights[0], weights_of(alone, 0, 0))
+
+
+def test_three_ranks_that_go_on_end_with_exactly_the_same_losses_and_weights(resumed: Path) -> None:
+    """Two ranks have but one order in which to add up; three have several."""
+    steps = whole_steps(resumed)
+    assert sorted(step for step, attempt in steps if attempt == 1) == list(range(10, NUM_STEPS))
+    for step in range(10, NUM_STEPS):
+        assert steps[step, 1.0].loss == steps[step, 0.0].loss, step
+        assert steps[step, 1.0].grad_norm == steps[step, 0.0].grad_norm, step
+    first, second = weights_of(resumed, 0, 0), weights_of(resumed, 1, 0)
+    assert all(np.array_equal(first[name], second[name]) for name in first)
 
 
 def weights_of(directory: Path, attempt: int, rank: int) -> dict[str, np.ndarray]:
