@@ -139,14 +139,7 @@ def train(job: LoopJob, hooks: LoopHooks, remarks: tuple[str, ...] = ()) -> Judg
     network, recipe = context.joined, context.config
     optimizer = make_optimizer(trained_part(context.network), recipe)
     keeper = BestKeeper(recipe, {head.name: head.task for head in context.heads}, network)
-    first_step = 0
-    if hooks.restore is not None:
-        progress = load_checkpoint(hooks.restore, network, optimizer, job.fingerprint)
-        scatter_weights(context.network)
-        keeper.resume(progress.standing, load_best(hooks.restore))
-        if progress.scaler and context.scaler.is_enabled():
-            context.scaler.load_state_dict(dict(progress.scaler))
-        first_step = progress.next_step
+    first_step = 0 if hooks.restore is None else _go_on(job, optimizer, keeper, hooks.restore)
     settle_exchange(context)
     window = _Window(job, hooks, remarks)
     judgements: Judgements | None = None
@@ -181,6 +174,17 @@ def train(job: LoopJob, hooks: LoopHooks, remarks: tuple[str, ...] = ()) -> Judg
     if keeper.put_back() or judgements is None:
         judgements = evaluate(job)
     return judgements
+
+
+def _go_on(job: LoopJob, optimizer: torch.optim.Optimizer, keeper: BestKeeper, checkpoint: Path) -> int:
+    """Put back what a checkpoint holds; returns the next step."""
+    context = job.context
+    progress = load_checkpoint(checkpoint, context.joined, optimizer, job.fingerprint)
+    scatter_weights(context.network)
+    keeper.resume(progress.standing, load_best(checkpoint))
+    if progress.scaler and context.scaler.is_enabled():
+        context.scaler.load_state_dict(dict(progress.scaler))
+    return progress.next_step
 
 
 def _writer(
