@@ -50,8 +50,9 @@ def noted(run: PreparedTraining) -> Iterator[None]:
     try:
         yield
     except BertmillError:
-        if run.storage.read_bytes(_snapshot_uri(run)) is None:
-            note_finished(run)
+        with contextlib.suppress(BertmillError):  # a store that fails now too must not hide what went wrong first
+            if run.storage.read_bytes(_snapshot_uri(run)) is None:
+                note_finished(run)
         raise
     note_finished(run)
 

@@ -8,7 +8,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.errors import CorpusError, OutputTakenError, TrainingError
+from pipeline.errors import CorpusError, OutputTakenError, TrainingError, TransientStorageError
 from pipeline.finetune.prepare import PreparedTraining, prepare_training
 from pipeline.finetune.spec import FinetuneSpec
 from pipeline.finetune.unfinished import (
@@ -19,6 +19,7 @@ from pipeline.finetune.unfinished import (
     note_started,
     noted,
 )
+from pipeline.storage import Storage
 from tests.tiny import make_bundle, make_rows, write_corpus
 
 
@@ -114,6 +115,21 @@ def test_a_run_that_failed_stands_in_the_way_from_its_first_checkpoint_on(
     with pytest.raises(CorpusError, match="too many bad rows"), noted(run):
         raise CorpusError("too many bad rows", "mend them")
     assert holds_another(prepare(place, max_length=64)) is has_checkpoint
+
+
+def test_a_store_that_fails_at_the_end_does_not_hide_what_failed_first(
+    place: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_storage: Storage, uri: str) -> bytes:
+        raise TransientStorageError(f"{uri}: the store gives no answer", "run again")
+
+    def fail() -> None:
+        monkeypatch.setattr(Storage, "read_bytes", refuse)
+        raise CorpusError("too many bad rows", "mend them")
+
+    run = prepare(place)
+    with pytest.raises(CorpusError, match="too many bad rows"), noted(run):
+        fail()
 
 
 def test_a_note_stands_until_the_run_is_done_and_where_it_is_killed(place: dict[str, Any]) -> None:
