@@ -99,8 +99,8 @@ def draw_histogram(title: str, edges: Sequence[float], bars: Bars) -> Html:
 def draw_series(title: str, points: Sequence[tuple[float, float]], line: Sequence[tuple[float, float]]) -> Html:
     """Points, and a line, over x from 0."""
     everything = [*points, *line] or [(0.0, 0.0)]
-    right, highest = max(x for x, _ in everything) or 1.0, max(y for _, y in everything) or 1.0
-    plot = _Plot((0.0, right), highest)
+    right, highest = max(x for x, _ in everything) or 1.0, max(y for _, y in everything)
+    plot = _Plot((0.0, right), highest or 1.0)
     parts = plot.axes(_short(highest))
     for x, y in (plot.place(*point) for point in [*points, *(line if len(line) == 1 else ())]):  # no line to see
         parts.append(tag("circle", cx=f"{x:.1f}", cy=f"{y:.1f}", r=2.5, class_="point"))
@@ -118,12 +118,12 @@ class Column:
 
 def draw_columns(title: str, columns: Sequence[Column], form: str) -> Html:
     """A column for each night, in the colour of its level; each says its night and value where it is pointed at."""
-    highest = max([column.value for column in columns if column.value is not None], default=0.0) or 1.0
+    highest = max([column.value for column in columns if column.value is not None], default=0.0)
     step = (_WIDTH - _LEFT - 6) / max(len(columns), 1)
     floor, parts = _HEIGHT - _BOTTOM, []
     for index, column in enumerate(columns):
         if column.value is not None:
-            width, height = min(step * 0.8, 40), max(column.value / highest * (floor - 10), 0.8)
+            width, height = min(step * 0.8, 40), max(column.value / (highest or 1.0) * (floor - 10), 0.8)
             x = _LEFT + (index + 0.5) * step - width / 2
             box = {"x": f"{x:.1f}", "y": f"{floor - height:.1f}", "width": f"{width:.1f}"}
             words = tag("title", f"{column.date}: {column.value:{form}}")
@@ -133,7 +133,8 @@ def draw_columns(title: str, columns: Sequence[Column], form: str) -> Html:
     if len(columns) > 1:
         ends.append(_text(_WIDTH - 6, _HEIGHT - 6, columns[-1].date, "end"))
     line = tag("line", x1=_LEFT, y1=floor, x2=_WIDTH - 6, y2=floor, class_="axis")
-    return _picture(title, [*parts, line, *ends, _text(_LEFT - 4, 16, _short(highest, form), "end")], _HEIGHT)
+    top = _text(_LEFT - 4, 16 if highest else floor, _short(highest, form), "end")
+    return _picture(title, [*parts, line, *ends, top], _HEIGHT)
 
 
 def draw_shares(title: str, shares: Sequence[tuple[str, float]]) -> Html:
