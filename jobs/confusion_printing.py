@@ -17,16 +17,16 @@ _UNBOUNDED = 100_000
 
 
 def print_confusion(confusion: Confusion, console: Console) -> None:
-    """Columns by label; by the rows' numbers where labels would be cut; nothing where counts would be."""
-    if len(confusion.labels) > _MOST_CLASSES:
-        return
+    """Columns by label; by the rows' numbers where labels would be cut; where counts would be, that it is left out."""
     numbers = [str(number) for number in range(1, len(confusion.labels) + 1)]
     numbered = [f"{number} {label}" for number, label in zip(numbers, confusion.labels, strict=True)]
-    for rows, columns in ((confusion.labels, confusion.labels), (numbered, numbers)):
+    is_small = len(confusion.labels) <= _MOST_CLASSES
+    for rows, columns in ((confusion.labels, confusion.labels), (numbered, numbers)) if is_small else ():
         table = _confusion_table(confusion, rows, columns)
         if console.measure(table, options=console.options.update(width=_UNBOUNDED)).maximum <= console.width:
             console.print(table)
             return
+    print(f"the confusion matrix of {len(confusion.labels)} labels is too wide to show; `report: FILE.json` holds it")
 
 
 def _confusion_table(confusion: Confusion, rows: Sequence[str], columns: Sequence[str]) -> Table:

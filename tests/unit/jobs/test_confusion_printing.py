@@ -28,8 +28,10 @@ def test_columns_have_the_rows_numbers_where_labels_would_be_cut(
     assert ("2 SearchScreeningEvent" in text) is (times == 1)
 
 
-def test_a_matrix_wider_than_the_screen_is_left_out(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("width", "num_labels"), [(80, 20), (500, 21)])
+def test_a_matrix_that_is_too_wide_is_said_to_be_left_out(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, width: int, num_labels: int
 ) -> None:
-    monkeypatch.setenv("COLUMNS", "80")
-    assert printed(capsys, tuple(f"label-{number}" for number in range(20))) == "9 of 9 rows: \n"
+    monkeypatch.setenv("COLUMNS", str(width))
+    where = f"the confusion matrix of {num_labels} labels is too wide to show; `report: FILE.json` holds it"
+    assert printed(capsys, tuple(f"label-{number}" for number in range(num_labels))) == f"9 of 9 rows: \n{where}\n"
