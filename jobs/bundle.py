@@ -16,7 +16,7 @@ def bundle(spec: SpecPath, set_: Overrides = None, debug: Debug = False) -> None
         from pipeline.finetune.bundling import bundle_encoder
 
         parsed = load_spec(spec, BundleSpec, set_ or ())
-        info = bundle_encoder(parsed)
+        info = bundle_encoder(parsed, spec)
         print(f"bundle {parsed.output}  model_version {info.model_version}")
 
 

@@ -23,8 +23,8 @@ def evaluate(spec: SpecPath, set_: Overrides = None, address: Address = None, de
         from pipeline.inference.retrieval import prepare_retrieval
 
         parsed = load_spec(spec, EvaluateSpec, set_ or ())
-        prepare = prepare_trial if parsed.cascade else prepare_retrieval if parsed.retrieval else prepare_evaluation
-        run = prepare(parsed)
+        prepare = prepare_trial if parsed.cascade else prepare_evaluation
+        run = prepare_retrieval(parsed) if parsed.retrieval else prepare(parsed, spec)
         with ray_session(parsed.compute, address) as pool:
             result = run.measure(pool)
         print_evaluation(result, run.total)

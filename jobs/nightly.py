@@ -38,7 +38,7 @@ def nightly(
         nights = nights_between(date_, until)
         for night in nights:
             started_s = time.monotonic()
-            plan = partial(prepare_run, parsed, night, rescore)
+            plan = partial(prepare_run, parsed, night, rescore, spec)
             run = plan()
             is_published = run.is_published
             try:

@@ -37,7 +37,7 @@ def plan(
         from pipeline.inference.estimate import estimate_work, explain_plan
         from pipeline.inference.prepare import prepare_run
 
-        run = prepare_run(load_spec(spec, ScoreSpec, set_ or ()), parse_date(date_))
+        run = prepare_run(load_spec(spec, ScoreSpec, set_ or ()), parse_date(date_), source=spec)
         for line in explain_plan(run):
             print(line)
         if sample and run.plan.pending:

@@ -30,7 +30,7 @@ def score(
         from pipeline.inference.prepare import prepare_run
 
         started_s = time.monotonic()
-        plan = partial(prepare_run, load_spec(spec, ScoreSpec, set_ or ()), parse_date(date_))
+        plan = partial(prepare_run, load_spec(spec, ScoreSpec, set_ or ()), parse_date(date_), source=spec)
         run = plan()
         is_published = run.is_published
         if is_published:

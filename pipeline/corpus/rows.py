@@ -15,6 +15,15 @@ from pipeline.storage import Storage
 USUAL_SIZE = ShardSize(rows=65_536, bytes=64 * 2**20)
 
 
+def no_rows(uris: Sequence[str], found: str) -> CorpusError:
+    """What to say of places that hold no row at all; the first is named."""
+    more = f" and {len(uris) - 1} more" if len(uris) > 1 else ""
+    return CorpusError(
+        f"{uris[0]}{more}: {found}; expected at least one row",
+        "write rows to these files, or name others in the spec; where a job before this one writes them, look at it",
+    )
+
+
 @dataclass(frozen=True)
 class OpenedRows:
     """What the footers say, the shards that hold every row once, and how to read them."""
@@ -46,5 +55,5 @@ def open_rows(
     footers = tuple(read_footers(files, columns, storage))
     shards = tuple(cut_shards((footer.layout for footer in footers), size))
     if not shards:
-        raise CorpusError(f"no rows in {len(files)} files (first: {files[0].uri})", "at least one row is needed")
+        raise no_rows([file.uri for file in files], f"no rows in {len(files)} files")
     return OpenedRows(footers, shards, ReadOptions(kept_schema(footers, columns.kept), quarantine_blank))

@@ -62,7 +62,7 @@ def prepare_bundle(spec: BundleSpec, source: str) -> PreparedBundle:
         OutputTakenError: the output holds something else.
     """
     storage, checks, task = Storage(spec.storage), Checks(), find_task(spec.task, source)
-    checks.run(lambda: check_ready(task, "task"))
+    checks.run(lambda: check_ready(task, source))
     checks.run(lambda: check_long_text(task, spec.long_text, source))
     encoder = checks.run(lambda: resolve_encoder(resolve_model(spec.model, spec.registry, storage), storage))
     checks.run(lambda: check_bundle_target(spec.output, storage))
@@ -78,13 +78,17 @@ def prepare_bundle(spec: BundleSpec, source: str) -> PreparedBundle:
     return PreparedBundle(spec, task, encoder, learned_of(task, config, encoder, own), inputs)
 
 
-def bundle_encoder(spec: BundleSpec) -> BundleInfo:
+def bundle_encoder(spec: BundleSpec, source: str = "spec") -> BundleInfo:
     """Write an encoder, its head if the task has one, its tokenizer and how to embed with it as a bundle.
+
+    Args:
+        spec: The spec.
+        source: Its name, for errors.
 
     Raises:
         InputError: `prepare_bundle` refuses it, or the weights cannot be loaded.
     """
-    prepared = prepare_bundle(spec, "spec")
+    prepared = prepare_bundle(spec, source)
     spec, task, encoder, learned = prepared.spec, prepared.task, prepared.encoder, prepared.learned
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)  # of a pooler that the checkpoint lacks: the same bundle each time

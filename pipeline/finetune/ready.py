@@ -29,15 +29,15 @@ _ACTIVATIONS: dict[str, dict[str, float]] = {
 }
 
 
-def check_ready(task: Task, field: str) -> None:
-    """Refuse tasks for which no checkpoint of others has a head.
+def check_ready(task: Task, source: str) -> None:
+    """Refuse tasks for which no checkpoint of others has a head; `source` names the spec in the error.
 
     Raises:
         SpecError: naming those there are.
     """
     if task.name not in _OPTIONS:
-        problem = Problem(field, f"{task.name!r} has no head of its own", f"one of: {', '.join(sorted(_OPTIONS))}")
-        raise SpecError("spec", (problem,))
+        problem = Problem("task", f"{task.name!r} has no head of its own", f"one of: {', '.join(sorted(_OPTIONS))}")
+        raise SpecError(source, (problem,))
 
 
 def read_own(task: Task, source: str) -> BundleInfo | None:

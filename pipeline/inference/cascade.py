@@ -18,12 +18,13 @@ from pipeline.tasks import find_task
 SCORE = "score"
 
 
-def check_cascade(bundles: Mapping[str, BundleInfo], inputs: Mapping[str, str]) -> None:
+def check_cascade(bundles: Mapping[str, BundleInfo], inputs: Mapping[str, str], source: str) -> None:
     """A cascade's bundles answer the same question of the same columns, with a score that says how sure they are.
 
     Args:
         bundles: Both, by name.
         inputs: The spec's `corpus.inputs`.
+        source: The spec's name, for errors.
 
     Raises:
         SpecError: they do not.
@@ -34,7 +35,9 @@ def check_cascade(bundles: Mapping[str, BundleInfo], inputs: Mapping[str, str]) 
     if task.classes_of != "rows" or SCORE not in [field.name for field in task.output_fields()]:
         expected = "text-classification or pair-classification"
         problem = Problem("cascade", f"{last.task} has no score that says how sure it is of a row", expected)
-    elif (first.task, first.labels) != (last.task, last.labels):
+    elif first.task != last.task:
+        problem = Problem("cascade.first", f"{first.task}", f"as bundle: {last.task}")
+    elif first.labels != last.labels:
         found = f"{first.task} with the labels {', '.join(first.labels)}"
         problem = Problem(
             "cascade.first", found, f"as bundle: {last.task} with {', '.join(last.labels)}, in that order"
@@ -43,7 +46,7 @@ def check_cascade(bundles: Mapping[str, BundleInfo], inputs: Mapping[str, str]) 
         expected = f"what `bundle` reads, {', '.join(wanted)}; or set corpus.inputs"
         problem = Problem("cascade.first", f"reads {', '.join(read)}", expected)
     if problem is not None:
-        raise SpecError("spec", (problem,))
+        raise SpecError(source, (problem,))
 
 
 def ask_in_turn(quick: Answers, min_score: float, ask_again: Callable[[IntArray], Answers]) -> Answers:

@@ -129,19 +129,23 @@ class ShardTrial:
         )
 
 
-def prepare_trial(spec: EvaluateSpec) -> PreparedTrial:
+def prepare_trial(spec: EvaluateSpec, source: str = "spec") -> PreparedTrial:
     """Check both bundles, files and columns. Starts nothing.
+
+    Args:
+        spec: The spec.
+        source: Its name, for errors.
 
     Raises:
         InputError: whatever the user has to mend.
     """
     assert spec.cascade is not None
     assert spec.corpus is not None
-    storage, last = Storage(spec.storage), prepare_evaluation(spec)
+    storage, last = Storage(spec.storage), prepare_evaluation(spec, source)
     uri = resolve_model(spec.cascade.first, spec.registry, storage)
     bundles = {FIRST: read_bundle_info(uri, storage), "": last.bundle}
-    check_cascade(bundles, spec.corpus.inputs)  # before the first one's inputs are asked for
-    first = prepare_evaluation(spec.model_copy(update={"bundle": uri, "cascade": None}))
+    check_cascade(bundles, spec.corpus.inputs, source)  # before the first one's inputs are asked for
+    first = prepare_evaluation(spec.model_copy(update={"bundle": uri, "cascade": None}), source)
     return PreparedTrial(first, last)
 
 

@@ -119,8 +119,12 @@ class ShardEvaluator:
 
 
 @span("plan")
-def prepare_evaluation(spec: EvaluateSpec) -> PreparedEvaluation:
+def prepare_evaluation(spec: EvaluateSpec, source: str = "spec") -> PreparedEvaluation:
     """Check bundle, files and columns of a spec that names labelled rows. Starts nothing.
+
+    Args:
+        spec: The spec.
+        source: Its name, for errors.
 
     Raises:
         InputError: whatever the user has to mend.
@@ -131,7 +135,7 @@ def prepare_evaluation(spec: EvaluateSpec) -> PreparedEvaluation:
     bundles, files = open_inputs({_ONLY: spec.bundle}, corpus.uri, storage)
     bundle = bundles[_ONLY]
     task = find_task(bundle.task, spec.bundle)
-    check_inputs(corpus.inputs, [name for group in task.labelled_inputs for name in group], "spec")
+    check_inputs(corpus.inputs, [name for group in task.labelled_inputs for name in group], source, "corpus.inputs")
     inputs = {**bundle.inputs, **corpus.inputs}
     texts = [tuple(inputs.get(name, name) for name in group) for group in task.labelled_inputs]
     label = spec.label or (task.target if task.needs_target else None)

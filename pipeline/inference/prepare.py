@@ -12,6 +12,7 @@ from pipeline.corpus.column_types import holds_words, kept_schema
 from pipeline.corpus.layouts import LayoutCache
 from pipeline.corpus.listing import CorpusFile, list_corpus
 from pipeline.corpus.reader import Columns, FileFooter, ReadOptions, SkippedFile, Survey
+from pipeline.corpus.rows import no_rows
 from pipeline.corpus.shards import ShardSize, cut_shards
 from pipeline.encoder.bundle import BundleInfo, read_bundle_info
 from pipeline.errors import Checks, CorpusError, Problem, SpecError
@@ -149,13 +150,14 @@ class PreparedRun:
 
 
 @span("plan")
-def prepare_run(spec: ScoreSpec, run_date: str, rescore: bool = False) -> PreparedRun:
+def prepare_run(spec: ScoreSpec, run_date: str, rescore: bool = False, source: str = "spec") -> PreparedRun:
     """List, read footers, check everything that can be checked, and plan. Writes nothing.
 
     Args:
         spec: The spec.
         run_date: The night, YYYY-MM-DD.
         rescore: Score everything again, done or not; a rescoring that was begun goes on.
+        source: The name of the spec, for errors.
 
     Raises:
         InputError: whatever the user has to mend, before anything is started.
@@ -165,9 +167,9 @@ def prepare_run(spec: ScoreSpec, run_date: str, rescore: bool = False) -> Prepar
     spec, models = resolve_bundles(spec, run_date, rescore)
     bundles, files = open_inputs(spec.bundles, spec.corpus.uri, storage)
     tasks = {name: find_task(info.task, spec.bundles[name]) for name, info in bundles.items()}
-    check_inputs(spec.corpus.inputs, [name for task in tasks.values() for name in task.inputs], "spec")
+    check_inputs(spec.corpus.inputs, [name for task in tasks.values() for name in task.inputs], source, "corpus.inputs")
     if spec.cascade is not None:
-        check_cascade(bundles, spec.corpus.inputs)
+        check_cascade(bundles, spec.corpus.inputs, source)
     read = {name: columns_read(info, spec.corpus.inputs) for name, info in bundles.items()}
     columns = Columns(tuple(dict.fromkeys(chain.from_iterable(read.values()))), spec.corpus.keep)
     ledger = Ledger(output.uri, run_date, fingerprint_run(spec, bundles), storage, output.mode == "snapshot")
@@ -181,7 +183,7 @@ def prepare_run(spec: ScoreSpec, run_date: str, rescore: bool = False) -> Prepar
     if not shards and not coverage.etags:
         raise _nothing_to_score(spec, survey)
     kept = _kept_columns(footers, spec, storage)
-    schema = _table_schema(spec, kept, {name: task for name, task in tasks.items() if name in spec.answering})
+    schema = _table_schema(spec, kept, {name: task for name, task in tasks.items() if name in spec.answering}, source)
     added = check_table_target(output.uri, schema, storage)
     check_mode(output.uri, output.mode, storage)
     starts_anew = rescore and not ledger.is_rescoring()
@@ -233,8 +235,7 @@ def make_job(run: PreparedRun, num_threads: int, run_id: str) -> ScoreJob:
 
 def _nothing_to_score(spec: ScoreSpec, survey: Survey) -> CorpusError:
     without = f" ({len(survey.skipped)} corrupt ones left out)" if survey.skipped else ""
-    found = f"{', '.join(spec.corpus.uri)}: no rows in {len(survey.footers)} files{without}"
-    return CorpusError(found, "nothing to score")
+    return no_rows(spec.corpus.uri, f"no rows in {len(survey.footers)} files{without}")
 
 
 def _covered_before(ledger: Ledger, spec: ScoreSpec, rescore: bool) -> tuple[Coverage, Set[str]]:
@@ -311,8 +312,8 @@ def open_inputs(
     return {name: info for name, info in infos.items() if info is not None}, files
 
 
-def _table_schema(spec: ScoreSpec, kept: pa.Schema, tasks: Mapping[str, Task]) -> pa.Schema:
-    """Every column of the table, each under a name of its own.
+def _table_schema(spec: ScoreSpec, kept: pa.Schema, tasks: Mapping[str, Task], source: str) -> pa.Schema:
+    """Every column of the table, each under a name of its own; `source` names the spec in the error.
 
     Raises:
         SpecError: a kept column, or another bundle's, has a name that a bundle writes.
@@ -329,5 +330,5 @@ def _table_schema(spec: ScoreSpec, kept: pa.Schema, tasks: Mapping[str, Task]) -
         remedy = "leave it out, or rename it in the corpus" if by_keep else "name the bundles otherwise"
         field = "corpus.keep" if by_keep else "bundle"
         problem = Problem(field, f"{doubled[0]!r} is a column that a bundle writes", "other names", remedy)
-        raise SpecError("spec", (problem,))
+        raise SpecError(source, (problem,))
     return schema

@@ -140,7 +140,7 @@ def _read_test(work: _Work, evaluation: EvaluateSpec, named: str) -> _TestRows:
     """Read the test rows that can be measured; their identity is that of the files and how they are read."""
     task, storage, corpus = work.task, Storage(evaluation.storage), evaluation.corpus
     assert corpus is not None
-    check_inputs(corpus.inputs, [name for group in task.labelled_inputs for name in group], named)
+    check_inputs(corpus.inputs, [name for group in task.labelled_inputs for name in group], named, "test.inputs")
     inputs = {**work.inputs, **corpus.inputs}
     texts = tuple(tuple(inputs.get(name, name) for name in group) for group in task.labelled_inputs)
     label = evaluation.label or (task.target if task.needs_target else None)

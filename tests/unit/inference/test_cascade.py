@@ -207,7 +207,7 @@ def test_bundles_that_answer_other_questions_are_refused(story: Story) -> None:
     ):
         story.prepare(NIGHT)
     write(story.root / "small", "embedding")
-    with pytest.raises(SpecError, match=r"cascade\.first: embedding with the labels "):
+    with pytest.raises(SpecError, match=r"cascade\.first: embedding; expected as bundle: text-classification$"):
         story.prepare(NIGHT)
     story.bundle = story.root / "small"
     with pytest.raises(SpecError, match="embedding has no score that says how sure it is"):

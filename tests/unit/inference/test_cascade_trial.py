@@ -121,8 +121,8 @@ def test_what_cannot_be_tried_says_why(tmp_path: Path, rows: pa.Table) -> None:
     with pytest.raises(SpecError, match=r"cascade\.first: pair-classification"):
         prepare_trial(spec(tmp_path, [0.5], cascade={"first": str(tmp_path / "pairs")}, corpus=_titled(tmp_path, rows)))
     named = {"uri": str(tmp_path / "rows"), "inputs": {"text": "text"}}  # an input that only one of the tasks has
-    with pytest.raises(SpecError, match=r"cascade\.first: pair-classification"):
-        prepare_trial(spec(tmp_path, [0.5], cascade={"first": str(tmp_path / "pairs")}, corpus=named))
+    with pytest.raises(SpecError, match=r"c\.yaml: 1 problem\n- cascade\.first: pair-classification; "):
+        prepare_trial(spec(tmp_path, [0.5], cascade={"first": str(tmp_path / "pairs")}, corpus=named), "c.yaml")
     write(tmp_path / "other", "text-classification", inputs={"text": "title"})
     with pytest.raises(SpecError, match=r"cascade\.first: reads title; expected what `bundle` reads, text"):
         prepare_trial(spec(tmp_path, [0.5], cascade={"first": str(tmp_path / "other")}, corpus=_titled(tmp_path, rows)))

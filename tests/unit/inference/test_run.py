@@ -266,7 +266,9 @@ def test_few_bad_rows_go_to_a_table_of_their_own_which_is_there_without_any(
 def test_a_corpus_without_rows_is_an_error(bundle_directory: Path, corpus: Path) -> None:
     for path in corpus.iterdir():
         pq.write_table(pq.read_table(path).slice(0, 0), path)
-    with pytest.raises(CorpusError, match="no rows in 4 files"):
+    with pytest.raises(
+        CorpusError, match=r"corpus: no rows in 4 files; expected at least one row\n  -> write rows to these"
+    ):
         open_run(bundle_directory, corpus)
 
 

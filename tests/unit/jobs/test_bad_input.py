@@ -79,6 +79,26 @@ def test_rows_that_are_not_there_at_all(job: str, sound: tuple[Raw, Path], tmp_p
     assert not (tmp_path / "output").exists()
 
 
+@pytest.mark.parametrize("job", ["score", "plan", "evaluate"], indirect=True)
+def test_what_does_not_fit_the_bundle_is_told_under_the_name_of_the_spec(
+    job: str, sound: tuple[Raw, Path], tmp_path: Path
+) -> None:
+    raw, _ = sound
+    raw["corpus"]["inputs"] = {"body": "text"}
+    finished = run_spec(job, raw, tmp_path)
+    expected = f"error: {tmp_path}/spec.yaml: 1 problem\n- corpus.inputs: 'body' is no input; expected some of: text\n"
+    assert (finished.exit_code, finished.stderr) == (2, expected)
+
+
+def test_a_task_without_a_head_of_its_own_is_told_under_the_name_of_the_spec(
+    tmp_path: Path, encoder_directory: Path
+) -> None:
+    raw = {"task": "masked-lm", "model": str(encoder_directory), "output": str(tmp_path / "output")}
+    finished = run_spec("bundle", raw, tmp_path)
+    assert finished.exit_code == 2
+    assert finished.stderr.startswith(f"error: {tmp_path}/spec.yaml: 1 problem\n- task: 'masked-lm' has no head")
+
+
 @pytest.mark.parametrize("job", ["finetune", "score", "evaluate"], indirect=True)
 def test_a_gpu_that_is_not_there(
     job: str, sound: tuple[Raw, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch

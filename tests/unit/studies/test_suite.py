@@ -186,7 +186,7 @@ def test_mistakes_of_all_runs_are_said_at_once_and_by_name(tmp_path: Path, encod
         "none: no such directory",
         "run five: 2 problems\n- output: has no place in a study",
         "- training.seed: has no place in a study",
-        "run six: 1 problem\n- inputs: 'title' is no input",
+        "run six: 1 problem\n- test.inputs: 'title' is no input",
     ):
         assert words in said
 
