@@ -166,7 +166,7 @@ def check_labels(task: Task, train: LabelledSet, validation: LabelledSet | None,
     elif train.learned.sameness:
         found = f"column {train.columns.kept[0]!r} has in every row {train.learned.sameness}"
         problems.append(Problem(f"{places.field}.train", found, "rows that differ"))
-    unknown = sorted(set(validation.learned.labels) - set(labels)) if validation else []
+    unknown = sorted(set(validation.learned.labels) - set(labels)) if validation and labels else []
     if unknown:
         named = ", ".join(repr(label) for label in unknown[:MAX_NAMED])
         remedy = "add training rows of those labels, or take those rows out of validation"

@@ -99,7 +99,9 @@ def test_labels_are_gathered_over_all_files(tmp_path: Path, columns: list[pa.Arr
 
 def test_a_split_without_rows_is_an_error(tmp_path: Path) -> None:
     write(tmp_path, text=pa.array([], pa.string()), label=pa.array([], pa.string()))
-    with pytest.raises(CorpusError, match="no rows in 1 files"):
+    with pytest.raises(
+        CorpusError, match=r"no rows in 1 files; expected at least one row\n  -> write rows to these files"
+    ):
         open_directory(tmp_path)
 
 
@@ -117,6 +119,13 @@ def test_one_label_is_not_enough(tmp_path: Path, labels: list[str | None], named
     split = open_directory(write(tmp_path, text=["x", "y"], label=pa.array(labels, pa.string())))
     with pytest.raises(SpecError, match=f"column 'label' holds the labels: {named}; expected two labels or more"):
         check_labels(TASK, split, None, PLACES)
+
+
+def test_of_training_rows_without_any_label_validation_is_not_blamed(tmp_path: Path) -> None:
+    train = open_directory(write(tmp_path / "train", text=["x", "y"], label=pa.array([None, None], pa.string())))
+    validation = open_directory(write(tmp_path / "validation", text=["x", "y"], label=["a", "b"]))
+    with pytest.raises(SpecError, match=r"1 problem\n- .*holds the labels: none; expected two labels or more$"):
+        check_labels(TASK, train, validation, PLACES)
 
 
 @pytest.mark.parametrize(
