@@ -28,18 +28,23 @@ from pydantic import (
 )
 
 from pipeline.errors import Problem, SpecError
-from pipeline.uris import canonical_uri, hide_password
+from pipeline.spec_problems import to_problems
+from pipeline.uris import canonical_uri
 
 SpecT = TypeVar("SpecT", bound="SpecModel")
 
 
 class SpecModel(BaseModel):
-    """Base of every spec block: immutable, unknown fields are errors, defaults are checked too."""
+    """Base of every spec block: immutable; unknown fields and infinite numbers are errors; defaults are checked too."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, protected_namespaces=())
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", validate_default=True, protected_namespaces=(), allow_inf_nan=False
+    )
 
 
 def _as_tuple(value: object) -> object:
+    if not isinstance(value, str | list | tuple):
+        raise ValueError(f"holds {value!r}; expected one URI, or a list of them")
     return (value,) if isinstance(value, str) else value
 
 
@@ -269,9 +274,7 @@ def parse_spec(raw: dict[str, Any], model: type[SpecT], source: str) -> SpecT:
     try:
         return model.model_validate(raw)
     except ValidationError as error:
-        fields = _field_names(model)
-        problems = [_to_problem(dict(detail), fields, raw) for detail in error.errors()]
-        raise SpecError(source, _join_choices(problems)) from None
+        raise SpecError(source, to_problems(error, model, raw)) from None
 
 
 def _read_yaml(source: str) -> dict[str, Any]:
@@ -283,11 +286,14 @@ def _read_yaml(source: str) -> dict[str, Any]:
         problem = Problem("(file)", "does not exist", "a YAML spec", f"looked in {os.getcwd()}")
         raise SpecError(source, (problem,)) from None
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise SpecError(source, (Problem("(file)", f"cannot be read: {error}", "a YAML spec"),)) from None
+        remedy = "put spaces in place of tabs" if "found character '\\t'" in str(error) else ""
+        raise SpecError(source, (Problem("(file)", f"cannot be read: {error}", "a YAML spec", remedy),)) from None
     if doubled:
         raise SpecError(source, tuple(_doubled_problem(key, f"stands in {where}") for key, where in doubled))
     if not isinstance(raw, dict):
-        raise SpecError(source, (Problem("(file)", f"holds {type(raw).__name__}", "a mapping of fields"),))
+        found = "holds nothing" if raw is None else "holds a list" if isinstance(raw, list) else f"holds {raw!r}"
+        remedy = "`bertmill schema` prints the fields of each job's spec"
+        raise SpecError(source, (Problem("(file)", found, "a mapping of fields", remedy),))
     return raw
 
 
@@ -318,10 +324,11 @@ def _doubled_problem(field: str, found: str) -> Problem:
 
 def _apply_override(raw: dict[str, Any], override: str, source: str) -> None:
     path, separator, value = override.partition("=")
-    if not separator or not path:
-        problem = Problem(f"--set {override}", "has no '='", "field.sub=value")
-        raise SpecError(source, (problem,))
-    *parents, leaf = path.split(".")
+    *parents, leaf = names = path.split(".")
+    if not separator or not all(name.strip() for name in names):
+        found = f"names {path!r}, and no part of a field's name is empty" if separator else "has no '='"
+        remedy = "write the field, '=' and its value, as in --set training.epochs=3"
+        raise SpecError(source, (Problem(f"--set {override}", found, "field.sub=value", remedy),))
     node: dict[str, Any] = raw
     for name in parents:
         child = node.setdefault(name, {})
@@ -335,53 +342,3 @@ def _apply_override(raw: dict[str, Any], override: str, source: str) -> None:
         raise SpecError(source, (Problem(f"--set {path}", f"{value!r} is not YAML", "a YAML value"),)) from None
     if doubled:
         raise SpecError(source, tuple(_doubled_problem(f"--set {path}", f"{key} is given twice") for key, _ in doubled))
-
-
-def _field_names(model: type[BaseModel]) -> dict[str, tuple[str, ...]]:
-    """Dotted block -> its field names, for suggesting what an unknown field might have meant."""
-    names: dict[str, tuple[str, ...]] = {"": tuple(model.model_fields)}
-    for name, info in model.model_fields.items():
-        annotation = info.annotation
-        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-            names[name] = tuple(annotation.model_fields)
-    return names
-
-
-_WORDS = {"tuple_type": "a list", "dict_type": "a block of fields", "model_type": "a block of fields"}
-
-
-def _to_problem(detail: dict[str, Any], fields: dict[str, tuple[str, ...]], raw: dict[str, Any]) -> Problem:
-    path = _spec_path(detail, raw)
-    location = ".".join(path) or "(spec)"
-    match detail["type"]:
-        case "missing":
-            return Problem(location, "is missing", "a value", f"add `{location}: ...` or pass --set {location}=...")
-        case "extra_forbidden":
-            known = ", ".join(sorted(fields.get(".".join(path[:-1]), ())))
-            return Problem(location, "is not a known field", f"one of: {known}" if known else "no such field")
-        case "value_error":  # a rule of ours, which says what it found by itself
-            return Problem(location, str(detail["msg"]).removeprefix("Value error, "), "")
-        case kind:
-            expected = _WORDS.get(kind) or str(detail["msg"]).removeprefix("Input should be ")
-            return Problem(location, hide_password(f"holds {detail.get('input')!r}"), expected)
-
-
-def _spec_path(detail: dict[str, Any], raw: Any) -> list[str]:
-    """Where the spec has it: pydantic's path less its names for the alternatives of a field."""
-    path, node = [], raw
-    for part in detail["loc"]:
-        if (isinstance(node, dict) and part in node) or (isinstance(node, list) and isinstance(part, int)):
-            path.append(str(part))
-            node = node[part]
-    return [*path, str(detail["loc"][-1])] if detail["type"] == "missing" else path
-
-
-def _join_choices(problems: Sequence[Problem]) -> tuple[Problem, ...]:
-    """One problem for each field: what it might have held, or else what is wrong within it."""
-    choices: dict[tuple[str, str, str], dict[str, None]] = {}
-    for one in problems:
-        if not any(other.field.startswith(f"{one.field}.") for other in problems):
-            choices.setdefault((one.field, one.found, one.remedy), {})[one.expected] = None
-    return tuple(
-        Problem(field, found, ", or ".join(expected), remedy) for (field, found, remedy), expected in choices.items()
-    )

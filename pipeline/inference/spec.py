@@ -22,6 +22,8 @@ from pipeline.uris import overlaps
 
 
 def _as_bundles(value: object) -> object:
+    if not isinstance(value, str | dict):
+        raise ValueError(f"holds {value!r}; expected one URI, or a block of `name: URI`")
     return {"": value} if isinstance(value, str) else value
 
 

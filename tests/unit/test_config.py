@@ -46,8 +46,11 @@ def test_a_missing_field_says_how_to_give_it(tmp_path: Path) -> None:
 
 def test_an_unknown_field_lists_the_known_ones(tmp_path: Path) -> None:
     problems = problems_of(tmp_path, "uri: /d\ninner: {sise: 2}\nplace: x\n")
-    assert problems["inner.sise"] == "inner.sise: is not a known field; expected one of: names, size"
-    assert problems["place"] == "place: is not a known field; expected one of: inner, places, uri"
+    assert problems["inner.sise"].startswith("inner.sise: is not a known field; expected one of: names, size\n")
+    assert problems["inner.sise"].endswith("\n  -> perhaps `size` is meant")
+    assert problems["place"] == (
+        "place: is not a known field; expected one of: inner, places, uri\n  -> perhaps `places` is meant"
+    )
 
 
 def test_a_wrong_type_shows_the_value(tmp_path: Path) -> None:
@@ -59,7 +62,7 @@ def test_a_wrong_type_shows_the_value(tmp_path: Path) -> None:
     ("held", "expected"),
     [
         ("0", "share: holds 0; expected greater than 0, or 'auto', or a block of fields"),
-        ("many", "share: holds 'many'; expected a valid integer, unable to parse string as an integer, or 'auto', or "),
+        ("many", "share: holds 'many'; expected a whole number, or 'auto', or a block of fields"),
         ("{a: 0}", "share.a: holds 0; expected greater than 0"),
         ("{a: 1, b: 0}", "share.b: holds 0; expected greater than 0"),
     ],
@@ -115,8 +118,14 @@ def test_a_later_override_wins(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("override", "expected"),
     [
-        ("inner.size", r"--set inner\.size: has no '='; expected field\.sub=value"),
-        ("=3", r"--set =3: has no '='"),
+        (
+            "inner.size",
+            r"--set inner\.size: has no '='; expected field\.sub=value\n  -> .*as in --set training\.epochs=3",
+        ),
+        ("=3", r"--set =3: names '', and no part .* is empty; expected field\.sub=value\n  -> write the field"),
+        ("inner..size=3", r"--set inner\.\.size=3: names 'inner\.\.size', and no part .* is empty; expected"),
+        ("inner.=3", r"--set inner\.=3: names 'inner\.', and no part"),
+        (" =3", r"--set  =3: names ' ', and no part"),
         ("uri.deep=1", r"--set uri\.deep: uri is not a block"),
         ("inner.names=[a", r"--set inner\.names: '\[a' is not YAML"),
         ("inner.size=big", r"inner\.size: holds 'big'"),
@@ -137,8 +146,10 @@ def test_a_missing_file_says_where_it_was_looked_for(tmp_path: Path, monkeypatch
     ("content", "expected"),
     [
         (b"uri: [1", "cannot be read"),
-        (b"- a\n- b\n", "holds list; expected a mapping"),
-        (b"", "holds NoneType; expected a mapping"),
+        (b"- a\n- b\n", "holds a list; expected a mapping of fields\n  -> `bertmill schema`"),
+        (b"", "holds nothing; expected a mapping"),
+        (b"some words", "holds 'some words'; expected a mapping"),
+        (b"uri:\t/a\n\tinner: 3", r"line 1, column \d+(?s:.*)\n  -> put spaces in place of tabs"),
         (b"\xff\xfe\x00", "cannot be read"),
     ],
 )

@@ -156,7 +156,7 @@ def test_training_may_have_between_two_numbers_of_workers() -> None:
         ({"workers": [3, 1], "cpus_per_worker": 2}, r"[3, 1] is [min, max], so the first is not above the second"),
         ({"workers": [1, 3]}, "workers: [min, max] needs cpus_per_worker, the same whichever nodes are there"),
         ({"workers": [0, 3], "cpus_per_worker": 2}, "holds 0; expected greater than 0"),
-        ({"workers": [1, 2, 3], "cpus_per_worker": 2}, "at most 2 items"),
+        ({"workers": [1, 2, 3], "cpus_per_worker": 2}, "at most 2 in it"),
     ],
 )
 def test_a_range_of_workers_has_an_order_and_says_what_each_takes(compute: dict[str, Any], message: str) -> None:

@@ -23,7 +23,7 @@ def test_columns_that_bertmill_writes_cannot_be_kept(name: str) -> None:
         (["doc.id", "DOC.ID"], "names a column twice"),
         (["doc id", "doc_id"], "names a column twice"),
         (["run date"], "names columns that bertmill writes itself: run_date"),
-        ([""], "at least 1 character"),
+        ([""], "text that is not empty"),
     ],
 )
 def test_kept_names_are_judged_as_they_are_written(keep: list[str], message: str) -> None:

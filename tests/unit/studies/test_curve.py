@@ -182,7 +182,7 @@ def test_soft_labels_are_refused(tmp_path: Path, encoder_directory: Path) -> Non
         ({"fractions": [0.1, 0.1]}, "a value stands there twice"),
         ({"fractions": [0.0]}, "greater than 0"),
         ({"methods": ["svm"]}, "methods.0: holds 'svm'"),
-        ({"seeds": []}, "at least 1 item"),
+        ({"seeds": []}, "at least 1 in it"),
         ({"data": {"train": "/a/b", "test": "/c"}, "output": "/a"}, "output overlaps with /a/b"),
     ],
 )

@@ -68,7 +68,7 @@ def test_fields_are_looked_up_through_blocks(path: str, is_known: bool) -> None:
         ({"uniform": [2, 1]}, r"uniform: \[2.0, 1.0\] does not go from a lower number"),
         ({"int": [2, 2]}, r"int: \[2, 2\] does not go from a lower number"),
         ({"loguniform": [0, 1]}, "a logarithm needs numbers above 0"),
-        ({"choice": []}, "at least 1 item"),
+        ({"choice": []}, "at least 1 in it"),
         ({"normal": [0, 1]}, "is not a known field"),
     ],
 )
