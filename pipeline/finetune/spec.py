@@ -237,6 +237,14 @@ class FinetuneSpec(TrackedTraining):
         for place in (self.output, self.work_uri):
             if any(overlaps(uri, place) for uri in inputs):
                 raise ValueError(f"{place} overlaps with the training data: a run would read its own output")
+        outputs = [join_uri(self.output, f"seed-{number}") for number in self.seeds] or [self.output]
+        bundles = [join_uri(output, name) if name else output for output in outputs for name in self.all_heads]
+        inside = [bundle for bundle in bundles if f"{self.work_uri}/".startswith(f"{bundle}/")]
+        if inside:
+            raise ValueError(
+                f"work: {self.work_uri} is in the bundle's place, {inside[0]}: what a stopped run leaves there would "
+                "be in the way of its bundle; leave work out for OUTPUT.work, or name a place of its own"
+            )
         return self
 
     @property

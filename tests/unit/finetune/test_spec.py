@@ -83,6 +83,33 @@ def test_no_heads_data_may_lie_in_the_output(place: str) -> None:
     assert "/out/b overlaps with the training data" in problem
 
 
+@pytest.mark.parametrize(
+    ("changes", "inside"),
+    [
+        ({**HEAD, "work": "/out/b"}, "/out/b"),
+        ({**HEAD, "work": "/out/b/work"}, "/out/b"),
+        ({"heads": {"tone": HEAD, "topic": HEAD}, "work": "/out/b/topic/work"}, "/out/b/topic"),
+        ({**HEAD, "seeds": [1, 2], "work": "/out/b/seed-2"}, "/out/b/seed-2"),
+    ],
+)
+def test_work_may_not_lie_where_a_bundle_is_written(changes: dict[str, Any], inside: str) -> None:
+    (problem,) = problems_of(**changes)
+    assert f"work: {changes['work']} is in the bundle's place, {inside}: " in problem
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {**HEAD, "work": "/out/b2"},
+        {**HEAD, "work": "/out"},
+        {"heads": {"tone": HEAD, "topic": HEAD}, "work": "/out/b/work"},
+        {**HEAD, "seeds": [1, 2], "work": "/out/b/work"},
+    ],
+)
+def test_work_may_lie_beside_and_around_bundles(changes: dict[str, Any]) -> None:
+    assert parse(**changes).work_uri == changes["work"]
+
+
 def test_one_heads_windows_ask_for_a_stride_that_moves_on() -> None:
     questions = {"task": "question-answering", "data": DATA}
     (problem,) = problems_of(heads={"tone": HEAD, "faq": questions}, max_length=24)
