@@ -197,10 +197,18 @@ def _read_targets(layouts: Sequence[FileLayout], schema: pa.Schema, storage: Sto
     for layout in layouts:
         read = partial(read_columns, Piece(layout.file, 0, layout.num_rows), [field.name], storage)
         try:
-            chunks += retrying(read, f"read {layout.file.uri}")[field.name].cast(field.type).chunks
+            found = retrying(read, f"read {layout.file.uri}")[field.name]
         except (pa.ArrowException, OSError) as error:
             raise CorpusError(
                 f"{layout.file.uri}: column {field.name!r} cannot be read: {first_line(error)}",
                 "restore the file, or take it out of the data",
+            ) from None
+        try:
+            chunks += found.cast(field.type).chunks
+        except pa.ArrowException as error:
+            raise CorpusError(
+                f"{layout.file.uri}: column {field.name!r} is {found.type} and cannot be taken as {field.type}: "
+                f"{first_line(error)}",
+                "store the targets with a type that fits; labels may be text",
             ) from None
     return pa.chunked_array(chunks, field.type)

@@ -97,6 +97,13 @@ def test_labels_are_gathered_over_all_files(tmp_path: Path, columns: list[pa.Arr
     assert open_directory(tmp_path).learned.labels == labels
 
 
+def test_labels_beyond_the_type_they_share_are_no_unreadable_file(tmp_path: Path) -> None:
+    write(tmp_path, text=["x", "y"], label=pa.array([0, 2**63], pa.uint64()))
+    told = r"a\.parquet: column 'label' is uint64 and cannot be taken as int64: .*\n  -> store the targets"
+    with pytest.raises(CorpusError, match=told):
+        open_directory(tmp_path)
+
+
 def test_a_split_without_rows_is_an_error(tmp_path: Path) -> None:
     write(tmp_path, text=pa.array([], pa.string()), label=pa.array([], pa.string()))
     with pytest.raises(
