@@ -25,7 +25,7 @@ LEARNED = Learned(("no", "yes"))
 
 @pytest.fixture
 def run(tmp_path: Path, encoder_directory: Path) -> PreparedTraining:
-    pq.write_table(make_rows(30, 1), tmp_path / "train.parquet")
+    pq.write_table(make_rows(48, 1), tmp_path / "train.parquet")
     rows = make_rows(9, 2)
     texts = ["<script>alert(1)</script> good", *rows["text"].to_pylist()[1:]]
     rows = rows.set_column(rows.schema.get_field_index("text"), "text", [texts])
