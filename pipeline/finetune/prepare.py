@@ -111,7 +111,18 @@ class PreparedTraining:
         unseen = [remark for head in self.heads for remark in _unseen_classes(head)]
         first = self.heads[0]
         labels = first.train.learned.labels
-        return unseen + suggest_linear_head(self.spec, self.encoder, first.task, first.train.num_rows, len(labels))
+        few = suggest_linear_head(self.spec, self.encoder, first.task, first.train.num_rows, len(labels))
+        return [*unseen, *few, *filter(None, map(self._replaced, self.heads))]
+
+    def _replaced(self, head: PreparedHead) -> str:
+        uri = self.spec.output_of(head.name)
+        try:
+            info = read_bundle_info(uri, self.storage)
+        except ModelError:
+            return ""  # none, or half of one
+        if info.run_fingerprint == self.fingerprint:
+            return ""
+        return f"{uri}: the bundle there, model_version {info.model_version} for {info.task}, will be replaced"
 
     def finished_bundles(self) -> dict[str, BundleInfo] | None:
         """The bundles this very run has already written, by head, if it has written all."""
