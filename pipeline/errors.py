@@ -34,7 +34,7 @@ process boundaries by pickle unchanged, and carries the exit status a job ends w
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, TypeVar
 
@@ -47,6 +47,12 @@ EXIT_RESUMABLE = 75  # EX_TEMPFAIL of sysexits.h: the same command, run again, g
 def first_line(error: Exception) -> str:
     """An error of others in one line; its kind where it says nothing."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+
+
+def name_some(names: Sequence[str], most: int) -> str:
+    """The first names of many, and how many more there are."""
+    more = f" and {len(names) - most:,} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
 
 
 class BertmillError(Exception):

@@ -18,12 +18,13 @@ from pipeline.corpus.nested import field_at, find_path
 from pipeline.corpus.pieces import changed, column_indices, group_bytes, read_columns
 from pipeline.corpus.shards import FileLayout, Piece, RowGroup, Shard
 from pipeline.corpus.text import clean_text, find_broken_text
-from pipeline.errors import BertmillError, CorpusError, CorruptFileError, first_line
+from pipeline.errors import BertmillError, CorpusError, CorruptFileError, first_line, name_some
 from pipeline.schema import SOURCE_FILE, SOURCE_ROW
 from pipeline.storage import Storage, map_threads, retrying
 
 _FOOTER_THREADS, _PIECE_THREADS = 64, 8
 _MAX_LISTED = 10
+_REMEDY = "; the spec's `inputs` (of a search its `text`) says which one is read"
 REASON = "quarantine=reason"  # no column of a table has a "=" in its name
 ResultT = TypeVar("ResultT")
 
@@ -227,7 +228,8 @@ def _read_footer(file: CorpusFile, columns: Columns, storage: Storage) -> FileFo
     if missing:
         raise CorpusError(
             f"{file.uri}: no column {', '.join(repr(name) for name in missing)}",
-            _tell_columns(tuple(missing), tuple(schema.names)),
+            _tell_columns(tuple(missing), tuple(schema.names))
+            + (_REMEDY if set(missing) & set(columns.inputs) else ""),
         )
     leaves = column_indices(metadata, columns.needed)
     found = (metadata.row_group(index) for index in range(metadata.num_row_groups))
@@ -253,9 +255,7 @@ def _open_known(file: CorpusFile, storage: Storage) -> pq.ParquetFile:
 def _tell_columns(missing: tuple[str, ...], names: tuple[str, ...]) -> str:
     """The columns there are; of many the first ten, before them those that the missing ones may have meant."""
     near = [match for name in missing for match in get_close_matches(name, names)] if len(names) > _MAX_LISTED else []
-    told = list(dict.fromkeys((*near, *names)))
-    more = f" and {len(told) - _MAX_LISTED:,} more" if len(told) > _MAX_LISTED else ""
-    return f"the file's columns are: {', '.join(told[:_MAX_LISTED])}{more}"
+    return f"the file's columns are: {name_some(list(dict.fromkeys((*near, *names))), _MAX_LISTED)}"
 
 
 def guard_read(file: CorpusFile, read: Callable[[], ResultT]) -> ResultT:

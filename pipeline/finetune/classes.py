@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from pipeline.errors import Problem, SpecError
+from pipeline.errors import Problem, SpecError, name_some
 from pipeline.finetune.spec import ClassShares, TrainingConfig
 from pipeline.finetune.token_cache import TokenData
 from pipeline.tasks.base import Learned, Task
@@ -73,7 +73,7 @@ def _problems(
         return [Problem(field, "names labels, and there are several heads", "balanced")]
     ((_, learned),) = heads.values()
     unknown = sorted(set(setting) - set(learned.labels))
-    known = ", ".join(learned.labels[:_MAX_NAMED])
+    known = name_some(learned.labels, _MAX_NAMED)
     return [Problem(f"{field}.{name}", "is not a label of the training rows", f"some of: {known}") for name in unknown]
 
 

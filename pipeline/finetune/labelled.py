@@ -18,7 +18,7 @@ from pipeline.corpus.pieces import read_columns
 from pipeline.corpus.reader import Columns, ReadOptions, read_shard
 from pipeline.corpus.rows import open_rows
 from pipeline.corpus.shards import FileLayout, Piece, Shard
-from pipeline.errors import CorpusError, Problem, SpecError, first_line
+from pipeline.errors import CorpusError, Problem, SpecError, first_line, name_some
 from pipeline.output.rows import check_nights
 from pipeline.schema import SOURCE_FILE, SOURCE_ROW
 from pipeline.storage import Storage, retrying
@@ -168,9 +168,9 @@ def check_labels(task: Task, train: LabelledSet, validation: LabelledSet | None,
         problems.append(Problem(f"{places.field}.train", found, "rows that differ"))
     unknown = sorted(set(validation.learned.labels) - set(labels)) if validation and labels else []
     if unknown:
-        named = ", ".join(repr(label) for label in unknown[:MAX_NAMED])
+        named = name_some([repr(label) for label in unknown], MAX_NAMED)
         remedy = "add training rows of those labels, or take those rows out of validation"
-        expected = f"some of: {', '.join(labels[:MAX_NAMED])}"
+        expected = f"some of: {name_some(labels, MAX_NAMED)}"
         problems.append(Problem(f"{places.field}.validation", f"labels never trained: {named}", expected, remedy))
     if problems:
         raise SpecError(places.source, tuple(problems))

@@ -23,7 +23,7 @@ from pipeline.encoder.masking import find_mask
 from pipeline.encoder.pairing import check_pairs
 from pipeline.encoder.sentence import settle_use
 from pipeline.encoder.tokenize import TokenOptions, fingerprint_tokenizer
-from pipeline.errors import Checks, ModelError, Problem, SpecError
+from pipeline.errors import Checks, ModelError, Problem, SpecError, name_some
 from pipeline.finetune.best import check_best
 from pipeline.finetune.classes import check_classes
 from pipeline.finetune.fitted import check_head_start
@@ -145,8 +145,7 @@ def _unseen_classes(head: PreparedHead) -> list[str]:
     unseen = sorted(set(head.train.learned.labels) - set(head.validation.learned.labels))
     if not unseen:
         return []
-    more = f" and {len(unseen) - _MAX_NAMED} more" if len(unseen) > _MAX_NAMED else ""
-    return [f"validation{' of ' + head.name if head.name else ''} never shows: {', '.join(unseen[:_MAX_NAMED])}{more}"]
+    return [f"validation{' of ' + head.name if head.name else ''} never shows: {name_some(unseen, _MAX_NAMED)}"]
 
 
 @span("plan")

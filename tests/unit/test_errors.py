@@ -107,3 +107,8 @@ def test_checks_that_pass_raise_nothing() -> None:
 def test_checks_do_not_hide_bugs() -> None:
     with pytest.raises(KeyError, match="a bug"):
         Checks().run(lambda: {}["a bug"])
+
+
+@pytest.mark.parametrize(("most", "told"), [(2, "a, b and 1 more"), (3, "a, b, c"), (9, "a, b, c")])
+def test_of_many_names_the_first_are_told_and_how_many_more_there_are(most: int, told: str) -> None:
+    assert errors.name_some(["a", "b", "c"], most) == told

@@ -50,6 +50,10 @@ def test_a_missing_column_names_the_columns_there_are(tmp_path: Path) -> None:
     with pytest.raises(CorpusError, match=r"a\.parquet: no column 'text', 'id'") as caught:
         footers_of(tmp_path, TEXT_AND_ID)
     assert caught.value.message.startswith(str(path))
+    inputs = "the spec's `inputs` (of a search its `text`) says which one is read"
+    assert caught.value.remedy == f"the file's columns are: body, key; {inputs}"
+    with pytest.raises(CorpusError, match=r"no column 'id'") as caught:
+        footers_of(tmp_path, Columns(("body",), ("id",)))
     assert caught.value.remedy == "the file's columns are: body, key"
 
 
@@ -57,7 +61,8 @@ def test_of_many_columns_those_like_the_missing_one_and_the_first_are_named(tmp_
     write(tmp_path / "a.parquet", **{f"c{number}": [number] for number in range(2_000)}, texts=["x"], id=[1])
     with pytest.raises(CorpusError, match="no column 'text'") as caught:
         footers_of(tmp_path, TEXT_AND_ID)
-    assert caught.value.remedy == "the file's columns are: texts, c0, c1, c2, c3, c4, c5, c6, c7, c8 and 1,992 more"
+    expected = "the file's columns are: texts, c0, c1, c2, c3, c4, c5, c6, c7, c8 and 1,992 more"
+    assert str(caught.value.remedy).startswith(expected)
 
 
 def test_a_corrupt_file_is_named(tmp_path: Path) -> None:
