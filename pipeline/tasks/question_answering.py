@@ -149,7 +149,7 @@ class QuestionAnswering:
         best, golds = _best_answers(outputs[0].logits, examples), [_golds(row) for row in targets.to_pylist()]
         pairs = list(zip(best.texts, golds, strict=True))
         columns = [
-            [bool(gold) for gold in golds],
+            [not exact_match("", gold) for gold in golds],  # "the" is no answer to SQuAD's script
             best.margins.astype(np.float32),
             [exact_match(text, gold) for text, gold in pairs],
             [token_f1(text, gold) for text, gold in pairs],

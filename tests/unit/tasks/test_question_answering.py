@@ -189,6 +189,15 @@ def test_a_context_without_tokens_is_declined_and_spoils_no_threshold(tokenizer:
     assert TASK.evaluate(judged, tuned).metrics["exact_match"] == 100
 
 
+def test_an_article_alone_is_no_answer_as_in_squad_s_script(tokenizer: Any) -> None:
+    examples = examples_of(tokenizer, ["q", "q"], ["the film", "the film"], long_text="window")
+    targets = targets_of(answers("the film", "the"), answers("the film", "the film"))
+    judged = TASK.judge([outputs_of(pointing_at(examples, None, (4, 8)))], examples, targets, ALWAYS)
+    assert judged["answerable"].to_pylist() == [False, True]
+    declining = Learned((), {"may_decline": 1.0, "null_threshold": -1.0})
+    assert TASK.evaluate(judged, declining).metrics["exact_match"] == 100
+
+
 def test_answers_that_do_not_stand_in_the_context_are_refused() -> None:
     rows = [
         answers(CONTEXT, "SUPERB", "lovely"),
