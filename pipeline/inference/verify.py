@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import random
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -28,10 +30,12 @@ from pipeline.output.manifests import read_manifests
 from pipeline.output.row_groups import read_row_groups, shared_columns
 from pipeline.registry.resolve import resolve_model
 from pipeline.schema import MODEL_VERSION_FIELD, SOURCE_FILE, SOURCE_ROW, prefixed
-from pipeline.storage import Storage
+from pipeline.storage import Storage, map_threads
 from pipeline.tasks import check_inputs, find_task
 from pipeline.uris import canonical_uri, join_uri
 
+_THREADS = 16
+IntArray = npt.NDArray[np.int64]
 _REMEDY = "name the column that the rows were scored from: --input INPUT=COLUMN"
 
 
@@ -80,11 +84,12 @@ def rescore_sample(uri: str, run_date: str, check: SampleCheck, storage: Storage
     own = OwnColumns(frozenset(there.names), check.bundle_name)
     comparison = Comparison(bundle.info, task, own, check.tolerance)
     version = prefixed(check.bundle_name, MODEL_VERSION_FIELD.name)
-    own_rows: dict[str, Sequence[int]] = {join_uri(uri, path): range(file.num_rows) for path, file in files.items()}
-    own_version, cascade = bundle.info.model_version, _cascade_of(uri, run_date, storage)
-    if own_version in cascade and not check.bundle_name:
-        own_rows = {each: _rows_answered(each, there.field(version), own_version, storage) for each in own_rows}
-    rows = _sample_rows(own_rows, check.num_rows, [*comparison.columns, version], storage)
+    counts, find = {join_uri(uri, path): file.num_rows for path, file in files.items()}, None
+    own_version = bundle.info.model_version
+    if not check.bundle_name and own_version in _cascade_of(uri, run_date, storage):
+        find = partial(_find_answered, there.field(version), own_version, storage)
+        counts = dict(zip(counts, map_threads(lambda each: len(find(each)), counts, _THREADS), strict=True))
+    rows = _sample_rows(counts, find, check.num_rows, [*comparison.columns, version], storage)
     if not rows and any(file.num_rows for file in files.values()):
         raise ModelError(
             f"{check.bundle_uri}: the cascade's other bundle answered every row of {run_date}", "give the other bundle"
@@ -97,26 +102,30 @@ def rescore_sample(uri: str, run_date: str, check: SampleCheck, storage: Storage
     return comparison.result(len(rows))
 
 
-def _rows_answered(uri: str, column: pa.Field, version: str, storage: Storage) -> Sequence[int]:
+def _find_answered(column: pa.Field, version: str, storage: Storage, uri: str) -> IntArray:
     """Which rows of a cascade's file this bundle answered."""
     groups = read_row_groups(uri, storage, pa.schema([column]))
     answered = [pc.equal(group[column.name], version).to_numpy() for group in groups]
-    found: list[int] = np.flatnonzero(np.concatenate([np.zeros(0, bool), *answered])).tolist()
-    return found
+    return np.flatnonzero(np.concatenate([np.zeros(0, bool), *answered]))
 
 
 def _sample_rows(
-    own_rows: Mapping[str, Sequence[int]], num_rows: int, columns: list[str], storage: Storage
+    counts: Mapping[str, int],
+    find: Callable[[str], IntArray] | None,
+    num_rows: int,
+    columns: list[str],
+    storage: Storage,
 ) -> list[Row]:
-    """Rows drawn evenly over those of a night's files, by file; one row group is in memory at a time."""
-    total = sum(map(len, own_rows.values()))
+    """Rows drawn evenly over so many of each file, which `find` finds, if not all; of one file at a time."""
+    total = sum(counts.values())
     chosen = sorted(random.Random(total).sample(range(total), min(num_rows, total)))
     rows: list[Row] = []
     start = 0
-    for uri, own in sorted(own_rows.items()):
-        positions = [own[number - start] for number in chosen if start <= number < start + len(own)]
-        start += len(own)
-        if positions:
+    for uri, count in sorted(counts.items()):
+        own = [number - start for number in chosen if start <= number < start + count]
+        start += count
+        if own:
+            positions = own if find is None else find(uri)[own].tolist()
             rows += read_rows_at(uri, positions, [SOURCE_FILE, SOURCE_ROW, *columns], storage).to_pylist()
     return rows
 
