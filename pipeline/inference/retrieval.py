@@ -25,7 +25,7 @@ from pipeline.inference.predictor import Predictor, load_predictor
 from pipeline.inference.source import ModelSource, TextSource
 from pipeline.inference.spec import EvaluateSpec, RetrievalConfig
 from pipeline.registry.resolve import resolve_model
-from pipeline.storage import Storage
+from pipeline.storage import Storage, map_threads
 from pipeline.tasks import find_task
 from pipeline.tasks.base import Evaluation
 from pipeline.tasks.numbers import matrix, score_lists
@@ -33,6 +33,7 @@ from pipeline.tasks.retrieval import SearchSet, search_metrics
 from pipeline.telemetry import Meter, ProgressDisplay
 
 _ONLY = ""
+_THREADS = 4  # each holds a shard of texts
 
 
 @dataclass(frozen=True)
@@ -204,7 +205,11 @@ def _open_texts(name: str, uris: Iterable[str], config: RetrievalConfig, storage
     columns = Columns((config.text,), (config.id,))
     opened = open_rows(list_corpus(uris, storage), columns, storage)
     _cast(pa.nulls(0, opened.options.kept_schema.field(0).type), pa.string(), f"column {config.id!r}")
-    parts = [_ids_of(_usable_rows(shard, columns, opened.options, storage), columns) for shard in opened.shards]
+
+    def ids_in(shard: Shard) -> pa.ChunkedArray:
+        return _ids_of(_usable_rows(shard, columns, opened.options, storage), columns)
+
+    parts = map_threads(ids_in, opened.shards, _THREADS)
     ids = pa.chunked_array([chunk for part in parts for chunk in part.chunks], pa.string())
     texts = TextSet(opened.shards, columns, opened.options, ids)
     if len(ids) == 0:
