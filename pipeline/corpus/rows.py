@@ -9,7 +9,7 @@ from pipeline.corpus.column_types import kept_schema
 from pipeline.corpus.listing import CorpusFile
 from pipeline.corpus.reader import Columns, FileFooter, ReadOptions, read_footers
 from pipeline.corpus.shards import Shard, ShardSize, cut_shards
-from pipeline.errors import CorpusError
+from pipeline.errors import CorpusError, name_some
 from pipeline.storage import Storage
 
 USUAL_SIZE = ShardSize(rows=65_536, bytes=64 * 2**20)
@@ -17,9 +17,8 @@ USUAL_SIZE = ShardSize(rows=65_536, bytes=64 * 2**20)
 
 def no_rows(uris: Sequence[str], found: str) -> CorpusError:
     """What to say of places that hold no row at all; the first is named."""
-    more = f" and {len(uris) - 1} more" if len(uris) > 1 else ""
     return CorpusError(
-        f"{uris[0]}{more}: {found}; expected at least one row",
+        f"{name_some(uris, 1)}: {found}; expected at least one row",
         "write rows to these files, or name others in the spec; where a job before this one writes them, look at it",
     )
 

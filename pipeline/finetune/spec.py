@@ -237,8 +237,8 @@ class FinetuneSpec(TrackedTraining):
         for place in (self.output, self.work_uri):
             if any(overlaps(uri, place) for uri in inputs):
                 raise ValueError(f"{place} overlaps with the training data: a run would read its own output")
-        outputs = [join_uri(self.output, f"seed-{number}") for number in self.seeds] or [self.output]
-        bundles = [join_uri(output, name) if name else output for output in outputs for name in self.all_heads]
+        runs = [self.with_seed(seed) for seed in self.seeds] or [self]
+        bundles = [run.output_of(name) for run in runs for name in self.all_heads]
         inside = [bundle for bundle in bundles if f"{self.work_uri}/".startswith(f"{bundle}/")]
         if inside:
             raise ValueError(
