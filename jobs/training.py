@@ -39,7 +39,7 @@ def _train(parsed: FinetuneSpec, source: str, address: str | None, fresh: bool) 
     if finished is None:
         check_unfinished(run)
     if finished is None:
-        for remark in run.remarks:
+        for remark in [*run.remarks, *run.replaced_bundles()]:
             print(f"note: {remark}")
         for head in run.heads:
             print(f"training {head.name or head.task.name} on {head.train.num_rows:,} rows ({run.run_name})")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import time
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -76,13 +77,15 @@ def pass_through(network: Any) -> None:
         dense.bias.zero_()
 
 
-def suggest_linear_head(spec: FinetuneSpec, encoder: str, task: Task, num_rows: int, num_labels: int) -> list[str]:
+def suggest_linear_head(
+    spec: FinetuneSpec, find_encoder: Callable[[], str], task: Task, num_rows: int, num_labels: int
+) -> list[str]:
     """A remark where rows are so few that the last layer alone may do as well as the whole network."""
     if spec.training.method == "linear_head" or num_rows >= _FEW_ROWS_A_LABEL * num_labels:
         return []
     instead = spec.model_copy(update={"training": TrainingConfig(method="linear_head")})
     try:
-        check_linear_head(instead, encoder, {"": task}, "")
+        check_linear_head(instead, find_encoder(), {"": task}, "")
     except SpecError:
         return []
     fitted = "with so few training.method: linear_head, which takes seconds, is often as good"

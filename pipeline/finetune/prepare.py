@@ -109,10 +109,13 @@ class PreparedTraining:
     def remarks(self) -> list[str]:
         """What the user should know before training starts."""
         unseen = [remark for head in self.heads for remark in _unseen_classes(head)]
-        first = self.heads[0]
-        labels = first.train.learned.labels
-        few = suggest_linear_head(self.spec, self.encoder, first.task, first.train.num_rows, len(labels))
-        return [*unseen, *few, *filter(None, map(self._replaced, self.heads))]
+        train, task = self.heads[0].train, self.heads[0].task
+        num_labels = len(train.learned.labels)
+        return unseen + suggest_linear_head(self.spec, lambda: self.encoder, task, train.num_rows, num_labels)
+
+    def replaced_bundles(self) -> list[str]:
+        """What stands where this run will write, of other runs."""
+        return [remark for head in self.heads if (remark := self._replaced(head))]
 
     def _replaced(self, head: PreparedHead) -> str:
         uri = self.spec.output_of(head.name)

@@ -108,7 +108,7 @@ def test_it_is_suggested_for_few_rows_where_it_can_be(raw: dict[str, Any], tmp_p
     DistilBertConfig().save_pretrained(tmp_path / "other")
 
     def suggested(raw: dict[str, Any], num_rows: int, encoder: str = raw["model"], task: Task = task) -> list[str]:
-        return suggest_linear_head(FinetuneSpec.model_validate(raw), encoder, task, num_rows, 3)
+        return suggest_linear_head(FinetuneSpec.model_validate(raw), lambda: encoder, task, num_rows, 3)
 
     (remark,) = suggested(trained, 47)
     assert remark.startswith("47 rows of 3 labels: with so few training.method: linear_head")

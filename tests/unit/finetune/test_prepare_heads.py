@@ -175,11 +175,11 @@ def test_bundles_are_finished_when_all_of_them_are_of_this_run(raw: Raw) -> None
         assert run.finished_bundles() is None
         infos[name] = make_bundle(run.spec.output_of(name), run_fingerprint=run.fingerprint, metrics={"x": 1.0})
     assert run.finished_bundles() == infos
-    assert not any("will be replaced" in remark for remark in run.remarks)
+    assert run.replaced_bundles() == []
     other = make_bundle(run.spec.output_of("topic"), run_fingerprint="f" * 64)
     assert run.finished_bundles() is None
     place = f"{run.spec.output_of('topic')}: the bundle there, model_version {other.model_version}"
-    assert f"{place} for {other.task}, will be replaced" in run.remarks
+    assert run.replaced_bundles() == [f"{place} for {other.task}, will be replaced"]
 
 
 def test_heads_trained_together_are_bundles_of_one_encoder(raw: Raw, tmp_path: Path) -> None:
