@@ -21,6 +21,8 @@ from pipeline.encoder.model import EncoderModel
 from pipeline.encoder.tokenize import flat_positions
 from pipeline.errors import Problem, SpecError
 from pipeline.finetune.classes import weigh_rows
+from pipeline.finetune.last_layer import LastLayer
+from pipeline.finetune.mean_layer import reads_mean
 from pipeline.finetune.parallel import scatter_weights
 from pipeline.finetune.spec import TrainingConfig
 from pipeline.finetune.step import StepContext, TrainingHead
@@ -75,28 +77,6 @@ class LinearModel:
 
 
 @dataclass(frozen=True)
-class LastLayer:
-    """The linear layer that gives a network's logits, and where it stands."""
-
-    parent: Any
-    name: str
-    linear: torch.nn.Linear
-
-    @classmethod
-    def of(cls, network: Any) -> LastLayer:
-        """The last linear layer outside of the encoder."""
-        inner = set(network.base_model.modules())
-        own = [(name, part) for name, part in network.named_modules() if part not in inner]
-        name, linear = [(name, part) for name, part in own if isinstance(part, torch.nn.Linear)][-1]
-        parent, _, short = name.rpartition(".")
-        return cls(network.get_submodule(parent), short, linear)
-
-    def replace_by(self, module: torch.nn.Module) -> None:
-        """Put something else in its place, or itself back."""
-        setattr(self.parent, self.name, module)
-
-
-@dataclass(frozen=True)
 class Effort:
     """How far a fit goes.
 
@@ -139,9 +119,8 @@ def is_to_fit(task: Task, network: Any, new_weights: frozenset[str], start: str)
     """
     if start == "random" or not can_be_fitted(task):
         return False
-    last = LastLayer.of(network).linear
-    is_new = any(weight is last.weight for name, weight in network.named_parameters() if name in new_weights)
-    return start == "fitted" or (is_new and last.out_features > 1)
+    last = LastLayer.of(network)
+    return start == "fitted" or (last.is_among(new_weights, network) and last.linear.out_features > 1)
 
 
 def can_be_fitted(task: Task) -> bool:
@@ -171,7 +150,8 @@ def fit_new_heads(context: StepContext, names: Sequence[str], rank: int) -> tupl
         if rank == 0:
             fit = fit_last_layer(replace(context, world_size=1), head, 0, _as_a_start(context, head))
             of_head = f" of {head.name}" if head.name else ""
-            remarks.append(f"head{of_head} fitted to {fit.num_targets:,} targets, loss {fit.loss:.3f}")
+            mean = ", reads the mean of all tokens" if reads_mean(context.joined.network(head.name).config) else ""
+            remarks.append(f"head{of_head} fitted to {fit.num_targets:,} targets, loss {fit.loss:.3f}{mean}")
         if context.world_size > 1:
             for weight in LastLayer.of(context.joined.network(head.name)).linear.parameters():
                 dist.broadcast(weight.detach(), 0)

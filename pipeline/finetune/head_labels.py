@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from transformers import AutoConfig
 
-from pipeline.finetune.fitted import LastLayer
+from pipeline.finetune.last_layer import LastLayer
 
 _UNNAMED = re.compile(r"LABEL_(\d+)")  # transformers' own, where nobody gave names
 

@@ -13,6 +13,7 @@ from transformers import AttentionInterface, AutoConfig, AutoModel
 from pipeline.encoder.heads import JoinedHeads
 from pipeline.encoder.packed_attention import PACKED, packed_attention
 from pipeline.errors import ComputeError, Problem, SpecError
+from pipeline.finetune.mean_layer import has_mean_layer
 from pipeline.finetune.spec import TrainingConfig
 
 _LAYER = re.compile(r"(?:^|\.)layers?\.(\d+)(?:\.|$)")
@@ -34,8 +35,8 @@ def find_height(name: str, num_layers: int) -> int:
 
 
 def count_layers(encoder: Any) -> int:
-    """Layers of a transformers model."""
-    return int(encoder.config.num_hidden_layers)
+    """Layers of a transformers model; one that only takes the mean stands above them, like a pooler."""
+    return int(encoder.config.num_hidden_layers) - has_mean_layer(encoder.config)
 
 
 def find_layers(encoder: Any) -> list[torch.nn.Module]:

@@ -16,6 +16,7 @@ from transformers import AutoConfig, AutoModel
 from pipeline.encoder.heads import JoinedHeads
 from pipeline.errors import Problem, SpecError
 from pipeline.extras import check_extra
+from pipeline.finetune.mean_layer import is_in_mean_layer
 from pipeline.finetune.spec import LoraConfig
 
 _IN_A_LAYER = re.compile(r"\.\d+\.")
@@ -76,13 +77,14 @@ def add_adapters(joined: JoinedHeads, lora: LoraConfig) -> None:
     from peft import inject_adapter_in_model
 
     encoder = joined.encoder
+    targets = find_targets(encoder, lora.target_modules)
     pooler = {id(weights) for name, weights in encoder.named_parameters() if name.startswith("pooler")}
     of_heads = [weights for weights in encoder.parameters() if id(weights) in pooler and weights.requires_grad]
     config = PeftLoraConfig(
         r=lora.rank,
         lora_alpha=lora.scale,
         lora_dropout=lora.dropout,
-        target_modules=list(find_targets(encoder, lora.target_modules)),
+        target_modules=[name for name in targets if not is_in_mean_layer(name, encoder.config)],
     )
     inject_adapter_in_model(config, encoder)
     for weights in of_heads:

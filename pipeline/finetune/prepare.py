@@ -29,8 +29,8 @@ from pipeline.finetune.classes import check_classes
 from pipeline.finetune.fitted import check_head_start
 from pipeline.finetune.labelled import LabelledSet, LabelPlaces, LabelTarget, check_labels, open_split
 from pipeline.finetune.layers import check_layers, check_recomputing
-from pipeline.finetune.linear_head import check_linear_head, suggest_linear_head
 from pipeline.finetune.lora import check_lora
+from pipeline.finetune.mean_layer import check_reading
 from pipeline.finetune.spec import FinetuneSpec, HeadSpec, MaskingConfig
 from pipeline.finetune.teacher import check_versions, find_target, find_version_column, read_teacher
 from pipeline.finetune.token_cache import CACHE_FORMAT
@@ -108,10 +108,7 @@ class PreparedTraining:
     @property
     def remarks(self) -> list[str]:
         """What the user should know before training starts."""
-        unseen = [remark for head in self.heads for remark in _unseen_classes(head)]
-        train, task = self.heads[0].train, self.heads[0].task
-        num_labels = len(train.learned.labels)
-        return unseen + suggest_linear_head(self.spec, lambda: self.encoder, task, train.num_rows, num_labels)
+        return [remark for head in self.heads for remark in _unseen_classes(head)]
 
     def replaced_bundles(self) -> list[str]:
         """What stands where this run will write, of other runs."""
@@ -215,7 +212,7 @@ def _check_recipe(
     checks.run(lambda: check_classes(spec.training, known, source))
     checks.run(lambda: check_best(spec.training, judged, source))
     checks.run(lambda: check_head_start(spec.training, tasks.values(), source))
-    checks.run(lambda: check_linear_head(spec, encoder, tasks, source))
+    checks.run(lambda: check_reading(spec, encoder, tasks, source))
     checks.run(lambda: _check_masking(spec, tasks, source))
     checks.raise_failures()
 

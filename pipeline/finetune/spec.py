@@ -41,7 +41,7 @@ ClassShares = Annotated[Literal["balanced"] | dict[str, Annotated[float, Field(g
 """`balanced`: every class counts the same; or label -> weight, 1 where none is given."""
 
 
-_OF_A_LINEAR_HEAD = {"method", "label_smoothing", "class_weights", "seed"}
+_OF_A_LINEAR_HEAD = {"method", "head_reads", "label_smoothing", "class_weights", "seed"}
 
 
 class MaskingConfig(SpecModel):
@@ -108,6 +108,11 @@ class TrainingConfig(SpecModel):
         "auto",
         description="where the head's last layer starts: fitted to the frozen encoder's states, or at random; auto: "
         "fitted where it is a new one that gives labels",
+    )
+    head_reads: Literal["auto", "first", "mean"] = Field(
+        "auto",
+        description="what a head over rows reads: the first token's state, or the mean of all, by one more layer; "
+        "auto: the mean where `pooling` is mean and the head a new one for few rows (or a linear head)",
     )
     lora: LoraConfig | None = Field(
         None, description="adapters learn in the encoder's place; the bundle holds plain weights"

@@ -29,6 +29,7 @@ from pipeline.finetune.layers import compile_layers, freeze_layers, recompute_la
 from pipeline.finetune.linear_head import fit_linear_head
 from pipeline.finetune.loop import Judgements, LoopHooks, LoopJob, ValidationRows, train
 from pipeline.finetune.lora import add_adapters, merge_adapters
+from pipeline.finetune.mean_layer import settle_reading
 from pipeline.finetune.parallel import check_precision, spread_network
 from pipeline.finetune.plan import TrainingPlan
 from pipeline.finetune.prepare import PreparedHead, PreparedTraining
@@ -66,7 +67,7 @@ def build_job(run: PreparedTraining, rank: int, world_size: int) -> tuple[LoopJo
     runtime = choose_runtime(spec.compute)
     torch.manual_seed(recipe.seed)
     encoder = run.encoder
-    loaded = {head.name: _load_head(encoder, head) for head in run.heads}
+    loaded = {head.name: _load_head(run, encoder, head) for head in run.heads}
     unfitted = tuple(head.name for head in run.heads if is_to_fit(head.task, *loaded[head.name], recipe.head_start))
     networks = {name: network for name, (network, _) in loaded.items()}
     network: Any = JoinedHeads(networks, EmbeddingOptions(spec.pooling, spec.normalize))
@@ -102,13 +103,13 @@ def build_job(run: PreparedTraining, rank: int, world_size: int) -> tuple[LoopJo
     return job, tokenizer
 
 
-def _load_head(encoder: str, head: PreparedHead) -> tuple[Any, frozenset[str]]:
+def _load_head(run: PreparedTraining, encoder: str, head: PreparedHead) -> tuple[Any, frozenset[str]]:
     """A head's network, and the names of those of its weights that are new."""
     learned = head.train.learned
     network, new_weights = load_trainable(encoder, head.task.head_class, False, **head.task.head_config(learned))
     if learned.labels and can_be_fitted(head.task):
         new_weights = match_labels(network, new_weights, read_labels(encoder), learned.labels)
-    return network, new_weights
+    return network, settle_reading(run.spec, head.task, network, new_weights, head.train.num_rows)
 
 
 def learn(job: LoopJob, hooks: LoopHooks) -> Judgements:

@@ -20,7 +20,6 @@ from pipeline.finetune.fitted import (
     STRENGTHS,
     Effort,
     KnownTargets,
-    LastLayer,
     LinearModel,
     LossSum,
     check_head_start,
@@ -30,6 +29,7 @@ from pipeline.finetune.fitted import (
     fit_new_heads,
     is_to_fit,
 )
+from pipeline.finetune.last_layer import LastLayer
 from pipeline.finetune.prepare import prepare_training
 from pipeline.finetune.spec import FinetuneSpec
 from pipeline.finetune.status import TrainingStatus

@@ -204,12 +204,6 @@ def test_classes_that_validation_never_shows_are_said(place: dict[str, Any], tmp
     assert prepare(several, heads=heads).remarks == ["validation of tone never shows: neutral"]
 
 
-def test_rows_so_few_that_a_linear_head_may_do_are_said(place: dict[str, Any], tmp_path: Path) -> None:
-    pq.write_table(make_rows(20, 1), tmp_path / "few.parquet")
-    (remark,) = prepare(place, data={**place["data"], "train": str(tmp_path / "few.parquet")}).remarks
-    assert remark.startswith("20 rows of 3 labels: with so few training.method: linear_head")
-
-
 @pytest.mark.parametrize(
     ("recipe", "message"),
     [

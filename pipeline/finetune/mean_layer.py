@@ -1,0 +1,161 @@
+"""A stock head over rows that reads the mean over all tokens, in a network that transformers loads as it is.
+
+Stock heads read the first token's state through a dense layer and an activation. For the mean, the encoder gets one
+more layer whose attention is uniform, so that every position holds the mean of all, and the dense layer starts as a
+share of the identity, where the activation is nearly straight. The layer only takes the mean and is never trained;
+the configuration says that it is there. Heads that can read the mean by themselves (ModernBERT's) are told to.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from transformers import AutoConfig
+
+from pipeline.errors import Problem, SpecError
+from pipeline.finetune.last_layer import LastLayer
+from pipeline.finetune.spec import FinetuneSpec
+from pipeline.tasks.base import Task
+
+FAMILIES = ("bert", "roberta", "xlm-roberta", "camembert", "electra")
+_MARK = "ends_in_mean_layer"  # in a configuration
+_OWN_POOLING = "classifier_pooling"  # the configuration of a head that pools by itself
+_MEAN_OVER_OWN = 1_000.0  # how much a position's mean outweighs its own state before they are normalised
+_STRAIGHT = 0.02  # tanh of 0.02 x is within 1.4 % of straight up to x = 10
+_TRAINED = 0.5  # a dense layer of smaller weights learns too fast: docs/decisions.md
+_FEW_ROWS_A_LABEL = 32
+
+
+def settle_reading(
+    spec: FinetuneSpec, task: Task, network: Any, new_weights: frozenset[str], num_rows: int
+) -> frozenset[str]:
+    """Let a network's head read what a recipe wants it to.
+
+    Args:
+        spec: The run's.
+        task: The head's.
+        network: The head's, as it was loaded; changed in place.
+        new_weights: Names of those of its weights that the checkpoint did not have.
+        num_rows: Training rows.
+
+    Returns:
+        `new_weights`, and the whole head's where it reads something else than it was trained for.
+    """
+    config, read = network.config, reads_mean(network.config)
+    is_new = network.base_model is not network and LastLayer.of(network).is_among(new_weights, network)
+    wanted = _wants_mean(spec, task, config, is_new, num_rows)
+    if wanted != read:
+        if hasattr(config, _OWN_POOLING):
+            setattr(config, _OWN_POOLING, "mean" if wanted else "cls")
+        elif wanted:
+            _add_layer(network)
+        else:
+            _drop_layer(network)
+        inner = {id(weight) for weight in network.base_model.parameters()}
+        new_weights |= {name for name, weight in network.named_parameters() if id(weight) not in inner}
+    if has_mean_layer(config):
+        network.base_model.encoder.layer[-1].requires_grad_(False)
+    if spec.training.method == "linear_head":
+        _pass_through(network, _STRAIGHT)
+    elif wanted and not read and has_mean_layer(config):
+        _pass_through(network, _TRAINED)
+    return new_weights
+
+
+def has_mean_layer(config: Any) -> bool:
+    """Whether an encoder's last layer only takes the mean."""
+    return bool(getattr(config, _MARK, False))
+
+
+def is_in_mean_layer(name: str, config: Any) -> bool:
+    """Whether a module, by its name within an encoder, is a part of such a layer."""
+    return has_mean_layer(config) and name.startswith(f"encoder.layer.{config.num_hidden_layers - 1}.")
+
+
+def reads_mean(config: Any) -> bool:
+    """Whether a network's head over rows reads the mean over all tokens."""
+    return has_mean_layer(config) or getattr(config, _OWN_POOLING, "cls") == "mean"
+
+
+def check_reading(spec: FinetuneSpec, encoder: str, tasks: Mapping[str, Task], source: str) -> None:
+    """Make sure that heads can read what a recipe wants them to, and that a linear head can be fitted.
+
+    Raises:
+        SpecError: another task, family or pooling.
+    """
+    recipe, problems = spec.training, []
+    is_linear, is_mean = recipe.method == "linear_head", recipe.head_reads == "mean"
+    if is_linear:
+        unfit = [task.name for task in tasks.values() if task.classes_of != "rows"]
+        found = f"linear_head, for {unfit[0] if unfit else 'several heads'}"
+        expected = "one task with one label for each row, or method: finetune"
+    else:
+        unfit = [task.name for task in tasks.values() if not _is_over_rows(task)]
+        found = f"{recipe.head_reads}, for {unfit[0] if unfit else 'several heads'}"
+        expected = "one task whose head gives something for each row, or head_reads: auto"
+    if (is_linear or recipe.head_reads != "auto") and (unfit or spec.heads):
+        problems.append(Problem("training.method" if is_linear else "training.head_reads", found, expected))
+    if is_linear or is_mean:
+        config = AutoConfig.from_pretrained(encoder, trust_remote_code=False)
+        use, can_pool = "linear_head" if is_linear else "head_reads: mean", hasattr(config, _OWN_POOLING)
+        if config.model_type not in FAMILIES and (is_linear or not can_pool):
+            known = (*FAMILIES, *(() if is_linear else ("modernbert",)))
+            problems.append(
+                Problem("model", f"is of family {config.model_type}", f"for {use} one of: {', '.join(known)}")
+            )
+    if is_linear and recipe.head_reads == "auto" and spec.pooling == "max":
+        problems.append(Problem("pooling", "holds 'max'", "mean or cls, for linear_head"))
+    if problems:
+        raise SpecError(source, tuple(problems))
+
+
+def _wants_mean(spec: FinetuneSpec, task: Task, config: Any, is_new: bool, num_rows: int) -> bool:
+    recipe = spec.training
+    if spec.heads or not _is_over_rows(task):
+        return False
+    if recipe.head_reads != "auto":
+        return recipe.head_reads == "mean"
+    can = config.model_type in FAMILIES or hasattr(config, _OWN_POOLING)
+    if recipe.method == "linear_head":
+        return spec.pooling == "mean"
+    is_few = config.num_labels > 1 and num_rows < _FEW_ROWS_A_LABEL * config.num_labels
+    return reads_mean(config) or (is_new and can and is_few and spec.pooling == "mean")
+
+
+def _is_over_rows(task: Task) -> bool:
+    return task.head_class == "AutoModelForSequenceClassification"
+
+
+def _add_layer(network: Any) -> None:
+    """Put one more layer on the encoder, after which every position holds the normalised mean of all positions."""
+    layers, config = network.base_model.encoder.layer, network.config
+    layer = type(layers[-1])(config, layer_idx=len(layers)).to(layers[-1].output.dense.weight)
+    attention, identity = layer.attention, torch.eye(config.hidden_size)
+    with torch.no_grad():
+        for parameter in layer.parameters():
+            parameter.zero_()
+        attention.self.value.weight.copy_(identity)
+        attention.output.dense.weight.copy_(_MEAN_OVER_OWN * identity)
+        attention.output.LayerNorm.weight.fill_(1)
+        layer.output.LayerNorm.weight.fill_(1)
+    layers.append(layer)
+    config.num_hidden_layers += 1
+    setattr(config, _MARK, True)
+
+
+def _drop_layer(network: Any) -> None:
+    encoder = network.base_model.encoder
+    encoder.layer = encoder.layer[:-1]
+    network.config.num_hidden_layers -= 1
+    delattr(network.config, _MARK)
+
+
+def _pass_through(network: Any, share: float) -> None:
+    """Let the head's dense layer hand on what it gets, so many times."""
+    pooler = getattr(network.base_model, "pooler", None)
+    dense = pooler.dense if pooler is not None else network.classifier.dense
+    with torch.no_grad():
+        dense.weight.copy_(share * torch.eye(dense.out_features))
+        dense.bias.zero_()
