@@ -22,7 +22,7 @@ from pipeline.encoder.tokenize import flat_positions
 from pipeline.errors import Problem, SpecError
 from pipeline.finetune.classes import weigh_rows
 from pipeline.finetune.last_layer import LastLayer
-from pipeline.finetune.mean_layer import reads_mean
+from pipeline.finetune.mean_layer import is_over_rows, reads_mean
 from pipeline.finetune.parallel import scatter_weights
 from pipeline.finetune.spec import TrainingConfig
 from pipeline.finetune.step import StepContext, TrainingHead
@@ -150,7 +150,8 @@ def fit_new_heads(context: StepContext, names: Sequence[str], rank: int) -> tupl
         if rank == 0:
             fit = fit_last_layer(replace(context, world_size=1), head, 0, _as_a_start(context, head))
             of_head = f" of {head.name}" if head.name else ""
-            mean = ", reads the mean of all tokens" if reads_mean(context.joined.network(head.name).config) else ""
+            is_mean = is_over_rows(head.task) and reads_mean(context.joined.network(head.name).config)
+            mean = ", reads the mean of all tokens" if is_mean else ""
             remarks.append(f"head{of_head} fitted to {fit.num_targets:,} targets, loss {fit.loss:.3f}{mean}")
         if context.world_size > 1:
             for weight in LastLayer.of(context.joined.network(head.name)).linear.parameters():

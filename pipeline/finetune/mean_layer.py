@@ -1,30 +1,32 @@
 """A stock head over rows that reads the mean over all tokens, in a network that transformers loads as it is.
 
 Stock heads read the first token's state through a dense layer and an activation. For the mean, the encoder gets one
-more layer whose attention is uniform, so that every position holds the mean of all, and the dense layer starts as a
-share of the identity, where the activation is nearly straight. The layer only takes the mean and is never trained;
-the configuration says that it is there. Heads that can read the mean by themselves (ModernBERT's) are told to.
+more layer whose attention is uniform, so that every position holds the mean of all, and the dense layer starts as the
+identity, or a share of it where the activation is straight. The layer only takes the mean and is never trained; the
+configuration says that it is there. Heads that can read the mean by themselves (ModernBERT's) are told to.
 """
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from typing import Any
 
 import torch
 from transformers import AutoConfig
 
+from pipeline.encoder.layers import find_layers
 from pipeline.errors import Problem, SpecError
 from pipeline.finetune.last_layer import LastLayer
 from pipeline.finetune.spec import FinetuneSpec
 from pipeline.tasks.base import Task
 
-FAMILIES = ("bert", "roberta", "xlm-roberta", "camembert", "electra")
+FAMILIES = ("bert", "roberta", "xlm-roberta", "camembert", "electra", "distilbert")
 _MARK = "ends_in_mean_layer"  # in a configuration
 _OWN_POOLING = "classifier_pooling"  # the configuration of a head that pools by itself
 _MEAN_OVER_OWN = 1_000.0  # how much a position's mean outweighs its own state before they are normalised
-_STRAIGHT = 0.02  # tanh of 0.02 x is within 1.4 % of straight up to x = 10
-_TRAINED = 0.5  # a dense layer of smaller weights learns too fast: docs/decisions.md
+_STRAIGHT = 0.02  # of the identity, where it is not trained: tanh of 0.02 x is within 1.4 % of straight up to x = 10
+_TRAINED = 1.0  # a step changes smaller weights too much: docs/decisions.md
 _FEW_ROWS_A_LABEL = 32
 
 
@@ -56,7 +58,7 @@ def settle_reading(
         inner = {id(weight) for weight in network.base_model.parameters()}
         new_weights |= {name for name, weight in network.named_parameters() if id(weight) not in inner}
     if has_mean_layer(config):
-        network.base_model.encoder.layer[-1].requires_grad_(False)
+        _layers(network)[-1].requires_grad_(False)
     if spec.training.method == "linear_head":
         _pass_through(network, _STRAIGHT)
     elif wanted and not read and has_mean_layer(config):
@@ -71,7 +73,7 @@ def has_mean_layer(config: Any) -> bool:
 
 def is_in_mean_layer(name: str, config: Any) -> bool:
     """Whether a module, by its name within an encoder, is a part of such a layer."""
-    return has_mean_layer(config) and name.startswith(f"encoder.layer.{config.num_hidden_layers - 1}.")
+    return has_mean_layer(config) and f".layer.{config.num_hidden_layers - 1}." in name
 
 
 def reads_mean(config: Any) -> bool:
@@ -92,7 +94,7 @@ def check_reading(spec: FinetuneSpec, encoder: str, tasks: Mapping[str, Task], s
         found = f"linear_head, for {unfit[0] if unfit else 'several heads'}"
         expected = "one task with one label for each row, or method: finetune"
     else:
-        unfit = [task.name for task in tasks.values() if not _is_over_rows(task)]
+        unfit = [task.name for task in tasks.values() if not is_over_rows(task)]
         found = f"{recipe.head_reads}, for {unfit[0] if unfit else 'several heads'}"
         expected = "one task whose head gives something for each row, or head_reads: auto"
     if (is_linear or recipe.head_reads != "auto") and (unfit or spec.heads):
@@ -112,50 +114,59 @@ def check_reading(spec: FinetuneSpec, encoder: str, tasks: Mapping[str, Task], s
 
 
 def _wants_mean(spec: FinetuneSpec, task: Task, config: Any, is_new: bool, num_rows: int) -> bool:
-    recipe = spec.training
-    if spec.heads or not _is_over_rows(task):
-        return False
+    recipe, read = spec.training, reads_mean(config)
+    if spec.heads or not is_over_rows(task):
+        return read and not has_mean_layer(config)
     if recipe.head_reads != "auto":
         return recipe.head_reads == "mean"
     can = config.model_type in FAMILIES or hasattr(config, _OWN_POOLING)
     if recipe.method == "linear_head":
         return spec.pooling == "mean"
     is_few = config.num_labels > 1 and num_rows < _FEW_ROWS_A_LABEL * config.num_labels
-    return reads_mean(config) or (is_new and can and is_few and spec.pooling == "mean")
+    return read or (is_new and can and is_few and spec.pooling == "mean")
 
 
-def _is_over_rows(task: Task) -> bool:
+def is_over_rows(task: Task) -> bool:
+    """Whether a task's head gives something for each row from the states of its tokens."""
     return task.head_class == "AutoModelForSequenceClassification"
+
+
+def _layers(network: Any) -> torch.nn.ModuleList:
+    base = network.base_model
+    layers: torch.nn.ModuleList = (
+        base.transformer if network.config.model_type == "distilbert" else base.encoder
+    ).layer
+    return layers
 
 
 def _add_layer(network: Any) -> None:
     """Put one more layer on the encoder, after which every position holds the normalised mean of all positions."""
-    layers, config = network.base_model.encoder.layer, network.config
-    layer = type(layers[-1])(config, layer_idx=len(layers)).to(layers[-1].output.dense.weight)
-    attention, identity = layer.attention, torch.eye(config.hidden_size)
+    layers, config = _layers(network), network.config
+    layers.append(copy.deepcopy(layers[-1]))
+    parts = find_layers(network.base_model)[-1]
+    identity = torch.eye(config.hidden_size)
     with torch.no_grad():
-        for parameter in layer.parameters():
+        for parameter in layers[-1].parameters():
             parameter.zero_()
-        attention.self.value.weight.copy_(identity)
-        attention.output.dense.weight.copy_(_MEAN_OVER_OWN * identity)
-        attention.output.LayerNorm.weight.fill_(1)
-        layer.output.LayerNorm.weight.fill_(1)
-    layers.append(layer)
+        parts.query_key_value[-1].weight.copy_(identity)
+        parts.attention_output.weight.copy_(_MEAN_OVER_OWN * identity)
+        parts.attention_norm.weight.fill_(1)
+        parts.output_norm.weight.fill_(1)
     config.num_hidden_layers += 1
     setattr(config, _MARK, True)
 
 
 def _drop_layer(network: Any) -> None:
-    encoder = network.base_model.encoder
-    encoder.layer = encoder.layer[:-1]
+    del _layers(network)[-1]
     network.config.num_hidden_layers -= 1
     delattr(network.config, _MARK)
 
 
 def _pass_through(network: Any, share: float) -> None:
-    """Let the head's dense layer hand on what it gets, so many times."""
+    """Let the head's dense layer hand on what it gets, so many times; more than nothing, where only that passes."""
     pooler = getattr(network.base_model, "pooler", None)
-    dense = pooler.dense if pooler is not None else network.classifier.dense
+    is_rectified = network.config.model_type == "distilbert"
+    dense = network.pre_classifier if is_rectified else network.classifier.dense if pooler is None else pooler.dense
     with torch.no_grad():
         dense.weight.copy_(share * torch.eye(dense.out_features))
-        dense.bias.zero_()
+        dense.bias.fill_(float(is_rectified))

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModelForSequenceClassification, AutoTokenizer, DistilBertConfig
+from transformers import AlbertConfig, AutoModelForSequenceClassification, AutoTokenizer
 
 from pipeline.encoder.bundle import fetch_bundle
 from pipeline.errors import SpecError
@@ -72,9 +72,9 @@ def test_what_a_linear_head_cannot_be_is_said(raw: dict[str, Any], changes: dict
 
 
 def test_another_family_is_refused(raw: dict[str, Any], tmp_path: Path) -> None:
-    DistilBertConfig().save_pretrained(tmp_path / "other")
+    AlbertConfig().save_pretrained(tmp_path / "other")
     spec = FinetuneSpec.model_validate(raw)
-    with pytest.raises(SpecError, match="model: is of family distilbert; expected for linear_head one of: bert"):
+    with pytest.raises(SpecError, match="model: is of family albert; expected for linear_head one of: bert"):
         check_reading(spec, str(tmp_path / "other"), {"": TASKS["text-classification"]}, "spec.yaml")
 
 
