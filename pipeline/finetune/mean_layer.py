@@ -27,7 +27,7 @@ _OWN_POOLING = "classifier_pooling"  # the configuration of a head that pools by
 _MEAN_OVER_OWN = 1_000.0  # how much a position's mean outweighs its own state before they are normalised
 _STRAIGHT = 0.02  # of the identity, where it is not trained: tanh of 0.02 x is within 1.4 % of straight up to x = 10
 _TRAINED = 1.0  # a step changes smaller weights too much: docs/decisions.md
-_FEW_ROWS_A_LABEL = 32
+_FEW_ROWS_A_LABEL = 512  # docs/decisions.md
 
 
 def settle_reading(

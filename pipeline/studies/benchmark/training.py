@@ -8,7 +8,7 @@ has a seed of its own, the same for everyone.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -100,7 +100,7 @@ class TrainingWork:
 
 
 def training_contenders(work: TrainingWork) -> list[Contender]:
-    """Own training, with each start a head can have, and the Trainer with and without grouping by length.
+    """Own training, as it comes and with heads as theirs, and the Trainer with and without grouping by length.
 
     Each gives its model's directory.
     """
@@ -108,10 +108,10 @@ def training_contenders(work: TrainingWork) -> list[Contender]:
         _contender(work, f"Hugging Face Trainer, {sampling}", partial(_run_trainer, work, sampling))
         for sampling in ("group_by_length", "random")
     ]
-    own = {"bertmill": work.runs[0].spec.training.head_start}
+    own: dict[str, dict[str, str]] = {"bertmill": {}}
     if can_be_fitted(work.head.task):
-        own["bertmill, head from random weights, as theirs"] = "random"
-    return [*(_contender(work, name, partial(_run_own, work, start)) for name, start in own.items()), *trainers]
+        own["bertmill, head from random weights, as theirs"] = {"head_start": "random", "head_reads": "first"}
+    return [*(_contender(work, name, partial(_run_own, work, changes)) for name, changes in own.items()), *trainers]
 
 
 def _contender(work: TrainingWork, name: str, train: Callable[[PreparedTraining], Path]) -> Contender:
@@ -125,9 +125,9 @@ def _contender(work: TrainingWork, name: str, train: Callable[[PreparedTraining]
     return Contender(name, run)
 
 
-def _run_own(work: TrainingWork, head_start: str, run: PreparedTraining) -> Path:
+def _run_own(work: TrainingWork, changes: Mapping[str, str], run: PreparedTraining) -> Path:
     shutil.rmtree(run.spec.work_uri, ignore_errors=True)
-    recipe = run.spec.training.model_copy(update={"head_start": head_start})
+    recipe = run.spec.training.model_copy(update=changes)
     train_alone(replace(run, spec=run.spec.model_copy(update={"training": recipe})), work.num_threads)
     return Path(run.spec.output)
 

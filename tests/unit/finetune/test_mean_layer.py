@@ -28,7 +28,7 @@ from tests.unit.finetune.training import raw_spec, same_weights, weights_of
 
 CLASSIFIER = "AutoModelForSequenceClassification"
 ROWS = TASKS["text-classification"]
-MANY, FEW = 1_000, 20
+MANY, FEW = 2_000, 1_000  # rows of the two labels that a tiny network has
 
 
 def spec_of(training: dict[str, Any] | None = None, **fields: Any) -> FinetuneSpec:
