@@ -114,6 +114,14 @@ class ProgressDisplay:
             self._last_line_s = now_s
             print(self._plain_line(now_s, note), file=sys.stderr, flush=True)
 
+    def say(self, remark: str) -> None:
+        """Put a line of its own between those of progress, which it does not have to wait for."""
+        line = f"{self._title}, {remark}"
+        if self._bar is not None:
+            self._bar.console.print(line, markup=False, highlight=False)
+        else:
+            print(line, file=sys.stderr, flush=True)
+
     def _tell_watchers(self, figures: Mapping[str, float]) -> None:
         for watch in watchers:
             watch(Progress(self._title, self._unit, self._done, self._total, figures))

@@ -6,7 +6,7 @@ Knows nothing of Ray, under which the board is an actor.
 from __future__ import annotations
 
 import traceback
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch.distributed as dist
 
@@ -54,6 +54,7 @@ class Board:
     def __init__(self) -> None:
         self._at_work: set[int] = set()
         self._status: TrainingStatus | None = None
+        self._unread: list[str] = []
         self._failure: Failure | None = None
         self._is_to_stop = False
 
@@ -90,10 +91,12 @@ class Board:
     def post(self, status: TrainingStatus) -> None:
         """Tell how far the run is."""
         self._status = status
+        self._unread += status.remarks or ()
 
-    def status(self) -> TrainingStatus | None:
-        """What was told last."""
-        return self._status
+    def read(self) -> TrainingStatus | None:
+        """What was told last, with all remarks that nobody has read yet: statuses come faster than they are read."""
+        remarks, self._unread = tuple(self._unread), []
+        return None if self._status is None else replace(self._status, remarks=remarks or None)
 
     def failure(self) -> Failure | None:
         """What ended the run, if anything has."""

@@ -165,20 +165,27 @@ class _Watch:
                 return
         self._has_begun.set()
         with ProgressDisplay("training", status.num_steps, "steps", done=status.step) as display:
+            _tell(display, status)
             while not self._stop.wait(_POLL_S):
-                status = self._read() or status
-                display.update(status.step, _note(status))
-            status = self._read() or status
-            display.update(status.step, _note(status))
+                _tell(display, self._read())
+            _tell(display, self._read())
 
     def _read(self) -> TrainingStatus | None:
         try:
             if self._wants_end.is_set():
                 ray.get(self._board.stop.remote(), timeout=10)
-            status: TrainingStatus | None = ray.get(self._board.status.remote(), timeout=10)
+            status: TrainingStatus | None = ray.get(self._board.read.remote(), timeout=10)
         except ray.exceptions.RayError:
             return None
         return status
+
+
+def _tell(display: ProgressDisplay, status: TrainingStatus | None) -> None:
+    if status is None:
+        return
+    for remark in status.remarks or ():
+        display.say(f"by step {status.step:,}: {remark}")
+    display.update(status.step, _note(status))
 
 
 def _note(status: TrainingStatus) -> str:
@@ -186,10 +193,9 @@ def _note(status: TrainingStatus) -> str:
         f", {name} {value:.3f}" for name, value in (status.validation or {}).items() if not name.endswith("loss")
     )
     workers = f", {status.num_workers} workers" if status.num_workers > 1 else ""
-    remarks = "".join(f", {remark}" for remark in status.remarks or ())
     return (
         f"epoch {status.epoch + 1}, loss {status.loss:.3f}, lr {status.learning_rate:.1e}, "
-        f"{status.tokens_per_s:,.0f} tokens/s, {status.padding_share:.0%} padding{workers}{figures}{remarks}"
+        f"{status.tokens_per_s:,.0f} tokens/s, {status.padding_share:.0%} padding{workers}{figures}"
     )
 
 

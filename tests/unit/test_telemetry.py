@@ -50,6 +50,13 @@ def test_what_was_done_before_tells_nothing_of_the_time_that_is_left(
     ]
 
 
+def test_a_remark_is_said_at_once(clock: list[float], capsys: pytest.CaptureFixture[str]) -> None:
+    with ProgressDisplay("training", 2_000, "steps") as display:
+        display.update(100, "too early")
+        display.say("by step 100: head fitted [to rows]")
+    assert capsys.readouterr().err == "training, by step 100: head fitted [to rows]\n"
+
+
 def test_the_end_is_always_said_and_only_once(clock: list[float], capsys: pytest.CaptureFixture[str]) -> None:
     with ProgressDisplay("training", 8, "steps") as display:
         display.update(8, "loss 0.1")
@@ -110,8 +117,10 @@ def test_a_terminal_of_80_columns_gets_a_bar_and_everything_that_a_log_has(monke
         patch.setenv("TERM", "xterm")
         with telemetry.ProgressDisplay("scoring", 23_703, "rows") as display:
             display.update(20_000, note)
+            display.say("a remark [of its own]")
     seen = read_all(reader)
     lines = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", seen).replace("\r", "\n").split("\n")
     assert any(re.fullmatch(r"scoring [━╸╺]+ 20,000/23,703 rows \(84%\) [-0-9:]+ left *", line) for line in lines)
     assert any(line.rstrip() == f"  {note}" for line in lines)
+    assert any(line.rstrip() == "scoring, a remark [of its own]" for line in lines)
     assert max(map(len, lines)) <= 80

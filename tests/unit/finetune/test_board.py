@@ -17,6 +17,7 @@ from pipeline.errors import (
     TransientStorageError,
 )
 from pipeline.finetune.board import Board, Failure, find_permanent
+from pipeline.finetune.status import TrainingStatus
 
 
 @pytest.fixture
@@ -110,3 +111,18 @@ def test_a_run_that_was_asked_to_stop_is_not_begun_again() -> None:
     assert failure is not None
     with pytest.raises(InterruptedRunError, match="stopped while lost workers were replaced"):
         raise failure.error
+
+
+def test_remarks_are_read_once_however_many_statuses_came_between() -> None:
+    """The driver looks now and then: what a fast run told at its first steps was on nobody's screen."""
+    board = Board()
+    assert board.read() is None
+    for step, remarks in enumerate([("head fitted",), None, ("gradient far above the usual", "loss falls")]):
+        board.post(TrainingStatus(step, 9, 0, 0.5, 0.0, 0.0, 1.0, 0.0, remarks=remarks))
+    found = board.read()
+    assert found is not None
+    assert found.step == 2
+    assert found.remarks == ("head fitted", "gradient far above the usual", "loss falls")
+    again = board.read()
+    assert again is not None
+    assert (again.step, again.remarks) == (2, None)
