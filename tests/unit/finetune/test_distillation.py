@@ -49,7 +49,8 @@ def taught(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "model": str(root / "encoder"),
         "data": {"train": str(root / "labelled.parquet")},
         "output": str(root / "teacher"),
-        "training": {"learning_rate": 1e-3, "epochs": 8, "head_start": "random"},  # so that it embeds in its own way
+        # so that it embeds in its own way
+        "training": {"learning_rate": 1e-3, "epochs": 8, "head_start": "random", "head_reads": "first"},
     }
     train_alone(prepare_training(parse_spec(raw, FinetuneSpec, "spec"), "spec"), num_threads=1)
     score(root, root / "teacher", "unlabelled", 240, seed=2)
