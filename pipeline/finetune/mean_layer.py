@@ -46,7 +46,7 @@ def settle_reading(
         `new_weights`, and the whole head's where it reads something else than it was trained for.
     """
     config, read = network.config, reads_mean(network.config)
-    is_new = network.base_model is not network and LastLayer.of(network).is_among(new_weights, network)
+    is_new = is_over_rows(task) and LastLayer.of(network).is_among(new_weights, network)
     wanted = _wants_mean(spec, task, config, is_new, num_rows)
     if wanted != read:
         if hasattr(config, _OWN_POOLING):
