@@ -9,6 +9,7 @@ from statistics import median
 _REMEMBERED = 100
 _NEEDED = 10
 _MANY_TIMES = 10.0
+_HARMLESS = 0.1  # where nothing is left to learn, norms jump between next to nothing and ten times that
 
 
 class NormWatch:
@@ -22,6 +23,6 @@ class NormWatch:
         usual = median(self._norms) if len(self._norms) >= _NEEDED else math.inf
         if math.isfinite(norm):
             self._norms.append(norm)
-        if norm <= _MANY_TIMES * usual:
+        if norm <= max(_MANY_TIMES * usual, _HARMLESS):
             return None
         return f"gradient norm {norm:.3g} at step {step}, usually {usual:.3g}"

@@ -30,7 +30,7 @@ def make_tune(root_uri: str, encoder: str, **changes: Any) -> PreparedTune:
             "model": encoder,
             "max_length": 32,
             "data": {name: join_uri(root_uri, f"data/{name}.parquet") for name in ("train", "validation")},
-            "training": {"epochs": 4, "batch_rows": 16, "head_start": "random"},
+            "training": {"epochs": 4, "batch_rows": 16, "head_start": "random", "head_reads": "first"},
         },
         "space": {"training.learning_rate": {"choice": [GOOD, IDLE, EXPLODING]}},
         "compute": {"device": "cpu", "precision": "fp32"},

@@ -26,3 +26,11 @@ def test_the_usual_follows_the_run_and_forgets() -> None:
     assert watch.add(160, 50.0) is None
     assert watch.add(161, math.inf) == "gradient norm inf at step 161, usually 9"
     assert watch.add(162, 50.0) is None, "a norm that is not finite is not part of the usual"
+
+
+def test_norms_next_to_nothing_may_jump_about() -> None:
+    watch = NormWatch()
+    for step in range(10):
+        watch.add(step, 1e-5)
+    assert watch.add(10, 0.09) is None
+    assert watch.add(11, 0.11) == "gradient norm 0.11 at step 11, usually 1e-05"
