@@ -19,6 +19,13 @@ class BatchBudget:
     rows: int
 
 
+def padded_share(lengths: Sequence[int] | IntArray, budget: BatchBudget) -> float:
+    """Tokens that padded batches of these rows compute, for each of the rows' own; 1 where there are no rows."""
+    sizes = np.maximum(np.asarray(lengths, dtype=np.int64), 1)
+    computed = sum(len(batch) * int(sizes[batch[0]]) for batch in plan_batches(sizes, budget))
+    return computed / int(sizes.sum()) if len(sizes) else 1.0
+
+
 def plan_batches(lengths: Sequence[int] | IntArray, budget: BatchBudget, is_padded: bool = True) -> Iterator[IntArray]:
     """Group rows of similar length, longest first, so that little is padded and memory peaks at once.
 

@@ -17,7 +17,7 @@ import transformers
 from transformers import AutoConfig
 
 from pipeline.encoder.attention import Runtime, attention_kernel
-from pipeline.encoder.batching import plan_batches
+from pipeline.encoder.batching import BatchBudget, plan_batches
 from pipeline.encoder.bundle import refuse_adapter
 from pipeline.encoder.checks import EXPECTED_MODEL, check_runs, check_weights, no_head
 from pipeline.encoder.fast import FastEncoder
@@ -169,6 +169,11 @@ class EncoderModel:
         self._fast = FastEncoder(self._encoder, torch.bfloat16) if is_fast else None
         reads_all = any(not reads_firsts_only(head.network, head.pooling) for head in heads)
         self._firsts_only = not (reads_all or self._is_padded) and has_known_layers(self._encoder)
+
+    @property
+    def padded_batch(self) -> BatchBudget | None:
+        """What a padded batch holds; None where windows are packed."""
+        return self._budget if self._is_padded else None
 
     def flops(self, rows: TokenRows) -> float:
         """FLOP of one pass over these rows, estimated."""

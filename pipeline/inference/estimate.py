@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -12,10 +13,11 @@ from pipeline.config import PoolOptions
 from pipeline.corpus.reader import REASON, Columns, input_column
 from pipeline.corpus.sample import SampleSize, Spot, choose_spots, read_sample
 from pipeline.corpus.shards import Shard
+from pipeline.encoder.batching import IntArray
 from pipeline.encoder.bundle import fetch_bundle
 from pipeline.encoder.loading import load_counting_tokenizer
 from pipeline.encoder.tokenize import TextTokenizer
-from pipeline.inference.pace import pace_of_nights, pace_of_probe
+from pipeline.inference.pace import Sampled, pace_of_nights, pace_of_probe
 from pipeline.inference.prepare import PreparedRun
 from pipeline.inference.source import token_groups, token_options
 from pipeline.inference.spec import FIRST
@@ -101,19 +103,18 @@ def estimate_work(
     Raises:
         CorpusError: a sampled file is corrupt or changed.
     """
-    spots = sample_spots(run)
-    num_tokens, num_sampled = estimate_tokens(run, spots)
+    sampled = estimate_tokens(run, sample_spots(run))
     pace = None if probes_anew and pool is not None else pace_of_nights(run, pool)
     if pace is None and pool is not None:
-        pace = pace_of_probe(run, spots, pool, before_s, probes_anew)
+        pace = pace_of_probe(run, sampled, pool, before_s, probes_anew)
     if pace is None:
         basis = "no earlier night: the cluster's machines are not this one"
-        return Estimate(run.plan.num_pending_rows, num_tokens, num_sampled, None, basis, None)
+        return Estimate(run.plan.num_pending_rows, sampled.num_tokens, sampled.num_rows, None, basis, None)
     pending = run.plan.pending
     largest = max(shard.num_rows for shard in pending) / run.plan.num_pending_rows
-    seconds, price = pace.seconds(num_tokens, largest), run.spec.compute.price_per_hour
+    seconds, price = pace.seconds(sampled.num_tokens, largest), run.spec.compute.price_per_hour
     cost = None if price is None else pace.num_workers * seconds / 3600 * price
-    return Estimate(run.plan.num_pending_rows, num_tokens, num_sampled, seconds, pace.basis, cost)
+    return Estimate(run.plan.num_pending_rows, sampled.num_tokens, sampled.num_rows, seconds, pace.basis, cost)
 
 
 def sample_spots(run: PreparedRun) -> list[Spot]:
@@ -123,21 +124,25 @@ def sample_spots(run: PreparedRun) -> list[Spot]:
     return choose_spots(pieces, layouts, _SAMPLE.spots)
 
 
-def estimate_tokens(run: PreparedRun, spots: Sequence[Spot]) -> tuple[float, int]:
-    """Tokens of all that is pending, and from how many rows that is known."""
+def estimate_tokens(run: PreparedRun, spots: Sequence[Spot]) -> Sampled:
+    """Tokens of all that is pending, as far as rows of these spots tell."""
     counted = {FIRST: run.bundles[FIRST]} if run.spec.cascade is not None else run.bundles  # as the worker counts
     names = [group[0] for group in token_groups(counted, run.source.texts)]
     tokenizers = {name: _open_tokenizer(run, name) for name in names}
     options = replace(run.source.options, kept_schema=pa.schema([]))
     columns, total, num_sampled = Columns(run.source.columns.inputs), 0.0, 0
+    lengths: list[IntArray] = [np.zeros(0, np.int64)]
     for spot, rows in zip(spots, read_sample(spots, columns, options, run.ledger.storage, _SAMPLE), strict=True):
         good, num_tokens = rows.filter(pc.is_null(rows[REASON])), 0
         for name, tokenizer in tokenizers.items():
             texts = (good[input_column(column)] for column in run.source.texts[name].columns)
-            num_tokens += len(tokenizer.encode(*texts).ids)
+            tokens = tokenizer.encode(*texts)
+            num_tokens += len(tokens.ids)
+            if name == names[0]:
+                lengths.append(tokens.lengths)
         total += num_tokens / max(rows.num_rows, 1) * spot.num_meant_rows
         num_sampled += rows.num_rows
-    return total, num_sampled
+    return Sampled(spots, total, num_sampled, np.concatenate(lengths))
 
 
 def _called(run: PreparedRun, name: str) -> str:

@@ -13,9 +13,10 @@ import numpy as np
 from pipeline.config import PoolOptions
 from pipeline.corpus.sample import Spot, head_of
 from pipeline.corpus.shards import Piece, Shard, name_shard
+from pipeline.encoder.batching import IntArray
 from pipeline.inference.prepare import PreparedRun, make_job
 from pipeline.inference.probed import Probed, keep_probe, recall_probe
-from pipeline.output.ledger import records_from
+from pipeline.output.ledger import DoneRecord, records_from
 from pipeline.output.manifests import Manifest, nights_with_manifests, read_manifests
 from pipeline.output.usage import StageTimes
 
@@ -27,6 +28,23 @@ _MIN_TOKENS = 20_000  # a night of fewer says more about starting than about sco
 _PROBE_S, _PROBES, _FIRST_ROWS, _MAX_ROWS = 3.0, 3, 64, 8_192
 RAY_START_S = 10.0
 """What a local Ray's start and its worker's imports take, as estimated from one night on 2 cores: see docs/scale.md."""
+
+
+@dataclass(frozen=True)
+class Sampled:
+    """What is known of the rows to come.
+
+    Attributes:
+        spots: Where some of them stand.
+        num_tokens: Of all of them, estimated.
+        num_rows: From how many.
+        lengths: Tokens of each window of those, as the first bundle reads them.
+    """
+
+    spots: Sequence[Spot]
+    num_tokens: float
+    num_rows: int
+    lengths: IntArray
 
 
 @dataclass(frozen=True)
@@ -71,13 +89,13 @@ def pace_of_nights(run: PreparedRun, pool: PoolOptions | None) -> Pace | None:
 
 
 def pace_of_probe(
-    run: PreparedRun, spots: Sequence[Spot], pool: PoolOptions, before_s: float, probes_anew: bool = False
+    run: PreparedRun, sampled: Sampled, pool: PoolOptions, before_s: float, probes_anew: bool = False
 ) -> Pace:
     """That of rows of the sample, scored here for a few seconds, now or by a plan of the last 30 days.
 
     Args:
         run: The night to come.
-        spots: Where its rows stand.
+        sampled: Its rows.
         pool: The workers it would have; the probe is one of them.
         before_s: What planning took.
         probes_anew: Whatever an earlier plan found.
@@ -86,11 +104,12 @@ def pace_of_probe(
         BertmillError: what the worker would raise.
     """
     known = None if probes_anew else recall_probe(run, pool)
-    found = known or _probe(run, spots, pool)
+    found = known or _probe(run, sampled.spots, pool)
+    rate = found.tokens_per_s_of(sampled.lengths)
     threads = f"{pool.cpus_per_worker:g} CPUs" if pool.gpus_per_worker == 0 else "a GPU"
     when = f", on {known.day}" if known else ""
-    basis = f"a probe of {found.num_tokens:,} tokens here{when}, with {threads}: {found.tokens_per_s:,.0f} tokens/s"
-    return Pace(found.tokens_per_s, before_s + found.load_s + RAY_START_S, pool.num_workers, basis)
+    basis = f"a probe of {found.num_tokens:,} tokens here{when}, with {threads}: {rate:,.0f} tokens/s"
+    return Pace(rate, before_s + found.load_s + RAY_START_S, pool.num_workers, basis)
 
 
 def _probe(run: PreparedRun, spots: Sequence[Spot], pool: PoolOptions) -> Probed:
@@ -105,8 +124,17 @@ def _probe(run: PreparedRun, spots: Sequence[Spot], pool: PoolOptions) -> Probed
         num_rows = max(_FIRST_ROWS, min(_MAX_ROWS, int(_FIRST_ROWS * _PROBE_S / _PROBES / first_s)))
         # Each a row longer, as a shard that is done keeps its record; the best is the least disturbed one.
         tries = [_score(scorer, _mixed_shard(spots, num_rows + 1 + more)) for more in range(_PROBES)]
-    num_tokens, seconds = max(tries, key=lambda found: found[0] / found[1])
-    probed = Probed(num_tokens, num_tokens / seconds, load_s, time.time())
+        batch = scorer.padded_batch
+    best, seconds = max(tries, key=lambda found: found[0].num_tokens / found[1])
+    num_tokens = max(round(_with_copies(best.num_tokens, best.num_rows, best.num_reused_rows)), 1)
+    probed = Probed(
+        num_tokens,
+        num_tokens / seconds,
+        load_s,
+        time.time(),
+        best.num_padded_tokens / best.num_tokens if best.num_tokens else 1.0,
+        None if batch is None else (batch.tokens, batch.rows),
+    )
     keep_probe(run, pool, probed)
     return probed
 
@@ -162,9 +190,8 @@ def _shard_of(pieces: tuple[Piece, ...]) -> Shard:
     return Shard(name_shard(pieces), pieces, 0)
 
 
-def _score(scorer: ShardScorer, shard: Shard) -> tuple[int, float]:
-    """Tokens, and seconds without those of reading, which opens a file here for every few rows."""
+def _score(scorer: ShardScorer, shard: Shard) -> tuple[DoneRecord, float]:
+    """The record, and seconds without those of reading, which opens a file here for every few rows."""
     (record,) = records_from(scorer.process(shard))
     stages: StageTimes = record.usage.stages
-    num_tokens = round(_with_copies(record.num_tokens, record.num_rows, record.num_reused_rows))
-    return max(num_tokens, 1), max(stages.busy_s - stages.read_s, 1e-9)
+    return record, max(stages.busy_s - stages.read_s, 1e-9)

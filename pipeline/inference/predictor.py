@@ -12,6 +12,7 @@ import torch
 from pipeline.config import ElasticCompute, ScoringCompute
 from pipeline.corpus.reader import input_column
 from pipeline.encoder.attention import Runtime, choose_runtime, set_threads
+from pipeline.encoder.batching import BatchBudget
 from pipeline.encoder.bundle import Bundle, BundleInfo, fetch_bundle
 from pipeline.encoder.loading import load_tokenizer
 from pipeline.encoder.model import EncoderModel, Head, load_network, shares_encoder
@@ -62,6 +63,11 @@ class Predictor:
         self.runtime = runtime
         self._passes = passes
         self._settles = settles
+
+    @property
+    def padded_batch(self) -> BatchBudget | None:
+        """What a padded batch of the first encoder holds; None where it takes packs."""
+        return self._passes[0].models[0][1].padded_batch
 
     def predict(
         self, rows: pa.Table, texts: Mapping[str, TextSource], clock: StageClock | None = None

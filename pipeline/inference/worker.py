@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 
 from pipeline.corpus.reader import REASON, read_shard
 from pipeline.corpus.shards import Shard
+from pipeline.encoder.batching import BatchBudget
 from pipeline.encoder.outputs import ModelOutputs
 from pipeline.encoder.peak import device_name, find_peak
 from pipeline.inference.cascade import ask_in_turn
@@ -67,6 +68,11 @@ class ShardScorer:
         self._reuse = ResultReuse(job.reuse, self._answer_schema) if job.reuse is not None else None
         self._members = {**predictor.members, **({FIRST: first.members[""]} if first is not None else {})}
         self._version = joined_versions({name: member.info for name, member in self._members.items()})
+
+    @property
+    def padded_batch(self) -> BatchBudget | None:
+        """What a padded batch of the encoder that every row runs through holds; None where it takes packs."""
+        return (self._first or self._predictor).padded_batch
 
     def process(self, shard: Shard) -> pa.Table:
         """Score a shard, write its file, claim its done-record.

@@ -59,7 +59,7 @@ def test_a_plan_whose_pace_is_known_loads_no_model(tmp_path: Path) -> None:
     story.put("a", 300, seed=0)
     run = story.prepare("2026-11-23")
     pool = choose_pool(run.spec.compute, Resources(os.cpu_count() or 1, 0, is_local=True))
-    keep_probe(run, pool, Probed(20_000, 5_000.0, 1.0, time.time()))
+    keep_probe(run, pool, Probed(20_000, 5_000.0, 1.0, time.time(), 1.0, None))
     spec = tmp_path / "spec.yaml"
     spec.write_text(yaml.safe_dump(run.spec.model_dump(mode="json", exclude_unset=True)))
     *lines, loaded = _loaded_by("plan", str(spec), "--date", "2026-11-23")

@@ -115,7 +115,7 @@ def test_the_plan_names_both_and_counts_as_the_night_does(story: Story) -> None:
     run = story.prepare(NIGHT)
     lines = "\n".join(explain_plan(run))
     assert f"model: first: {story.root}/small (model_version " in lines
-    num_tokens, _ = estimate_tokens(run, sample_spots(run))
+    num_tokens = estimate_tokens(run, sample_spots(run)).num_tokens
     assert num_tokens == pytest.approx(story.night(NIGHT).num_tokens, rel=0.05)
 
 

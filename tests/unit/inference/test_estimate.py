@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pytest
+from transformers import MPNetConfig, MPNetModel
 
 from pipeline.config import PoolOptions
 from pipeline.encoder.loading import load_counting_tokenizer, load_tokenizer
@@ -14,9 +17,10 @@ from pipeline.encoder.tokenize import TextTokenizer, TokenOptions
 from pipeline.errors import ModelError
 from pipeline.inference import pace
 from pipeline.inference import probed as probed_file
-from pipeline.inference.estimate import Estimate, estimate_work
+from pipeline.inference.estimate import Estimate, estimate_tokens, estimate_work, sample_spots
 from pipeline.inference.pace import Pace
 from pipeline.inference.publish import publish_run
+from tests.tiny import make_bundle, tiny_config
 from tests.unit.inference.nights import Story
 from tests.unit.inference.scoring import score_all
 
@@ -80,13 +84,34 @@ def test_what_a_probe_found_is_remembered_for_the_same_model_and_workers(
     assert probed_file.recall_probe(run, POOL) is None
 
 
+def test_of_a_padded_family_a_probe_is_corrected_by_what_the_sample_is_padded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pace, "_PROBE_S", 0.1)
+    shape = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    network = MPNetModel(MPNetConfig(vocab_size=tiny_config().vocab_size, max_position_embeddings=64, **shape))
+    make_bundle(tmp_path / "bundle", (), network=network.eval(), task="embedding")
+    run = a_corpus(tmp_path, tmp_path / "bundle").prepare(NIGHTS[0])
+    sampled = estimate_tokens(run, sample_spots(run))
+    found = pace.pace_of_probe(run, sampled, POOL, 0.0)
+    known = probed_file.recall_probe(run, POOL)
+    assert known is not None
+    assert known.padded_share > 1.0
+    assert found.worker_tokens_per_s == known.tokens_per_s_of(sampled.lengths)
+    alike, unlike = np.full(64, 10), np.arange(1, 65)
+    by_alike, by_unlike = (known.tokens_per_s_of(lengths) for lengths in (alike, unlike))
+    assert by_alike == pytest.approx(known.tokens_per_s * known.padded_share)
+    assert by_unlike == pytest.approx(by_alike * unlike.mean() / 64)
+    assert replace(known, batch=None).tokens_per_s_of(unlike) == known.tokens_per_s
+
+
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"num_tokens": 1, "tokens_per_s": 0, "load_s": 1, "at_s": 1}'])
 def test_a_probe_whose_file_cannot_be_read_is_made_again(
     bundle_directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     run = a_corpus(tmp_path, bundle_directory).prepare(NIGHTS[0])
-    probed_file.keep_probe(run, POOL, probed_file.Probed(1, 1.0, 1.0, time.time()))
+    probed_file.keep_probe(run, POOL, probed_file.Probed(1, 1.0, 1.0, time.time(), 1.0, None))
     (file,) = (tmp_path / "cache" / "bertmill" / "probes").iterdir()
     assert probed_file.recall_probe(run, POOL) is not None
     file.write_text(content)
