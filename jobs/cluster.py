@@ -14,7 +14,7 @@ from jobs.nodes import Node, lacking_note
 from jobs.pool import MIN_LOGICAL_CPUS, Resources, choose_pool
 from jobs.quiet import muted_stderr, own_sigterm
 from pipeline.config import ElasticCompute, PoolOptions
-from pipeline.errors import ComputeError, first_line
+from pipeline.errors import ComputeError, RayStartError, first_line
 from pipeline.tracing import span
 
 # Read as ray is imported: a call that outlives its session must not start a Ray of its own.
@@ -31,6 +31,7 @@ def ray_session(compute: ElasticCompute, address: str | None) -> AbstractContext
 
     Raises:
         ComputeError: there is no GPU here, the cluster cannot be reached, or cannot hold what the spec asks for.
+        RayStartError: a local Ray did not come up.
     """
     address = address or os.environ.get("RAY_ADDRESS")
     check_local_gpus(compute, address)
@@ -62,8 +63,13 @@ def _start_ray(address: str | None) -> None:
 
     if address is None:
         cpus = max(MIN_LOGICAL_CPUS, os.cpu_count() or 1)
-        with span("start Ray"), muted_stderr(), own_sigterm():
-            ray.init("local", num_cpus=cpus, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+        try:
+            with span("start Ray"), muted_stderr(), own_sigterm():
+                ray.init("local", num_cpus=cpus, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+        except Exception as error:
+            if type(error) is Exception or isinstance(error, ConnectionError | TimeoutError | RuntimeError):
+                raise _not_started(first_line(error)) from None  # Ray says with these that a process of its own is late
+            raise
     else:
         try:
             with span("connect to Ray"), own_sigterm():
@@ -106,6 +112,13 @@ def check_reachable(address: str) -> None:
         socket.create_connection((host.strip("[]"), int(port)), timeout=_CONNECT_TIMEOUT_S).close()
     except OSError as error:
         raise _no_cluster(address, str(error)) from None
+
+
+def _not_started(reason: str) -> RayStartError:
+    return RayStartError(
+        f"Ray did not start on this machine: {reason}",
+        "run the same command again when less runs beside it; Ray's own logs are in /tmp/ray/session_latest/logs",
+    )
 
 
 def _no_cluster(address: str, reason: str) -> ComputeError:

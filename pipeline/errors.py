@@ -23,6 +23,7 @@ process boundaries by pickle unchanged, and carries the exit status a job ends w
     ├── ShardDeadlineError         a shard took too long, three times; finished work is kept; exit 75
     ├── ShardLostError             a shard's process ended, ten times; finished work is kept; exit 75
     ├── WorkerLostError            a worker's process ended while it started, five times; exit 75
+    ├── RayStartError              a local Ray did not come up in its time; exit 75
     ├── CommitConflictError        another publisher committed first; the table is re-read
     ├── TooManyBadRowsError        quarantine above `max_bad_fraction`; nothing was published; exit 3
     ├── FilesSkippedError          the work is done, but corrupt files were left out as the spec allows; exit 6
@@ -246,6 +247,12 @@ class ShardLostError(BertmillError):
 
 class WorkerLostError(BertmillError):
     """The process of a worker ended before it was ready for its first shard, again and again."""
+
+    exit_code = EXIT_RESUMABLE
+
+
+class RayStartError(BertmillError):
+    """A local Ray did not come up in the time that Ray gives itself: too much else runs on the machine, as a rule."""
 
     exit_code = EXIT_RESUMABLE
 

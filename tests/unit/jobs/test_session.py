@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import signal
+import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,7 +12,7 @@ from jobs.nodes import Node
 from jobs.pool import Resources, choose_pool
 from jobs.session import guarded, stopping_on_sigterm
 from pipeline.config import ComputeConfig, ElasticCompute, PoolOptions, ScoringCompute
-from pipeline.errors import AccountingError, ComputeError, InterruptedRunError, TransientStorageError
+from pipeline.errors import AccountingError, ComputeError, InterruptedRunError, RayStartError, TransientStorageError
 
 
 @pytest.mark.parametrize(
@@ -101,6 +103,21 @@ def test_gpus_are_only_looked_for_where_the_work_is_local(monkeypatch: pytest.Mo
         pass
     assert check_local_gpus(gpu, "ray://cluster:10001") is None
     assert check_local_gpus(ComputeConfig(), None) is None
+
+
+def test_a_local_ray_that_does_not_come_up_may_do_so_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    def late(*_given: object, **_options: object) -> None:
+        raise Exception("The current node timed out during startup. The GCS has become overloaded.")
+
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    stand_in = SimpleNamespace(init=late, shutdown=lambda: None)
+    monkeypatch.setitem(sys.modules, "ray", stand_in)
+    with pytest.raises(RayStartError, match="did not start on this machine: The current node timed out") as caught:
+        ray_session(ComputeConfig(), None).__enter__()
+    assert caught.value.exit_code == 75
+    stand_in.init = lambda *_given, **_options: 1 / 0
+    with pytest.raises(ZeroDivisionError, match="division by zero"):
+        ray_session(ComputeConfig(), None).__enter__()
 
 
 @pytest.mark.parametrize(
