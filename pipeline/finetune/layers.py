@@ -34,9 +34,9 @@ def find_height(name: str, num_layers: int) -> int:
     return 0 if any(part in name for part in _BELOW_ALL_LAYERS) else num_layers + 1
 
 
-def count_layers(encoder: Any) -> int:
-    """Layers of a transformers model; one that only takes the mean stands above them, like a pooler."""
-    return int(encoder.config.num_hidden_layers) - has_mean_layer(encoder.config)
+def count_layers(config: Any) -> int:
+    """Layers that a configuration gives a model; one that only takes the mean stands above them, like a pooler."""
+    return int(config.num_hidden_layers) - has_mean_layer(config)
 
 
 def find_layers(encoder: Any) -> list[torch.nn.Module]:
@@ -46,7 +46,7 @@ def find_layers(encoder: Any) -> list[torch.nn.Module]:
 
 def freeze_layers(joined: JoinedHeads, num_frozen: int) -> None:
     """Keep the embeddings and so many of the lowest layers as they are."""
-    num_layers = count_layers(joined.encoder)
+    num_layers = count_layers(joined.encoder.config)
     for name, parameter in joined.encoder.named_parameters():
         if find_height(name, num_layers) <= num_frozen:
             parameter.requires_grad_(False)
@@ -55,7 +55,7 @@ def freeze_layers(joined: JoinedHeads, num_frozen: int) -> None:
 def reset_layers(joined: JoinedHeads, num_reset: int) -> None:
     """Give so many of the highest layers fresh weights, drawn as for a model that was never trained."""
     encoder = joined.encoder
-    num_layers = count_layers(encoder)
+    num_layers = count_layers(encoder.config)
     for name, module in encoder.named_modules():
         if num_layers - num_reset < find_height(name, num_layers) <= num_layers:
             for owned in (module, *module.parameters(recurse=False)):
@@ -121,7 +121,7 @@ def check_layers(encoder: str, recipe: TrainingConfig, source: str) -> None:
         found = f"{config.model_type} uses one layer's weights again and again"
         fields = "training.freeze_layers, reset_layers, layer_decay"
         raise SpecError(source, (Problem(fields, found, "an encoder with layers of their own"),))
-    num_layers = config.num_hidden_layers
+    num_layers = count_layers(config)
     problems = [
         Problem(f"training.{field}", f"holds {value}", f"at most the encoder's {num_layers} layers")
         for field, value in asked.items()

@@ -42,7 +42,7 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, factor: float) -> None:
 
 def _peak_rates(joined: JoinedHeads, config: TrainingConfig) -> dict[int, float]:
     """The encoder's weights, by identity: the highest layer and what is above it have the recipe's rate."""
-    num_layers = count_layers(joined.encoder)
+    num_layers = count_layers(joined.encoder.config)
     return {
         id(parameter): config.learning_rate * config.layer_decay ** max(0, num_layers - find_height(name, num_layers))
         for name, parameter in joined.encoder.named_parameters()

@@ -16,7 +16,7 @@ from pipeline.encoder.outputs import EmbeddingOptions
 from pipeline.errors import SpecError
 from pipeline.finetune.alone import train_alone
 from pipeline.finetune.last_layer import LastLayer
-from pipeline.finetune.layers import count_layers, reset_layers
+from pipeline.finetune.layers import check_layers, count_layers, reset_layers
 from pipeline.finetune.lora import add_adapters
 from pipeline.finetune.mean_layer import check_reading, has_mean_layer, reads_mean, settle_reading
 from pipeline.finetune.optimizer import make_optimizer
@@ -145,7 +145,7 @@ def test_the_layer_is_not_trained_and_does_not_count() -> None:
     network = settled({}, FEW)
     mean = weights_of(network.base_model.encoder.layer[-1])
     joined = JoinedHeads({"": network}, EmbeddingOptions("mean", normalize=True))
-    assert count_layers(joined.encoder) == 2
+    assert count_layers(joined.encoder.config) == 2
     recipe = TrainingConfig(learning_rate=1e-3, layer_decay=0.5)
     rates = {id(p): group["lr"] for group in make_optimizer(joined, recipe).param_groups for p in group["params"]}
     assert rates[id(network.base_model.encoder.layer[1].output.dense.weight)] == pytest.approx(1e-3)
@@ -154,6 +154,13 @@ def test_the_layer_is_not_trained_and_does_not_count() -> None:
     add_adapters(joined, LoraConfig(rank=2))
     assert any("lora_" in name for name, _ in network.base_model.encoder.layer[1].named_parameters())
     assert same_weights(weights_of(network.base_model.encoder.layer[-1]), mean)
+
+
+def test_a_recipe_cannot_ask_for_more_than_the_encoders_own_layers(tmp_path: Path) -> None:
+    settled({}, FEW).config.save_pretrained(tmp_path)
+    check_layers(str(tmp_path), TrainingConfig(reset_layers=2, freeze_layers=2), "spec.yaml")
+    with pytest.raises(SpecError, match=r"reset_layers: holds 3; expected at most the encoder's 2 layers"):
+        check_layers(str(tmp_path), TrainingConfig(reset_layers=3), "spec.yaml")
 
 
 def test_a_bundle_trained_on_few_rows_is_an_ordinary_classifier(tmp_path: Path, encoder_directory: Path) -> None:
