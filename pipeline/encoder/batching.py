@@ -19,7 +19,7 @@ class BatchBudget:
     rows: int
 
 
-def padded_share(lengths: Sequence[int] | IntArray, budget: BatchBudget) -> float:
+def padding_factor(lengths: Sequence[int] | IntArray, budget: BatchBudget) -> float:
     """Tokens that padded batches of these rows compute, for each of the rows' own; 1 where there are no rows."""
     sizes = np.maximum(np.asarray(lengths, dtype=np.int64), 1)
     computed = sum(len(batch) * int(sizes[batch[0]]) for batch in plan_batches(sizes, budget))

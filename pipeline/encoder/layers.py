@@ -16,7 +16,7 @@ ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "relu": relu,
     "silu": silu,
 }
-_BERT_LIKE = frozenset(["bert", "roberta", "xlm-roberta", "camembert", "electra"])
+FAMILIES = ("bert", "roberta", "xlm-roberta", "camembert", "electra", "distilbert")
 
 
 @dataclass(frozen=True)
@@ -42,8 +42,7 @@ class LayerParts:
 def has_known_layers(encoder: Any) -> bool:
     """Whether an encoder is made of such layers, and its linear modules are no adapters, which would be passed over."""
     config = encoder.config
-    is_known = config.model_type in _BERT_LIKE or config.model_type == "distilbert"
-    if not is_known or activation_name(config) not in ACTIVATIONS:
+    if config.model_type not in FAMILIES or activation_name(config) not in ACTIVATIONS:
         return False
     return all(type(module) is torch.nn.Linear for layer in find_layers(encoder) for module in layer.linears)
 
@@ -55,9 +54,15 @@ def activation_name(config: Any) -> str:
 
 def find_layers(encoder: Any) -> list[LayerParts]:
     """The layers of an encoder of a known family, the lowest first."""
-    if encoder.config.model_type == "distilbert":
-        return [_distilbert_parts(layer) for layer in encoder.transformer.layer]
-    return [_bert_parts(layer) for layer in encoder.encoder.layer]
+    find_parts = _distilbert_parts if encoder.config.model_type == "distilbert" else _bert_parts
+    return [find_parts(layer) for layer in layer_list(encoder)]
+
+
+def layer_list(encoder: Any) -> torch.nn.ModuleList:
+    """The modules of those layers, in the encoder's own list."""
+    stack = encoder.transformer if encoder.config.model_type == "distilbert" else encoder.encoder
+    layers: torch.nn.ModuleList = stack.layer
+    return layers
 
 
 def embed_tokens(encoder: Any, inputs: dict[str, torch.Tensor]) -> torch.Tensor:

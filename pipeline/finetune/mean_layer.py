@@ -15,13 +15,12 @@ from typing import Any
 import torch
 from transformers import AutoConfig
 
-from pipeline.encoder.layers import find_layers
+from pipeline.encoder.layers import FAMILIES, find_layers, layer_list
 from pipeline.errors import Problem, SpecError
 from pipeline.finetune.last_layer import LastLayer
 from pipeline.finetune.spec import FinetuneSpec
 from pipeline.tasks.base import Task
 
-FAMILIES = ("bert", "roberta", "xlm-roberta", "camembert", "electra", "distilbert")
 _MARK = "ends_in_mean_layer"  # in a configuration
 _OWN_POOLING = "classifier_pooling"  # the configuration of a head that pools by itself
 _MEAN_OVER_OWN = 1_000.0  # how much a position's mean outweighs its own state before they are normalised
@@ -58,7 +57,7 @@ def settle_reading(
         inner = {id(weight) for weight in network.base_model.parameters()}
         new_weights |= {name for name, weight in network.named_parameters() if id(weight) not in inner}
     if has_mean_layer(config):
-        _layers(network)[-1].requires_grad_(False)
+        layer_list(network.base_model)[-1].requires_grad_(False)
     if spec.training.method == "linear_head":
         _pass_through(network, _STRAIGHT)
     elif wanted and not read and has_mean_layer(config):
@@ -131,17 +130,9 @@ def is_over_rows(task: Task) -> bool:
     return task.head_class == "AutoModelForSequenceClassification"
 
 
-def _layers(network: Any) -> torch.nn.ModuleList:
-    base = network.base_model
-    layers: torch.nn.ModuleList = (
-        base.transformer if network.config.model_type == "distilbert" else base.encoder
-    ).layer
-    return layers
-
-
 def _add_layer(network: Any) -> None:
     """Put one more layer on the encoder, after which every position holds the normalised mean of all positions."""
-    layers, config = _layers(network), network.config
+    layers, config = layer_list(network.base_model), network.config
     layers.append(copy.deepcopy(layers[-1]))
     parts = find_layers(network.base_model)[-1]
     identity = torch.eye(config.hidden_size)
@@ -157,7 +148,7 @@ def _add_layer(network: Any) -> None:
 
 
 def _drop_layer(network: Any) -> None:
-    del _layers(network)[-1]
+    del layer_list(network.base_model)[-1]
     network.config.num_hidden_layers -= 1
     delattr(network.config, _MARK)
 

@@ -13,7 +13,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from pipeline.config import PoolOptions
-from pipeline.encoder.batching import BatchBudget, IntArray, padded_share
+from pipeline.encoder.batching import BatchBudget, IntArray, padding_factor
 from pipeline.inference.prepare import PreparedRun
 
 _MAX_AGE_S = 30 * 86_400.0
@@ -28,7 +28,7 @@ class Probed:
         tokens_per_s: Of one worker.
         load_s: What loading the model took.
         at_s: When it was, in seconds since 1970.
-        padded_share: Tokens that it computed, for each of those.
+        padding_factor: Tokens that it computed, for each of those.
         batch: Tokens and rows of a padded batch; None where nothing is padded.
     """
 
@@ -36,7 +36,7 @@ class Probed:
     tokens_per_s: float
     load_s: float
     at_s: float
-    padded_share: float
+    padding_factor: float
     batch: tuple[int, int] | None
 
     @property
@@ -48,7 +48,7 @@ class Probed:
         """Of windows of such lengths: a night's are padded less than a probe's, which are few and so less alike."""
         if self.batch is None:
             return self.tokens_per_s
-        return self.tokens_per_s * self.padded_share / padded_share(lengths, BatchBudget(*self.batch))
+        return self.tokens_per_s * self.padding_factor / padding_factor(lengths, BatchBudget(*self.batch))
 
 
 def recall_probe(run: PreparedRun, pool: PoolOptions) -> Probed | None:

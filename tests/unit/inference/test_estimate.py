@@ -96,11 +96,11 @@ def test_of_a_padded_family_a_probe_is_corrected_by_what_the_sample_is_padded(
     found = pace.pace_of_probe(run, sampled, POOL, 0.0)
     known = probed_file.recall_probe(run, POOL)
     assert known is not None
-    assert known.padded_share > 1.0
+    assert known.padding_factor > 1.0
     assert found.worker_tokens_per_s == known.tokens_per_s_of(sampled.lengths)
     alike, unlike = np.full(64, 10), np.arange(1, 65)
     by_alike, by_unlike = (known.tokens_per_s_of(lengths) for lengths in (alike, unlike))
-    assert by_alike == pytest.approx(known.tokens_per_s * known.padded_share)
+    assert by_alike == pytest.approx(known.tokens_per_s * known.padding_factor)
     assert by_unlike == pytest.approx(by_alike * unlike.mean() / 64)
     assert replace(known, batch=None).tokens_per_s_of(unlike) == known.tokens_per_s
 
