@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import datetime
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
@@ -29,8 +29,9 @@ import pyarrow.fs as arrow_fs
 
 from pipeline.config import StorageConfig
 from pipeline.errors import BertmillError, StorageDeniedError, StorageFullError, TransientStorageError
+from pipeline.local_files import create_file, replace_file
 from pipeline.schemes import check_table_place, open_fsspec
-from pipeline.uris import hide_password, name_temporary, split_uri
+from pipeline.uris import hide_password, split_uri
 
 ItemT = TypeVar("ItemT")
 ResultT = TypeVar("ResultT")
@@ -143,9 +144,7 @@ class Storage:
         """Write a small object so that a reader sees the old content or all of the new."""
         scheme, path = split_uri(uri)
         if scheme == "file":
-            with _local_write(path) as temporary:
-                _write_synced(temporary, content)
-                os.replace(temporary, path)
+            retrying(lambda: replace_file(path, partial(_write_new, content)), f"write {path}")
             return
         retrying(lambda: _fsspec(scheme, self.config).pipe_file(path, content), f"write {uri}")
 
@@ -156,31 +155,25 @@ class Storage:
         """
         scheme, path = split_uri(uri)
         if scheme == "file":
-            with _local_write(path) as temporary:
-                _write_synced(temporary, content)
-                try:
-                    os.link(temporary, path)
-                except FileExistsError:
-                    return False
-                return True
+            return retrying(lambda: create_file(path, partial(_write_new, content)), f"write {path}")
         return retrying(lambda: _create_remote(_fsspec(scheme, self.config), path, content), f"create {uri}")
 
     def upload(self, source: Path, uri: str) -> None:
         """Copy a local file to a URI; a reader sees all of it or nothing."""
         scheme, path = split_uri(uri)
         if scheme == "file":
-            with _local_write(path) as temporary:
-                shutil.copyfile(source, temporary)
-                os.replace(temporary, path)
+            retrying(lambda: replace_file(path, partial(shutil.copyfile, source)), f"write {path}")
             return
         retrying(lambda: _fsspec(scheme, self.config).put_file(str(source), path), f"write {uri}")
 
     def download(self, uri: str, target: Path) -> None:
         """Copy an object to a local file, which appears when it is whole."""
         scheme, path = split_uri(uri)
-        with _local_write(str(target)) as temporary:
+
+        def fetch(temporary: str) -> None:
             retrying(lambda: _fsspec(scheme, self.config).get_file(path, temporary), f"read {uri}")
-            os.replace(temporary, target)
+
+        retrying(lambda: replace_file(str(target), fetch), f"write {target}")
 
     def delete(self, uri: str) -> None:
         """Remove one object; removing what is not there is no error."""
@@ -374,22 +367,6 @@ def _create_remote(filesystem: Any, path: str, content: bytes) -> bool:
     return True
 
 
-@contextlib.contextmanager
-def _local_write(path: str) -> Iterator[str]:
-    """A temporary name beside `path`, removed whatever happens."""
-    temporary = name_temporary(path)
-    try:
-        os.makedirs(os.path.dirname(path), exist_ok=True)
-        yield temporary
-    except OSError as error:
-        raise classify_error(error, f"write {path}") or error from None
-    finally:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(temporary)
-
-
-def _write_synced(path: str, content: bytes) -> None:
+def _write_new(content: bytes, path: str) -> None:
     with open(path, "wb") as stream:
         stream.write(content)
-        stream.flush()
-        os.fsync(stream.fileno())

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.errors import AccountingError, first_line
+from pipeline.local_files import replace_file
 from pipeline.storage import Storage, retrying
-from pipeline.uris import name_temporary, split_uri
+from pipeline.uris import split_uri
 
 ROW_GROUP_ROWS = 32_768
 
@@ -111,21 +109,15 @@ def write_complete(uri: str, write: Callable[[str, object], None], storage: Stor
         The file's size in bytes.
     """
     filesystem, path = storage.open_arrow(uri)
-    put = partial(_write_local, write) if split_uri(uri)[0] == "file" else write
-    retrying(lambda: put(path, filesystem), f"write {uri}")
+
+    def put() -> None:
+        if split_uri(uri)[0] == "file":
+            replace_file(path, lambda temporary: write(temporary, filesystem))
+        else:
+            write(path, filesystem)
+
+    retrying(put, f"write {uri}")
     return retrying(lambda: int(filesystem.get_file_info(path).size), f"read {uri}")
-
-
-def _write_local(write: Callable[[str, object], None], path: str, filesystem: object) -> None:
-    os.makedirs(os.path.dirname(path), exist_ok=True)
-    temporary = name_temporary(path)
-    try:
-        write(temporary, filesystem)
-        _sync(temporary)
-        os.replace(temporary, path)
-    finally:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(temporary)
 
 
 def _write(table: pa.Table, path: str, filesystem: object) -> None:
@@ -154,8 +146,3 @@ def _regrouped(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
     rest = pa.concat_tables(held) if held else None
     if rest is not None and rest.num_rows:
         yield rest
-
-
-def _sync(path: str) -> None:
-    with open(path, "rb") as stream:
-        os.fsync(stream.fileno())
