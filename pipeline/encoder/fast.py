@@ -30,6 +30,7 @@ from pipeline.encoder.layers import (
 )
 from pipeline.encoder.packed_attention import Attending
 from pipeline.encoder.packing import Pack
+from pipeline.encoder.pooling import pool_pack
 
 _FUSED_ACTIVATIONS = {
     "gelu": ("gelu", "none"),
@@ -120,6 +121,7 @@ class _Layer:
 
     def __init__(self, parts: LayerParts, dtype: torch.dtype, num_heads: int, activation: str) -> None:
         self._query_key_value = _Linear(dtype, *parts.query_key_value)
+        self._value = _Linear(dtype, parts.query_key_value[-1]) if parts.takes_mean else None
         self._attention_output = _Linear(dtype, parts.attention_output)
         self._attention_norm = _Norm.of(dtype, parts.attention_norm)
         self._up, self._down = _Linear(dtype, parts.up), _Linear(dtype, parts.down)
@@ -127,10 +129,17 @@ class _Layer:
         self._num_heads, self._activation = num_heads, activation
 
     def __call__(self, states_TH: torch.Tensor, pack: Pack, firsts_only: bool = False) -> torch.Tensor:
+        if firsts_only and self._value is not None:
+            attended = self._value(pool_pack(states_TH, pack, "mean").to(states_TH.dtype))
+        else:
+            attended = self._attend(states_TH, pack, firsts_only)
+        if firsts_only:
+            states_TH = pack.take_firsts(states_TH)
+        states_TH = self._attention_norm(self._attention_output.add_to(attended, states_TH))
+        return self._output_norm(self._down.add_to(self._up(states_TH, self._activation), states_TH))
+
+    def _attend(self, states_TH: torch.Tensor, pack: Pack, firsts_only: bool) -> torch.Tensor:
         parts = self._query_key_value(states_TH).chunk(3, dim=-1)
         query, key, value = (part.view(len(states_TH), self._num_heads, -1) for part in parts)
-        if firsts_only:
-            query, states_TH = pack.take_firsts(query), pack.take_firsts(states_TH)
-        attended = Attending(pack, by_firsts=firsts_only).attend(query, key, value)
-        states_TH = self._attention_norm(self._attention_output.add_to(attended.flatten(1), states_TH))
-        return self._output_norm(self._down.add_to(self._up(states_TH, self._activation), states_TH))
+        query = pack.take_firsts(query) if firsts_only else query
+        return Attending(pack, by_firsts=firsts_only).attend(query, key, value).flatten(1)

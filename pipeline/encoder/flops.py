@@ -16,7 +16,8 @@ def forward_flops(encoder: Any, lengths: npt.NDArray[np.int64], firsts_only: boo
     2 x weights x tokens + 4 x layers x hidden x sum of squared lengths: a multiplication and an addition for each
     matrix weight that a token passes (embedding tables are looked up, not multiplied), and the two products of
     attention. Layers that share weights (ALBERT) count each time they run; local attention counts as full. With
-    `firsts_only` the last layer, one of `find_layers`, computes keys and values alone but for first tokens.
+    `firsts_only` the last layer, one of `find_layers`, computes keys and values alone but for first tokens, and not
+    even those where it takes the mean.
     """
     config = encoder.config
     matrices = (
@@ -33,7 +34,8 @@ def forward_flops(encoder: Any, lengths: npt.NDArray[np.int64], firsts_only: boo
 
 def _spared_flops(encoder: Any, lengths: npt.NDArray[np.int64]) -> float:
     *_, last = find_layers(encoder)
-    query, *_ = last.query_key_value
-    weights = sum(module.weight.numel() for module in (query, last.attention_output, last.up, last.down))
-    later = (lengths - 1).astype(np.float64)
-    return float(2.0 * weights * later.sum() + 4.0 * encoder.config.hidden_size * (later * lengths).sum())
+    query, key, value = last.query_key_value
+    spared = [query, last.attention_output, last.up, last.down, *([key, value] if last.takes_mean else [])]
+    weights, later = sum(module.weight.numel() for module in spared), (lengths - 1).astype(np.float64)
+    unattended = lengths if last.takes_mean else later
+    return float(2.0 * weights * later.sum() + 4.0 * encoder.config.hidden_size * (unattended * lengths).sum())

@@ -21,7 +21,7 @@ from transformers.modeling_outputs import BaseModelOutput, BaseModelOutputWithPo
 from pipeline.encoder import trained
 from pipeline.encoder.packed_attention import PACKED
 from pipeline.encoder.packing import Pack, spread_tokens
-from pipeline.encoder.pooling import pool_tokens
+from pipeline.encoder.pooling import pool_pack, pool_tokens
 from pipeline.encoder.tokenize import Padding, TokenRows, flat_positions, pad_rows
 from pipeline.encoder.transfer import to_device
 
@@ -181,16 +181,7 @@ class Encoded:
             return firsts
         if pack is None:
             return pool_tokens(self.output[0], self.batch.mask_BS, pooling)
-        if pooling == "cls":
-            return pack.take_firsts(self.output[0][0]).float()
-        pooled = []
-        for rectangle, states_TH in zip(pack.rectangles, pack.split(self.output[0][0]), strict=True):
-            mask_NL = torch.ones(rectangle.shape, dtype=torch.long, device=states_TH.device)
-            if rectangle.mask is not None:
-                mask_NL = rectangle.mask[:, 0, 0].long()
-            num_windows = rectangle.num_windows
-            pooled.append(pool_tokens(rectangle.spread(states_TH)[:num_windows], mask_NL[:num_windows], pooling))
-        return torch.cat(pooled)
+        return pool_pack(self.output[0][0], pack, pooling)
 
     def token_logits(self, network: Any, places_M: torch.Tensor) -> torch.Tensor:
         """What a head over tokens makes of some of the batch's T tokens: [M, C].

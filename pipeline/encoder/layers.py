@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -16,12 +16,17 @@ ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "relu": relu,
     "silu": silu,
 }
+_ENDS_IN_MEAN_LAYER = "ends_in_mean_layer"  # in a configuration
 FAMILIES = ("bert", "roberta", "xlm-roberta", "camembert", "electra", "distilbert")
 
 
 @dataclass(frozen=True)
 class LayerParts:
-    """A layer's modules, by what they do; `states_dropout` is None where a family drops nothing there."""
+    """A layer's modules, by what they do.
+
+    `states_dropout` is None where a family drops nothing there. With `takes_mean` queries and keys are nothing, so that
+    every token of a window attends to the same: the mean of the window's values.
+    """
 
     query_key_value: tuple[Any, Any, Any]
     weights_dropout: Any
@@ -32,6 +37,7 @@ class LayerParts:
     down: Any
     output_dropout: Any
     output_norm: Any
+    takes_mean: bool = False
 
     @property
     def linears(self) -> tuple[Any, ...]:
@@ -55,7 +61,22 @@ def activation_name(config: Any) -> str:
 def find_layers(encoder: Any) -> list[LayerParts]:
     """The layers of an encoder of a known family, the lowest first."""
     find_parts = _distilbert_parts if encoder.config.model_type == "distilbert" else _bert_parts
-    return [find_parts(layer) for layer in layer_list(encoder)]
+    *lower, last = (find_parts(layer) for layer in layer_list(encoder))
+    return [*lower, replace(last, takes_mean=has_mean_layer(encoder.config))]
+
+
+def has_mean_layer(config: Any) -> bool:
+    """Whether an encoder's last layer only takes the mean."""
+    return bool(getattr(config, _ENDS_IN_MEAN_LAYER, False))
+
+
+def mark_mean_layer(config: Any, is_there: bool) -> None:
+    """Note in a configuration that an encoder got such a layer, or lost it."""
+    config.num_hidden_layers += 1 if is_there else -1
+    if is_there:
+        setattr(config, _ENDS_IN_MEAN_LAYER, True)
+    else:
+        delattr(config, _ENDS_IN_MEAN_LAYER)
 
 
 def layer_list(encoder: Any) -> torch.nn.ModuleList:

@@ -6,6 +6,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from pipeline.encoder.packing import Pack
 from pipeline.encoder.tokenize import TokenRows
 
 FloatArray = npt.NDArray[np.float32]
@@ -30,6 +31,29 @@ def pool_tokens(states_BSH: torch.Tensor, mask_BS: torch.Tensor, pooling: str) -
     if pooling == "max":
         return states_BSH.masked_fill(mask_BS1 == 0, float("-inf")).amax(dim=1)
     return (states_BSH * mask_BS1).sum(dim=1) / mask_BS1.sum(dim=1)
+
+
+def pool_pack(states_TH: torch.Tensor, pack: Pack, pooling: str) -> torch.Tensor:
+    """The same of a pack's windows.
+
+    Args:
+        states_TH: Last hidden states; what stands behind the pack's tokens is not looked at.
+        pack: The windows.
+        pooling: As for `pool_tokens`.
+
+    Returns:
+        pooled_WH, float32.
+    """
+    if pooling == "cls":
+        return pack.take_firsts(states_TH).float()
+    pooled = []
+    for rectangle, part_TH in zip(pack.rectangles, pack.split(states_TH[: pack.num_tokens]), strict=True):
+        mask_NL = torch.ones(rectangle.shape, dtype=torch.long, device=states_TH.device)
+        if rectangle.mask is not None:
+            mask_NL = rectangle.mask[:, 0, 0].long()
+        num_windows = rectangle.num_windows
+        pooled.append(pool_tokens(rectangle.spread(part_TH)[:num_windows], mask_NL[:num_windows], pooling))
+    return torch.cat(pooled)
 
 
 def merge_windows(vectors_WH: FloatArray, rows: TokenRows, pooling: str, normalize: bool) -> FloatArray:

@@ -1,7 +1,7 @@
 """The layers of BERT-like encoders over packs, with gradients: what transformers' modules compute, in fewer steps.
 
 One product gives query, key and value. Where only the first token of each window is read, the last layer computes
-queries, and all that follows them, for those tokens alone.
+queries, and all that follows them, for those tokens alone; one that takes the mean takes it before anything else.
 
 Shape letters: T tokens of a pack, Q of them that go on (all, or the first of each window), H hidden size.
 """
@@ -23,6 +23,7 @@ from pipeline.encoder.layers import (
 )
 from pipeline.encoder.packed_attention import Attending
 from pipeline.encoder.packing import Pack
+from pipeline.encoder.pooling import pool_pack
 
 
 def runs_here(encoder: Any) -> bool:
@@ -50,12 +51,10 @@ def run_layers(encoder: Any, inputs: dict[str, torch.Tensor], pack: Pack, firsts
 def _run_layer(
     config: Any, layer: LayerParts, states_TH: torch.Tensor, pack: Pack, firsts_only: bool = False
 ) -> torch.Tensor:
-    dropout = layer.weights_dropout.p if layer.weights_dropout.training else 0.0
-    asking_QH, query_QH, key_TH, value_TH = _ask(layer, states_TH, pack, firsts_only)
-    parts = (part[: pack.num_tokens] for part in (query_QH, key_TH, value_TH))
-    heads = (part.view(len(part), config.num_attention_heads, -1) for part in parts)
-    attended_QH = Attending(pack, dropout, by_firsts=firsts_only).attend(*heads).flatten(1)
-    attended_QH = attended_QH if firsts_only else pack.pad(attended_QH)
+    if firsts_only and layer.takes_mean:
+        asking_QH, attended_QH = pack.take_firsts(states_TH), _attend_alike(layer, states_TH, pack)
+    else:
+        asking_QH, attended_QH = _attend(config, layer, states_TH, pack, firsts_only)
     changed_QH = layer.attention_output(attended_QH)
     if layer.states_dropout is not None:
         changed_QH = layer.states_dropout(changed_QH)
@@ -63,6 +62,25 @@ def _run_layer(
     inner = ACTIVATIONS[activation_name(config)](layer.up(asking_QH))
     normed: torch.Tensor = layer.output_norm(layer.output_dropout(layer.down(inner)) + asking_QH)
     return normed
+
+
+def _attend_alike(layer: LayerParts, states_TH: torch.Tensor, pack: Pack) -> torch.Tensor:
+    """What each window's tokens get of a layer that takes the mean: [W, H]; values' mean is the mean's value."""
+    *_, value = layer.query_key_value
+    attended_WH: torch.Tensor = value(pool_pack(states_TH, pack, "mean"))
+    return attended_WH
+
+
+def _attend(
+    config: Any, layer: LayerParts, states_TH: torch.Tensor, pack: Pack, firsts_only: bool
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The states that go on, and what attention gives them."""
+    dropout = layer.weights_dropout.p if layer.weights_dropout.training else 0.0
+    asking_QH, query_QH, key_TH, value_TH = _ask(layer, states_TH, pack, firsts_only)
+    parts = (part[: pack.num_tokens] for part in (query_QH, key_TH, value_TH))
+    heads = (part.view(len(part), config.num_attention_heads, -1) for part in parts)
+    attended_QH = Attending(pack, dropout, by_firsts=firsts_only).attend(*heads).flatten(1)
+    return asking_QH, attended_QH if firsts_only else pack.pad(attended_QH)
 
 
 def _ask(

@@ -11,9 +11,9 @@ import torch
 from transformers import AttentionInterface, AutoConfig, AutoModel
 
 from pipeline.encoder.heads import JoinedHeads
+from pipeline.encoder.layers import has_mean_layer
 from pipeline.encoder.packed_attention import PACKED, packed_attention
 from pipeline.errors import ComputeError, Problem, SpecError
-from pipeline.finetune.mean_layer import has_mean_layer
 from pipeline.finetune.spec import TrainingConfig
 
 _LAYER = re.compile(r"(?:^|\.)layers?\.(\d+)(?:\.|$)")

@@ -15,13 +15,12 @@ from typing import Any
 import torch
 from transformers import AutoConfig
 
-from pipeline.encoder.layers import FAMILIES, find_layers, layer_list
+from pipeline.encoder.layers import FAMILIES, find_layers, has_mean_layer, layer_list, mark_mean_layer
 from pipeline.errors import Problem, SpecError
 from pipeline.finetune.last_layer import LastLayer
 from pipeline.finetune.spec import FinetuneSpec
 from pipeline.tasks.base import Task
 
-_MARK = "ends_in_mean_layer"  # in a configuration
 _OWN_POOLING = "classifier_pooling"  # the configuration of a head that pools by itself
 _MEAN_OVER_OWN = 1_000.0  # how much a position's mean outweighs its own state before they are normalised
 _STRAIGHT = 0.02  # of the identity, where it is not trained: tanh of 0.02 x is within 1.4 % of straight up to x = 10
@@ -58,16 +57,12 @@ def settle_reading(
         new_weights |= {name for name, weight in network.named_parameters() if id(weight) not in inner}
     if has_mean_layer(config):
         layer_list(network.base_model)[-1].requires_grad_(False)
+        find_layers(network.base_model)[-1].weights_dropout.p = 0.0  # the mean is of all tokens
     if spec.training.method == "linear_head":
         _pass_through(network, _STRAIGHT)
     elif wanted and not read and has_mean_layer(config):
         _pass_through(network, _TRAINED)
     return new_weights
-
-
-def has_mean_layer(config: Any) -> bool:
-    """Whether an encoder's last layer only takes the mean."""
-    return bool(getattr(config, _MARK, False))
 
 
 def is_in_mean_layer(name: str, config: Any) -> bool:
@@ -143,14 +138,12 @@ def _add_layer(network: Any) -> None:
         parts.attention_output.weight.copy_(_MEAN_OVER_OWN * identity)
         parts.attention_norm.weight.fill_(1)
         parts.output_norm.weight.fill_(1)
-    config.num_hidden_layers += 1
-    setattr(config, _MARK, True)
+    mark_mean_layer(config, is_there=True)
 
 
 def _drop_layer(network: Any) -> None:
     del layer_list(network.base_model)[-1]
-    network.config.num_hidden_layers -= 1
-    delattr(network.config, _MARK)
+    mark_mean_layer(network.config, is_there=False)
 
 
 def _pass_through(network: Any, share: float) -> None:

@@ -25,9 +25,11 @@ def test_it_is_what_torch_counts_in_a_bert(length: int) -> None:
     assert forward_flops(encoder, np.full(3, length)) == pytest.approx(counter.get_total_flops(), rel=0.02)
 
 
+@pytest.mark.parametrize("takes_mean", [False, True])
 @pytest.mark.parametrize("length", [16, 100])
-def test_a_last_layer_of_first_tokens_alone_is_counted_as_torch_does(length: int) -> None:
+def test_a_last_layer_of_first_tokens_alone_is_counted_as_torch_does(length: int, takes_mean: bool) -> None:
     network = BertForSequenceClassification(tiny_config())
+    network.config.ends_in_mean_layer = takes_mean
     network.set_attn_implementation("packed")
     rows = TokenRows(np.ones(3 * length, np.int32), np.arange(4) * length, np.zeros(3, np.bool_))
     batch = lay_out(rows, np.arange(3), network.base_model, Padding(0), torch.device("cpu"))
@@ -37,7 +39,8 @@ def test_a_last_layer_of_first_tokens_alone_is_counted_as_torch_does(length: int
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         encode(network.base_model.train(), batch, firsts_only=True)
     found = forward_flops(network.base_model, np.full(3, length), firsts_only=True)
-    query_times_key = 2.0 * 32 * 3 * (length**2 + length)  # done in place, where the counter does not look
+    num_queries = length + (0 if takes_mean else 1)
+    query_times_key = 2.0 * 32 * 3 * length * num_queries  # done in place, where the counter does not look
     assert found == pytest.approx(counter.get_total_flops() + query_times_key, rel=0.02)
     assert found < 0.8 * forward_flops(network.base_model, np.full(3, length))
 

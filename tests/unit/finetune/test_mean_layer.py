@@ -10,7 +10,10 @@ import pytest
 import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
+from pipeline.encoder.fast import FastEncoder
+from pipeline.encoder.forward import lay_out
 from pipeline.encoder.heads import JoinedHeads
+from pipeline.encoder.layers import has_mean_layer
 from pipeline.encoder.model import load_trainable
 from pipeline.encoder.outputs import EmbeddingOptions
 from pipeline.errors import SpecError
@@ -18,12 +21,14 @@ from pipeline.finetune.alone import train_alone
 from pipeline.finetune.last_layer import LastLayer
 from pipeline.finetune.layers import check_layers, count_layers, reset_layers
 from pipeline.finetune.lora import add_adapters
-from pipeline.finetune.mean_layer import check_reading, has_mean_layer, reads_mean, settle_reading
+from pipeline.finetune.mean_layer import check_reading, reads_mean, settle_reading
 from pipeline.finetune.optimizer import make_optimizer
 from pipeline.finetune.prepare import prepare_training
 from pipeline.finetune.spec import FinetuneSpec, LoraConfig, TrainingConfig
 from pipeline.tasks import TASKS
 from tests.unit.encoder.families import FAMILIES
+from tests.unit.encoder.test_families import OTHERS, TEXTS, encoded
+from tests.unit.encoder.test_trained import CPU, INDICES, assert_alike, by_transformers, run
 from tests.unit.finetune.training import raw_spec, same_weights, weights_of
 
 CLASSIFIER = "AutoModelForSequenceClassification"
@@ -67,6 +72,39 @@ def test_the_last_layer_sees_the_normalised_mean(family: str) -> None:
     rectified = float(family == "distilbert")  # what its head gets is shifted by so much, to stay above nothing
     cosines = torch.cosine_similarity(seen[0] - rectified, expected)
     assert (cosines > 0.999).all(), cosines
+
+
+@pytest.mark.parametrize("is_coarse", [False, True])
+@pytest.mark.parametrize("family", ["bert", "roberta", "electra", "distilbert"])
+def test_a_mean_taken_before_the_layers_products_is_the_same(
+    family: str, is_coarse: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network = settled({"head_reads": "mean"}, FEW, family).eval()
+    ours = run(network, family, "rows", firsts_only=True, is_coarse=is_coarse)
+    assert_alike(ours, by_transformers(monkeypatch, lambda: run(network, family, "rows")))
+
+
+@pytest.mark.parametrize("family", ["roberta", "distilbert"])
+def test_scoring_in_half_precision_takes_it_before_too(family: str) -> None:
+    encoder = settled({"head_reads": "mean"}, FEW, family).eval().base_model
+    rows, padding = encoded(family, TEXTS, OTHERS)
+    with torch.no_grad():
+        batch = lay_out(rows, INDICES, encoder, padding, CPU)
+        firsts = batch.pack.take_firsts(encoder(**batch.inputs, pack=batch.pack)[0][0])
+        for dtype, tolerance in ((torch.float32, 1e-5), (torch.bfloat16, 0.05)):
+            found = FastEncoder(encoder, dtype)(batch, firsts_only=True)[0][0]
+            torch.testing.assert_close(found.float(), firsts, atol=tolerance, rtol=tolerance)
+
+
+def test_the_mean_is_of_all_tokens_in_training_too() -> None:
+    """Every dropout is still there but that of this layer's attention weights."""
+    network, new_weights = network_of()
+    for module in network.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.3
+    settle_reading(spec_of({"head_reads": "mean"}), ROWS, network, new_weights, FEW)
+    undropped = {name for name, module in network.named_modules() if getattr(module, "p", 0.3) == 0}
+    assert undropped == {"bert.encoder.layer.2.attention.self.dropout"}
 
 
 @pytest.mark.parametrize(
