@@ -18,6 +18,7 @@ from pipeline.errors import ComputeError
 # Measured with all-MiniLM-L6-v2 on 2 cores with avx512_bf16: bf16 autocast reaches 27k tokens/s with batches of
 # 4,096 tokens, 15k with 16,384 (they fall out of the cache).
 _CPU_BATCH = BatchBudget(tokens=4_096, rows=1_024)
+_CPU_FP32_BATCH = BatchBudget(tokens=2_048, rows=1_024)  # as many bytes: docs/decisions.md
 _PRECISIONS = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": None}
 _FIRST_WITH_TENSOR_CORES = (7, 0)
 _GPU_BATCH = BatchBudget(tokens=65_536, rows=8_192)
@@ -61,10 +62,11 @@ def choose_runtime(compute: ElasticCompute) -> Runtime:
             "set compute.device: auto (or cpu), or run where a GPU and a CUDA build of torch are",
         )
     device = torch.device("cuda" if use_gpu else "cpu")
-    budget = _GPU_BATCH if use_gpu else _CPU_BATCH
+    dtype = choose_dtype(compute, use_gpu)
+    budget = _GPU_BATCH if use_gpu else _CPU_FP32_BATCH if dtype is None else _CPU_BATCH
     if compute.batch_tokens != "auto":
         budget = BatchBudget(compute.batch_tokens, budget.rows)
-    return Runtime(device, choose_dtype(compute, use_gpu), budget)
+    return Runtime(device, dtype, budget)
 
 
 def choose_dtype(compute: ElasticCompute, use_gpu: bool) -> torch.dtype | None:

@@ -38,6 +38,13 @@ def test_batch_tokens_replace_the_budget() -> None:
     assert default.budget.tokens > 333
 
 
+@pytest.mark.usefixtures("no_gpu")
+def test_batches_of_a_cpu_have_as_many_bytes_in_any_precision() -> None:
+    half, whole = (choose_runtime(ComputeConfig(precision=name)).budget for name in ("bf16", "fp32"))
+    assert half.tokens * 2 == whole.tokens * 4
+    assert half.rows == whole.rows
+
+
 @pytest.mark.parametrize(
     ("precision", "cpu_can", "expected"),
     [
