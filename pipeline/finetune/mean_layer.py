@@ -116,7 +116,7 @@ def _wants_mean(spec: FinetuneSpec, task: Task, config: Any, is_new: bool, num_r
     can = config.model_type in FAMILIES or hasattr(config, _OWN_POOLING)
     if recipe.method == "linear_head":
         return spec.pooling == "mean"
-    is_few = config.num_labels > 1 and num_rows < _FEW_ROWS_A_LABEL * config.num_labels
+    is_few = num_rows < _FEW_ROWS_A_LABEL * config.num_labels  # a number a row counts as one
     return read or (is_new and can and is_few and spec.pooling == "mean")
 
 

@@ -126,6 +126,14 @@ def test_who_reads_the_mean(training: dict[str, Any], num_rows: int, pooling: st
     assert network.config.num_hidden_layers == len(network.base_model.encoder.layer) == 2 + expected
 
 
+@pytest.mark.parametrize(("num_rows", "expected"), [(500, True), (600, False)])
+def test_a_number_a_row_counts_as_one_label(num_rows: int, expected: bool) -> None:
+    network, new_weights = network_of()
+    network.config.num_labels = 1
+    settle_reading(spec_of(task="similarity"), TASKS["similarity"], network, new_weights, num_rows)
+    assert reads_mean(network.config) is expected
+
+
 def test_a_head_that_pools_by_itself_is_told_to() -> None:
     network = settled({"head_reads": "mean"}, MANY, "modernbert")
     assert network.config.classifier_pooling == "mean"
