@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 from collections.abc import Callable, Iterator
 
@@ -15,6 +16,9 @@ def replace_file(path: str, write: Callable[[str], object]) -> None:
     Args:
         path: Its folder is made.
         write: Writes a file of the name that it is given.
+
+    Raises:
+        OSError: it cannot be written there; NotADirectoryError where a file stands in its folder's place.
     """
     with _written(path, write) as temporary:
         os.replace(temporary, path)
@@ -26,6 +30,9 @@ def create_file(path: str, write: Callable[[str], object]) -> bool:
     Args:
         path: Its folder is made.
         write: Writes a file of the name that it is given.
+
+    Raises:
+        OSError: as for `replace_file`.
     """
     with _written(path, write) as temporary:
         try:
@@ -37,7 +44,11 @@ def create_file(path: str, write: Callable[[str], object]) -> bool:
 
 @contextlib.contextmanager
 def _written(path: str, write: Callable[[str], object]) -> Iterator[str]:
-    os.makedirs(os.path.dirname(path), exist_ok=True)
+    folder = os.path.dirname(path)
+    try:
+        os.makedirs(folder, exist_ok=True)
+    except FileExistsError:
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), folder) from None
     temporary = name_temporary(path)
     try:
         write(temporary)
@@ -45,5 +56,5 @@ def _written(path: str, write: Callable[[str], object]) -> Iterator[str]:
             os.fsync(stream.fileno())
         yield temporary
     finally:
-        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+        with contextlib.suppress(FileNotFoundError):
             os.unlink(temporary)

@@ -33,6 +33,14 @@ def test_a_write_that_fails_leaves_what_was_there_and_nothing_else(put, tmp_path
     assert list(tmp_path.iterdir()) == [path]
 
 
+@pytest.mark.parametrize("put", [replace_file, create_file])
+def test_a_file_in_the_folders_place_is_no_folder(put, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("before")
+    with pytest.raises(NotADirectoryError, match="Not a directory"):
+        put(str(tmp_path / "file" / "new"), lambda at: Path(at).write_text("new"))
+    assert (tmp_path / "file").read_text() == "before"
+
+
 def test_of_many_writers_one_creates_the_file(tmp_path: Path) -> None:
     path = tmp_path / "file"
     with ThreadPoolExecutor(8) as threads:

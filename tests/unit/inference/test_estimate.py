@@ -98,10 +98,10 @@ def test_of_a_padded_family_a_probe_is_corrected_by_what_the_sample_is_padded(
     assert known is not None
     assert known.padding_factor > 1.0
     assert found.worker_tokens_per_s == known.tokens_per_s_of(sampled.lengths)
-    alike, unlike = np.full(64, 10), np.arange(1, 65)
+    alike, unlike = np.full(32, 10), np.arange(1, 33)  # one batch on any machine
     by_alike, by_unlike = (known.tokens_per_s_of(lengths) for lengths in (alike, unlike))
     assert by_alike == pytest.approx(known.tokens_per_s * known.padding_factor)
-    assert by_unlike == pytest.approx(by_alike * unlike.mean() / 64)
+    assert by_unlike == pytest.approx(by_alike * unlike.mean() / 32)
     assert replace(known, batch=None).tokens_per_s_of(unlike) == known.tokens_per_s
 
 
